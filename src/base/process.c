@@ -1,0 +1,105 @@
+/* How many processors are really ours: the smallest of the affinity mask, the physical cores in it, and
+ * the cgroup's CPU quota rounded up. Reads /proc and /sys on Linux; elsewhere asks sysconf. */
+#define _GNU_SOURCE /* sched_getaffinity */
+#include "base.h"
+
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+size_t process_peak_resident_bytes(void)
+{
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) != 0)
+        return 0;
+#ifdef __APPLE__
+    return (size_t)usage.ru_maxrss;
+#else
+    return (size_t)usage.ru_maxrss * 1024;
+#endif
+}
+
+#ifdef __linux__
+/* First processor of the group of siblings that share a core with this one; -1 if unknown. */
+static int first_sibling(int processor)
+{
+    char path[128];
+    snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+             processor);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return -1;
+    int first = -1;
+    if (fscanf(file, "%d", &first) != 1)
+        first = -1;
+    fclose(file);
+    return first;
+}
+
+/* A core counts once: at the first of its siblings that the affinity mask allows. */
+static size_t count_allowed_cores(void)
+{
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0)
+        return 0;
+    cpu_set_t seen;
+    CPU_ZERO(&seen);
+    size_t cores = 0;
+    for (int i = 0; i < CPU_SETSIZE; i++) {
+        if (!CPU_ISSET(i, &allowed))
+            continue;
+        int core = first_sibling(i);
+        if (core < 0 || core >= CPU_SETSIZE)
+            core = i;
+        if (!CPU_ISSET(core, &seen)) {
+            CPU_SET(core, &seen);
+            cores++;
+        }
+    }
+    return cores;
+}
+
+/* cgroup v2 "cpu.max" or v1 quota and period, as whole processors rounded up; 0 = no quota. */
+static size_t count_quota_processors(void)
+{
+    long quota = 0, period = 0;
+    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
+    if (file) {
+        if (fscanf(file, "%ld %ld", &quota, &period) != 2) /* "max" when unlimited */
+            quota = 0;
+        fclose(file);
+    } else if ((file = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r"))) {
+        if (fscanf(file, "%ld", &quota) != 1)
+            quota = 0;
+        fclose(file);
+        file = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r");
+        if (file) {
+            if (fscanf(file, "%ld", &period) != 1)
+                period = 0;
+            fclose(file);
+        }
+    }
+    if (quota <= 0 || period <= 0)
+        return 0;
+    return (size_t)((quota + period - 1) / period);
+}
+#endif
+
+size_t process_usable_cores(void)
+{
+    size_t cores = 0;
+#ifdef __linux__
+    cores = count_allowed_cores();
+    size_t quota = count_quota_processors();
+    if (quota > 0 && quota < cores)
+        cores = quota;
+#endif
+    if (cores == 0) {
+        long online = sysconf(_SC_NPROCESSORS_ONLN);
+        cores = online > 0 ? (size_t)online : 1;
+    }
+    return cores;
+}

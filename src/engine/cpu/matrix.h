@@ -1,0 +1,75 @@
+/* Private to engine/cpu: weight matrices in the kernels' own tile order, and their products.
+ *
+ * A PackedMatrix is one WeightMatrix repacked at load; Activations are the input rows of a product,
+ * quantised once for all matrices that share them (q, k, v; gate, up). matrix_multiply computes
+ * y = x W^T for several matrices in one parallel section. Which kernel runs is decided by a table that is
+ * filled once (cpu_kernels_select), by instruction set, format and number of tokens.
+ *
+ * Determinism: within an instruction set, y[token][row] is the same bits whatever n_tokens is, whichever
+ * thread computes it and whatever else is in the batch. */
+#ifndef ENGINE_CPU_MATRIX_H
+#define ENGINE_CPU_MATRIX_H
+
+#include "base.h"
+#include "pool.h"
+#include "weights.h"
+
+/* Quantised activations come in blocks of 32 inputs: x ~ scale * code, code in [-127, 127]. */
+enum { ACTIVATION_BLOCK = 32 };
+
+typedef struct PackedMatrix PackedMatrix;
+
+/* Repacks (in parallel; pool may be NULL). Not the source's pages: the caller releases them.
+ * Formats: affine of every width and group (4-bit packed nibbles; the others as 8-bit codes), mxfp4 as
+ * 8-bit codes (exact), mxfp8 and nvfp4 widened to bfloat16 (exact), dense F32/F16/BF16. */
+bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *pool, PackedMatrix **out,
+                          Error *err) WARN_UNUSED;
+void packed_matrix_free(PackedMatrix *matrix); /* accepts NULL */
+size_t packed_matrix_bytes(const PackedMatrix *matrix);
+size_t packed_matrix_rows(const PackedMatrix *matrix);
+size_t packed_matrix_cols(const PackedMatrix *matrix);
+/* Exact float32 values of a row (embedding look-up): out [cols]. */
+void packed_matrix_read_row(const PackedMatrix *matrix, size_t row, float *out);
+
+/* Input rows of a product. Caller-owned struct over memory sized by activations_create. */
+typedef struct Activations {
+    size_t max_tokens, max_cols; /* capacity */
+    size_t n_tokens, cols;       /* current content */
+    size_t stride;               /* codes per token: cols rounded up to ACTIVATION_BLOCK */
+    bool f32_products;           /* products use values, not codes */
+    const float *values;         /* [n_tokens, value_stride] float32, borrowed from the last prepare */
+    size_t value_stride;
+    int8_t *codes;               /* [n_tokens, stride], zero beyond cols */
+    float *scales;               /* [n_tokens, stride / 32] */
+    int32_t *sums;               /* [n_tokens, stride / 32]: sum of a block's codes */
+} Activations;
+
+bool activations_create(size_t max_tokens, size_t max_cols, bool f32_products, Activations *out,
+                        Error *err) WARN_UNUSED;
+void activations_free(Activations *activations);
+/* Takes rows x [n_tokens, x_stride] (cols used of each) as the input: borrows x, and quantises it unless
+ * f32_products. In parallel over tokens when that pays. */
+void activations_prepare(Activations *activations, const float *x, size_t n_tokens, size_t cols,
+                         size_t x_stride, CpuPool *pool);
+/* Quantises one row into `token`'s place; for callers that fuse it behind a norm in their own parallel
+ * section. n_tokens and cols were set by activations_begin. */
+void activations_begin(Activations *activations, const float *x, size_t n_tokens, size_t cols,
+                       size_t x_stride);
+void activations_quantize_row(Activations *activations, size_t token);
+
+typedef struct MatrixProduct {
+    const PackedMatrix *matrix;
+    const float *bias; /* [rows] added to the result, or NULL */
+    float *y;          /* [n_tokens, y_stride] */
+    size_t y_stride;
+} MatrixProduct;
+
+/* y = x W^T (+ bias) for each product; all matrices have x's cols. */
+void matrix_multiply(const Activations *x, const MatrixProduct *products, size_t n_products,
+                     CpuPool *pool);
+
+/* Fills the table for this processor; called once before threads start. force_plain selects the plain-C
+ * kernels (tests). Returns the instruction set's name. */
+const char *cpu_kernels_select(bool force_plain);
+
+#endif
