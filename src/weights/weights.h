@@ -1,13 +1,14 @@
 /* weights: tensors in files, and MLX's quantised layouts.
  *
- * A TensorSet is a model directory's safetensors (one file, or shards), memory-mapped: look-ups return
- * views into the mapping, every offset, shape, dtype and overlap checked when it is opened. A WeightMatrix
- * is a linear layer's matrix [rows = out, cols = in] as MLX stores it: packed codes with scales and biases,
- * or dense. This room also reads GGUF and writes a GGUF model as an MLX directory. It knows nothing of
- * transformer layers, except in the importer's name mapping. Threads: everything here is immutable after
- * opening, any thread.
+ * A TensorSet is a model directory's safetensors (one file, or shards), memory-mapped: look-ups
+ * return views into the mapping, every offset, shape, dtype and overlap checked when it is opened.
+ * A WeightMatrix is a linear layer's matrix [rows = out, cols = in] as MLX stores it: packed codes
+ * with scales and biases, or dense. This room also reads GGUF and writes a GGUF model as an MLX
+ * directory. It knows nothing of transformer layers, except in the importer's name mapping.
+ * Threads: everything here is immutable after opening, any thread.
  *
- * MLX does not pad safetensors headers: tensor data starts at any byte offset. Read it with memcpy. */
+ * MLX does not pad safetensors headers: tensor data starts at any byte offset. Read it with memcpy.
+ */
 #ifndef WEIGHTS_H
 #define WEIGHTS_H
 
@@ -45,8 +46,9 @@ typedef struct TensorView {
 
 typedef struct TensorSet TensorSet;
 
-/* Opens every model*.safetensors of the directory. If model.safetensors.index.json exists, each file and
- * tensor that it names must exist. No safetensors at all: ERROR_NOT_FOUND saying what a model directory is. */
+/* Opens every model*.safetensors of the directory. If model.safetensors.index.json exists, each
+ * file and tensor that it names must exist. No safetensors at all: ERROR_NOT_FOUND saying what a
+ * model directory is. */
 bool tensor_set_open(const char *directory, TensorSet **out, Error *err) WARN_UNUSED;
 /* One safetensors image in memory (borrowed), for tests and fuzzing. */
 bool tensor_set_create(Slice image, const char *name, TensorSet **out, Error *err) WARN_UNUSED;
@@ -55,7 +57,7 @@ void tensor_set_close(TensorSet *set);
 const TensorView *tensor_set_find(const TensorSet *set, Slice name); /* NULL if absent */
 size_t tensor_set_count(const TensorSet *set);
 const TensorView *tensor_set_at(const TensorSet *set, size_t index); /* in name order */
-size_t tensor_set_bytes(const TensorSet *set);                      /* of all tensors */
+size_t tensor_set_bytes(const TensorSet *set);                       /* of all tensors */
 /* Gives a tensor's pages back to the system after it was copied elsewhere. */
 void tensor_set_release(const TensorSet *set, const TensorView *tensor);
 
@@ -63,7 +65,8 @@ void tensor_set_release(const TensorSet *set, const TensorView *tensor);
 enum { SHAPE_TEXT_MAX = 192 };
 const char *tensor_shape_text(const TensorView *tensor, char out[SHAPE_TEXT_MAX]);
 
-/* ---- Quantised layouts ------------------------------------------------------------------------ */
+/* ---- Quantised layouts ------------------------------------------------------------------------
+ */
 
 typedef enum QuantMode {
     QUANT_NONE,   /* dense F32, F16 or BF16 */
@@ -73,8 +76,9 @@ typedef enum QuantMode {
     QUANT_NVFP4   /* E2M1 codes, E4M3 scale byte, group 16 */
 } QuantMode;
 
-/* Views of one matrix's tensors; borrowed from the TensorSet. Packing: a row of codes is one bit stream,
- * element i in bits [i * bits, (i + 1) * bits), lowest first, rows a whole number of 32-bit words. */
+/* Views of one matrix's tensors; borrowed from the TensorSet. Packing: a row of codes is one bit
+ * stream, element i in bits [i * bits, (i + 1) * bits), lowest first, rows a whole number of 32-bit
+ * words. */
 typedef struct WeightMatrix {
     const TensorView *weight;
     const TensorView *scales; /* NULL when dense */
@@ -84,31 +88,38 @@ typedef struct WeightMatrix {
     uint32_t group_size; /* 0 when dense */
     size_t n_experts;    /* 1 unless the tensors are [experts, rows, cols] */
     size_t rows, cols;
-    size_t first_row; /* rows [first_row, first_row + rows) of the tensors: parts of fused projections */
+    size_t first_row; /* rows [first_row, first_row + rows) of the tensors: parts of fused
+                         projections */
 } WeightMatrix;
 
-/* What config.json says about one module; fill with the defaults for a module it does not name. */
+/* What config.json says about one module that it names (pass no spec for the others: as in mlx-lm,
+ * their tensors decide). */
 typedef struct QuantSpec {
     bool quantized; /* false: config says false, or has no quantisation at all */
     QuantMode mode;
     uint32_t bits, group_size;
 } QuantSpec;
 
-/* Finds module's tensors (module + ".weight", ".scales", ".biases") and checks names, dtypes and shapes
- * against [n_experts,] rows, cols. spec may be NULL. The module is quantised exactly when .scales exists; bits and
- * group size follow from the shapes, and must agree with spec when it names the module. A missing
- * tensor or a mismatch is an error that names tensor, found and expected. */
+/* Finds module's tensors (module + ".weight", ".scales", ".biases") and checks names, dtypes and
+ * shapes against [n_experts,] rows, cols; one expert may be stored in two dimensions. The module is
+ * quantised exactly when .scales exists; bits, group size and mode follow from shapes and dtypes,
+ * and must agree with spec when it is not NULL (a dense module passes any spec: indivisible ones
+ * stay dense silently). A missing tensor or a mismatch is an error that names tensor, found and
+ * expected. */
 bool weight_matrix_bind(const TensorSet *set, const char *module, size_t n_experts, size_t rows,
-                        size_t cols, const QuantSpec *spec, WeightMatrix *out, Error *err) WARN_UNUSED;
+                        size_t cols, const QuantSpec *spec, WeightMatrix *out,
+                        Error *err) WARN_UNUSED;
 size_t weight_matrix_bytes(const WeightMatrix *matrix);
 /* A view of rows [first, first + count) of matrix. */
 WeightMatrix weight_matrix_slice_rows(const WeightMatrix *matrix, size_t first, size_t count);
 
-/* Dequantises or widens one row (of expert e) to float32: out [cols]. The reference for every kernel. */
+/* Dequantises or widens one row (of expert e) to float32: out [cols]. The reference for every
+ * kernel. */
 void weight_matrix_read_row(const WeightMatrix *matrix, size_t expert, size_t row, float *out);
 /* The unsigned codes of a row of a quantised matrix: out [cols]. */
 void weight_matrix_read_codes(const WeightMatrix *matrix, size_t expert, size_t row, uint8_t *out);
-/* scales and biases of a row as float32 [cols / group_size] each; biases is zeroed unless affine. */
+/* scales and biases of a row as float32 [cols / group_size] each; biases is zeroed unless affine.
+ */
 void weight_matrix_read_scales(const WeightMatrix *matrix, size_t expert, size_t row, float *scales,
                                float *biases);
 /* Element `index` of a float tensor as float32, and a run of them. */
@@ -124,12 +135,14 @@ float float_from_e2m1(uint8_t code); /* 0..15, sign in bit 3 */
 
 /* Quantises one group as mlx.core.quantize does: count values at a time, count = group size.
  * codes [count]; scale and bias in float32, not yet rounded to a storage type. */
-void affine_quantize_group(const float *values, size_t count, uint32_t bits, uint8_t *codes, float *scale,
-                           float *bias);
-/* Packs count codes of `bits` each into out (count * bits / 8 bytes, count * bits divisible by 32). */
+void affine_quantize_group(const float *values, size_t count, uint32_t bits, uint8_t *codes,
+                           float *scale, float *bias);
+/* Packs count codes of `bits` each into out (count * bits / 8 bytes, count * bits divisible by 32).
+ */
 void affine_pack_codes(const uint8_t *codes, size_t count, uint32_t bits, uint8_t *out);
 
-/* ---- GGUF import ------------------------------------------------------------------------------ */
+/* ---- GGUF import ------------------------------------------------------------------------------
+ */
 
 typedef struct GgufImportReport {
     size_t exact_tensors, converted_tensors;
@@ -139,12 +152,13 @@ typedef struct GgufImportReport {
 } GgufImportReport;
 
 /* Reads a GGUF file and writes an MLX model directory (created if missing): config.json,
- * model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json. progress, when not
- * NULL, is called with each tensor's one-line account. */
+ * model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json. progress, when
+ * not NULL, is called with each tensor's one-line account. */
 bool gguf_import(const char *gguf_path, const char *out_directory,
                  void (*progress)(void *context, const char *line), void *context,
                  GgufImportReport *report, Error *err) WARN_UNUSED;
-/* Parses a GGUF image's header, metadata and tensor table only, checking everything; for fuzzing. */
+/* Parses a GGUF image's header, metadata and tensor table only, checking everything; for fuzzing.
+ */
 bool gguf_check(Slice image, const char *name, Error *err) WARN_UNUSED;
 
 #endif
