@@ -1,6 +1,6 @@
-/* A list of blocks, newest first; allocation bumps `used` in the newest. Blocks double from 4 KiB to
- * 1 MiB; a larger request gets a block of its own behind the newest, so that the newest's free tail is
- * not lost. Under AddressSanitizer the bytes not yet handed out are poisoned. */
+/* A list of blocks, newest first; allocation bumps `used` in the newest. Blocks double from 4 KiB
+ * to 1 MiB; a larger request gets a block of its own behind the newest, so that the newest's free
+ * tail is not lost. Under AddressSanitizer the bytes not yet handed out are poisoned. */
 #include "base.h"
 
 #include <string.h>

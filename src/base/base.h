@@ -1,11 +1,11 @@
 /* base: what every room would otherwise write for itself.
  *
- * Error (a code and one line), memory that can be made to fail in tests, Slice (bytes with a length),
- * Arena (one lifetime, one free), Buffer (growing bytes with a mandatory maximum), checked size
- * arithmetic, log, clock, whole files. It knows nothing of JSON, models or sockets.
+ * Error (a code and one line), memory that can be made to fail in tests, Slice (bytes with a
+ * length), Arena (one lifetime, one free), Buffer (growing bytes with a mandatory maximum), checked
+ * size arithmetic, log, clock, whole files. It knows nothing of JSON, models or sockets.
  *
- * Threads: an Error, Arena or Buffer belongs to one thread at a time; everything else is any thread.
- * Text is bytes: a Slice may hold NUL and incomplete UTF-8. */
+ * Threads: an Error, Arena or Buffer belongs to one thread at a time; everything else is any
+ * thread. Text is bytes: a Slice may hold NUL and incomplete UTF-8. */
 #ifndef BASE_H
 #define BASE_H
 
@@ -24,7 +24,8 @@
 
 #define ARRAY_COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
-/* ---- Slice ------------------------------------------------------------------------------------ */
+/* ---- Slice ------------------------------------------------------------------------------------
+ */
 
 /* Borrowed bytes. ptr may be NULL only when len is 0. Not NUL-terminated. */
 typedef struct Slice {
@@ -42,12 +43,14 @@ bool slice_equal(Slice a, Slice b);
 int slice_compare(Slice a, Slice b); /* bytewise, like memcmp, shorter first */
 bool slice_starts_with(Slice s, Slice prefix);
 bool slice_ends_with(Slice s, Slice suffix);
-/* Offset of the first occurrence of needle at or after from, or SIZE_MAX. An empty needle is at from. */
+/* Offset of the first occurrence of needle at or after from, or SIZE_MAX. An empty needle is at
+ * from. */
 size_t slice_find(Slice s, Slice needle, size_t from);
 /* FNV-1a with a final avalanche; for hash tables, not for security. */
 uint64_t slice_hash(Slice s);
 
-/* ---- Error ------------------------------------------------------------------------------------ */
+/* ---- Error ------------------------------------------------------------------------------------
+ */
 
 typedef enum ErrorCode {
     ERROR_NONE = 0,
@@ -78,7 +81,8 @@ bool error_no_memory(Error *err, const char *what);
 /* Puts "context: " before the message. */
 bool error_prefix(Error *err, const char *format, ...) PRINTF_LIKE(2, 3);
 
-/* ---- Checked sizes ---------------------------------------------------------------------------- */
+/* ---- Checked sizes ----------------------------------------------------------------------------
+ */
 
 /* Each returns false and leaves *out alone when the result does not fit. */
 bool size_add(size_t a, size_t b, size_t *out) WARN_UNUSED;
@@ -86,7 +90,8 @@ bool size_multiply(size_t a, size_t b, size_t *out) WARN_UNUSED;
 /* Product of count dimensions; negative dimensions do not fit. */
 bool size_product(const int64_t *dims, size_t count, size_t *out) WARN_UNUSED;
 
-/* ---- Memory ----------------------------------------------------------------------------------- */
+/* ---- Memory -----------------------------------------------------------------------------------
+ */
 
 /* malloc and friends, behind the fault hook. NULL on failure or overflow. memory_free accepts NULL.
  * memory_allocate_zeroed(0, n) and friends return a unique pointer or NULL only on failure. */
@@ -108,10 +113,11 @@ bool memory_grow_array(void **items, size_t count, size_t *capacity, size_t item
 void fault_fail_allocation(uint64_t nth);
 uint64_t fault_allocation_count(void);
 
-/* ---- Arena ------------------------------------------------------------------------------------ */
+/* ---- Arena ------------------------------------------------------------------------------------
+ */
 
-/* Memory with one lifetime: hand out, never give back singly. Caller-owned struct: init, use, reset.
- * reset frees everything and leaves a usable empty arena with the same maximum. */
+/* Memory with one lifetime: hand out, never give back singly. Caller-owned struct: init, use,
+ * reset. reset frees everything and leaves a usable empty arena with the same maximum. */
 typedef struct ArenaBlock ArenaBlock;
 typedef struct Arena {
     ArenaBlock *blocks; /* newest first */
@@ -129,7 +135,8 @@ void *arena_allocate_array(Arena *arena, size_t count, size_t size) WARN_UNUSED;
 char *arena_copy_string(Arena *arena, Slice s) WARN_UNUSED;
 bool arena_copy_slice(Arena *arena, Slice s, Slice *out) WARN_UNUSED;
 
-/* ---- Buffer ----------------------------------------------------------------------------------- */
+/* ---- Buffer -----------------------------------------------------------------------------------
+ */
 
 /* Growing bytes with a maximum. Appends are sticky: after the first failure (memory or maximum) all
  * further appends do nothing, and the writer checks `failed` once at the end. */
@@ -160,7 +167,8 @@ char *buffer_take(Buffer *buffer, size_t *len);
 /* false with ERROR_LIMIT or ERROR_MEMORY, naming what, if an append failed. */
 bool buffer_check(const Buffer *buffer, const char *what, Error *err) WARN_UNUSED;
 
-/* ---- UTF-8 ------------------------------------------------------------------------------------ */
+/* ---- UTF-8 ------------------------------------------------------------------------------------
+ */
 
 enum { UTF8_MAX = 4 };
 
@@ -177,7 +185,8 @@ size_t utf8_ill_formed_length(const char *s, size_t len, bool *incomplete);
 /* Appends s, each maximal ill-formed part replaced by U+FFFD. */
 void utf8_append_repaired(Buffer *out, Slice s);
 
-/* ---- Log and clock ---------------------------------------------------------------------------- */
+/* ---- Log and clock ----------------------------------------------------------------------------
+ */
 
 typedef enum LogLevel { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG } LogLevel;
 
@@ -189,7 +198,8 @@ void log_write(LogLevel level, const char *format, ...) PRINTF_LIKE(2, 3);
 double clock_monotonic_seconds(void);
 int64_t clock_unix_milliseconds(void);
 
-/* ---- Files ------------------------------------------------------------------------------------ */
+/* ---- Files ------------------------------------------------------------------------------------
+ */
 
 /* A whole file mapped read-only. An empty file has data NULL and size 0. */
 typedef struct FileMap {
@@ -199,13 +209,14 @@ typedef struct FileMap {
 
 bool file_map_open(const char *path, FileMap *out, Error *err) WARN_UNUSED;
 void file_map_close(FileMap *map);
-/* Tells the system that the pages inside [offset, offset + size) are not needed soon: they leave this
- * process's resident memory and are read again if touched. */
+/* Tells the system that the pages inside [offset, offset + size) are not needed soon: they leave
+ * this process's resident memory and are read again if touched. */
 void file_map_release(const FileMap *map, size_t offset, size_t size);
 
 /* Reads a whole regular file of at most max_bytes into out (replacing its content). */
 bool file_read(const char *path, size_t max_bytes, Buffer *out, Error *err) WARN_UNUSED;
-/* Writes a whole file through a temporary name and a rename, so that a reader never sees half of it. */
+/* Writes a whole file through a temporary name and a rename, so that a reader never sees half of
+ * it. */
 bool file_write(const char *path, Slice content, Error *err) WARN_UNUSED;
 bool file_exists(const char *path);
 bool directory_exists(const char *path);

@@ -34,7 +34,8 @@ static bool reserve(Buffer *buffer, size_t extra)
     }
     if (needed <= buffer->capacity && buffer->ptr)
         return true;
-    size_t capacity = buffer->capacity < BUFFER_CAPACITY_MIN ? BUFFER_CAPACITY_MIN : buffer->capacity;
+    size_t capacity =
+        buffer->capacity < BUFFER_CAPACITY_MIN ? BUFFER_CAPACITY_MIN : buffer->capacity;
     while (capacity < needed)
         capacity = capacity > SIZE_MAX / 2 ? needed : capacity * 2;
     if (capacity > buffer->max)

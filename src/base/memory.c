@@ -1,6 +1,6 @@
-/* Allocation with checked products and a fault hook. The hook is one atomic counter: tests set it to
- * n, each allocation takes one, and the one that takes the last fails. While it is 0 the cost is one
- * relaxed load. */
+/* Allocation with checked products and a fault hook. The hook is one atomic counter: tests set it
+ * to n, each allocation takes one, and the one that takes the last fails. While it is 0 the cost is
+ * one relaxed load. */
 #include "base.h"
 
 #include <stdatomic.h>

@@ -1,5 +1,5 @@
-/* How many processors are really ours: the smallest of the affinity mask, the physical cores in it, and
- * the cgroup's CPU quota rounded up. Reads /proc and /sys on Linux; elsewhere asks sysconf. */
+/* How many processors are really ours: the smallest of the affinity mask, the physical cores in it,
+ * and the cgroup's CPU quota rounded up. Reads /proc and /sys on Linux; elsewhere asks sysconf. */
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "base.h"
 

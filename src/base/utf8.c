@@ -3,7 +3,7 @@
 #include "base.h"
 
 typedef struct Utf8Lead {
-    size_t length; /* 0: not a first byte */
+    size_t length;           /* 0: not a first byte */
     unsigned char low, high; /* range of the second byte */
 } Utf8Lead;
 

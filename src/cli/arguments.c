@@ -1,0 +1,351 @@
+/* One table says everything about an option: its name, which commands take it, how its value is
+ * read and where it goes, and its line of help. The seed's form has no command word: `--serve`
+ * makes it serve, else it is run. Both --name VALUE and --name=VALUE are accepted; "--" ends the
+ * options. */
+#include "cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum OptionKind {
+    OPTION_FLAG,
+    OPTION_INT,
+    OPTION_DOUBLE,
+    OPTION_TEXT,
+    OPTION_CHOICE
+} OptionKind;
+
+#define AT(field) offsetof(Arguments, field)
+#define FOR(command) (1U << COMMAND_##command)
+#define LOADS (FOR(RUN) | FOR(SERVE) | FOR(BENCH) | FOR(LOGITS))
+#define READS_MODEL (LOADS | FOR(INFO) | FOR(TOKENIZE) | FOR(DETOKENIZE) | FOR(RENDER))
+
+typedef struct Option {
+    const char *name;
+    OptionKind kind;
+    unsigned commands;
+    size_t offset;
+    int64_t min, max;  /* OPTION_INT */
+    const char *value; /* placeholder in the help, or the choices "a|b|c" in enum order */
+    const char *help;
+} Option;
+
+static const Option options[] = {
+    {"model", OPTION_TEXT, READS_MODEL, AT(model), 0, 0, "DIR", "model directory"},
+    {"prompt", OPTION_TEXT, FOR(RUN), AT(prompt), 0, 0, "TEXT", "what to answer (default: Hello)"},
+    {"max-tokens", OPTION_INT, FOR(RUN), AT(max_tokens), 1, INT32_MAX, "N",
+     "longest reply in tokens (default: 100)"},
+    {"temp", OPTION_DOUBLE, FOR(RUN) | FOR(SERVE), AT(temp), 0, 2, "F",
+     "sampling temperature, 0 to 2 (default: 0, greedy)"},
+    {"seed", OPTION_INT, FOR(RUN), AT(seed), INT64_MIN, INT64_MAX, "N",
+     "makes sampling repeatable"},
+    {"raw", OPTION_FLAG, FOR(RUN), AT(raw), 0, 0, NULL,
+     "continue the prompt, without a chat template"},
+    {"port", OPTION_INT, FOR(SERVE), AT(port), 0, 65535, "N", "port to serve on (default: 8080)"},
+    {"host", OPTION_TEXT, FOR(SERVE), AT(host), 0, 0, "ADDRESS",
+     "loopback address to bind (default: 127.0.0.1)"},
+    {"alias", OPTION_TEXT, FOR(SERVE), AT(alias), 0, 0, "NAME",
+     "model id to serve under (default: the model's type)"},
+    {"parallel", OPTION_INT, FOR(SERVE), AT(parallel), 1, 256, "N",
+     "requests answered at once (default: 4)"},
+    {"ctx", OPTION_INT, FOR(RUN) | FOR(SERVE), AT(ctx), 1, INT32_MAX, "N",
+     "context in tokens, prompt and reply (default: the model's, at most 8192)"},
+    {"backend", OPTION_CHOICE, LOADS, AT(backend), 0, 0, "auto|cpu|mlx", "engine (default: auto)"},
+    {"precision", OPTION_CHOICE, LOADS, AT(precision), 0, 0, "fast|f32",
+     "activations: 8-bit integers, or float32 for reference (default: fast)"},
+    {"threads", OPTION_INT, LOADS, AT(threads), 1, 1024, "N",
+     "worker threads (default: the cores that this process may use)"},
+    {"out", OPTION_TEXT, FOR(IMPORT), AT(out), 0, 0, "DIR", "directory to write"},
+    {"template", OPTION_TEXT, FOR(RENDER), AT(template_file), 0, 0, "FILE",
+     "chat template to render"},
+    {"tokens", OPTION_TEXT, FOR(LOGITS), AT(tokens), 0, 0, "1,2,3", "prompt as token ids"},
+    {"positions", OPTION_CHOICE, FOR(LOGITS), AT(positions), 0, 0, "last|all",
+     "whose logits to print (default: last)"},
+    {"greedy", OPTION_INT, FOR(LOGITS), AT(greedy), 0, 1 << 20, "N",
+     "also N greedy tokens (default: 0)"},
+    {"prefill", OPTION_INT, FOR(BENCH), AT(prefill), 1, 1 << 20, "N",
+     "prompt tokens (default: 512)"},
+    {"decode", OPTION_INT, FOR(BENCH), AT(decode), 1, 1 << 20, "N", "decoded tokens (default: 64)"},
+    {"depth", OPTION_INT, FOR(BENCH), AT(depth), 0, 1 << 20, "N",
+     "context at which decoding starts (default: the prompt's length)"},
+    {"batch", OPTION_INT, FOR(BENCH), AT(batch), 1, 256, "N",
+     "sequences decoded at once (default: 1)"},
+    {"repeat", OPTION_INT, FOR(BENCH), AT(repeat), 1, 1000, "N",
+     "measurements, of which the median is printed (default: 3)"},
+    {"json", OPTION_FLAG, FOR(TOKENIZE) | FOR(DETOKENIZE) | FOR(RENDER) | FOR(LOGITS) | FOR(BENCH),
+     AT(json), 0, 0, NULL, "one JSON object a line"},
+    {"verbose", OPTION_FLAG, ~0U, AT(verbose), 0, 0, NULL, "more on stderr"},
+};
+
+typedef struct CommandWord {
+    const char *name;
+    const char *usage;
+    const char *help;
+} CommandWord;
+
+static const CommandWord commands[COMMAND_COUNT] = {
+    [COMMAND_HELP] = {"help", "[COMMAND]", "this text, or a command's options"},
+    [COMMAND_VERSION] = {"version", "", "the version"},
+    [COMMAND_RUN] = {"run", "MODEL [PROMPT]", "answer a prompt on the terminal"},
+    [COMMAND_SERVE] = {"serve", "MODEL", "serve the OpenAI-compatible API"},
+    [COMMAND_INFO] = {"info", "MODEL", "what a model directory holds and needs"},
+    [COMMAND_BENCH] = {"bench", "MODEL", "measure speed against the machine's limits"},
+    [COMMAND_IMPORT] = {"import", "FILE.gguf --out DIR",
+                        "write a GGUF file as an MLX model directory"},
+    [COMMAND_TOKENIZE] = {"tokenize", "MODEL --json", "JSON lines of text to token ids"},
+    [COMMAND_DETOKENIZE] = {"detokenize", "MODEL --json", "JSON lines of token ids to text"},
+    [COMMAND_RENDER] = {"render", "--template FILE|--model DIR --json",
+                        "JSON lines of chats to prompts"},
+    [COMMAND_LOGITS] = {"logits", "MODEL --tokens 1,2,3 --json", "a prompt's logits as JSON"},
+};
+
+void arguments_print_help(Command about)
+{
+    if (about == COMMAND_HELP) {
+        printf("usage: mlx-serve --model DIR [--prompt TEXT] [--max-tokens N] [--temp F]\n"
+               "       mlx-serve --model DIR --serve [--port N]\n"
+               "       mlx-serve COMMAND ...\n\n"
+               "Runs MLX-format language models and serves them over HTTP.\n\ncommands:\n");
+        for (int i = 0; i < COMMAND_COUNT; i++)
+            printf("  %-11s %-36s %s\n", commands[i].name, commands[i].usage, commands[i].help);
+        printf("\n`mlx-serve help COMMAND` lists a command's options.\n");
+        return;
+    }
+    printf("usage: mlx-serve %s %s\n\n%s\n\n", commands[about].name, commands[about].usage,
+           commands[about].help);
+    for (size_t i = 0; i < ARRAY_COUNT(options); i++) {
+        if (!(options[i].commands & 1U << about))
+            continue;
+        char left[64];
+        snprintf(left, sizeof(left), "--%s %s", options[i].name,
+                 options[i].value ? options[i].value : "");
+        printf("  %-26s %s\n", left, options[i].help);
+    }
+}
+
+static bool parse_int(const Option *option, const char *text, int64_t *out, Error *err)
+{
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (*text == '\0' || *end != '\0' || strchr(" \t\n\v\f\r", *text))
+        return error_set(err, ERROR_USAGE, "--%s: \"%.100s\" is not a whole number", option->name,
+                         text);
+    if (errno == ERANGE || value < option->min || value > option->max)
+        return error_set(err, ERROR_USAGE, "--%s: %.100s is not between %lld and %lld",
+                         option->name, text, (long long)option->min, (long long)option->max);
+    *out = value;
+    return true;
+}
+
+static bool parse_double(const Option *option, const char *text, double *out, Error *err)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (*text == '\0' || *end != '\0' || strchr(" \t\n\v\f\r", *text))
+        return error_set(err, ERROR_USAGE, "--%s: \"%.100s\" is not a number", option->name, text);
+    if (!(value >= (double)option->min && value <= (double)option->max))
+        return error_set(err, ERROR_USAGE, "--%s: %.100s is not between %lld and %lld",
+                         option->name, text, (long long)option->min, (long long)option->max);
+    *out = value;
+    return true;
+}
+
+/* Index of text among the choices "a|b|c", or -1. */
+static int find_choice(const char *choices, const char *text)
+{
+    size_t len = strlen(text);
+    int index = 0;
+    for (const char *at = choices; at; index++) {
+        const char *bar = strchr(at, '|');
+        size_t choice_len = bar ? (size_t)(bar - at) : strlen(at);
+        if (len == choice_len && memcmp(at, text, len) == 0)
+            return index;
+        at = bar ? bar + 1 : NULL;
+    }
+    return -1;
+}
+
+static bool store_choice(const Option *option, const char *text, Arguments *out, Error *err)
+{
+    int choice = find_choice(option->value, text);
+    if (choice < 0)
+        return error_set(err, ERROR_USAGE, "--%s: \"%.100s\" is not one of %s", option->name, text,
+                         option->value);
+    if (option->offset == AT(backend))
+        out->backend = (EngineBackend)choice;
+    else if (option->offset == AT(precision))
+        out->precision = (EnginePrecision)choice;
+    else
+        out->positions = text;
+    return true;
+}
+
+static bool store_value(const Option *option, const char *text, Arguments *out, Error *err)
+{
+    char *field = (char *)out + option->offset;
+    switch (option->kind) {
+    case OPTION_FLAG:
+        *(bool *)field = true;
+        return true;
+    case OPTION_INT:
+        if (option->offset == AT(seed))
+            out->has_seed = true;
+        return parse_int(option, text, (int64_t *)(void *)field, err);
+    case OPTION_DOUBLE:
+        return parse_double(option, text, (double *)(void *)field, err);
+    case OPTION_TEXT:
+        *(const char **)(void *)field = text;
+        return true;
+    case OPTION_CHOICE:
+        return store_choice(option, text, out, err);
+    }
+    return false;
+}
+
+static const Option *find_option(const char *name, size_t len)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(options); i++) {
+        if (strlen(options[i].name) == len && memcmp(options[i].name, name, len) == 0)
+            return &options[i];
+    }
+    return NULL;
+}
+
+/* Reads the option at argv[*at] and moves *at past its value. */
+static bool parse_option(int argc, char **argv, int *at, Arguments *out, Error *err)
+{
+    const char *name = argv[*at] + 2;
+    const char *equals = strchr(name, '=');
+    size_t len = equals ? (size_t)(equals - name) : strlen(name);
+    const Option *option = find_option(name, len);
+    if (!option)
+        return error_set(err, ERROR_USAGE, "unknown option %.100s (see mlx-serve --help)",
+                         argv[*at]);
+    if (!(option->commands & 1U << out->command))
+        return error_set(err, ERROR_USAGE, "--%s is not an option of \"%s\"", option->name,
+                         commands[out->command].name);
+    const char *value = equals ? equals + 1 : NULL;
+    if (option->kind == OPTION_FLAG) {
+        if (value)
+            return error_set(err, ERROR_USAGE, "--%s takes no value", option->name);
+    } else if (!value) {
+        if (*at + 1 >= argc)
+            return error_set(err, ERROR_USAGE, "--%s needs a value", option->name);
+        value = argv[++*at];
+    }
+    return store_value(option, value, out, err);
+}
+
+static bool store_positional(const char *text, Arguments *out, Error *err)
+{
+    bool takes_model = (READS_MODEL & 1U << out->command) != 0;
+    if (out->command == COMMAND_IMPORT && !out->input)
+        out->input = text;
+    else if (takes_model && !out->model)
+        out->model = text;
+    else if (out->command == COMMAND_RUN && !out->prompt)
+        out->prompt = text;
+    else
+        return error_set(err, ERROR_USAGE, "unexpected argument \"%.100s\"", text);
+    return true;
+}
+
+static int find_command(const char *word)
+{
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(commands[i].name, word) == 0)
+            return i;
+    }
+    return -1;
+}
+
+static bool has_word(int argc, char **argv, const char *word)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], word) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Finds out which command is meant and where its arguments start. */
+static bool parse_command(int argc, char **argv, Arguments *out, int *first, Error *err)
+{
+    *first = 1;
+    int word = argc > 1 ? find_command(argv[1]) : -1;
+    if (word >= 0) {
+        out->command = (Command)word;
+        *first = 2;
+    } else if (argc > 1 && argv[1][0] != '-') {
+        return error_set(err, ERROR_USAGE, "unknown command \"%.100s\" (see mlx-serve --help)",
+                         argv[1]);
+    } else {
+        out->command = has_word(argc, argv, "--serve") ? COMMAND_SERVE : COMMAND_RUN;
+    }
+    if (has_word(argc, argv, "--help") || has_word(argc, argv, "-h")) {
+        out->help_for = word >= 0 ? out->command : COMMAND_HELP;
+        out->command = COMMAND_HELP;
+    } else if (out->command == COMMAND_HELP && argc > 2) {
+        int about = find_command(argv[2]);
+        if (about < 0)
+            return error_set(err, ERROR_USAGE, "unknown command \"%.100s\"", argv[2]);
+        out->help_for = (Command)about;
+    } else if (has_word(argc, argv, "--version")) {
+        out->command = COMMAND_VERSION;
+    }
+    return true;
+}
+
+/* What a command cannot do without. */
+static bool check_required(const Arguments *arguments, Error *err)
+{
+    const char *name = commands[arguments->command].name;
+    bool template_alone = arguments->command == COMMAND_RENDER && arguments->template_file;
+    if ((READS_MODEL & 1U << arguments->command) && !arguments->model && !template_alone)
+        return error_set(err, ERROR_USAGE, "%s needs a model directory: --model DIR", name);
+    if (arguments->command == COMMAND_IMPORT && (!arguments->input || !arguments->out))
+        return error_set(err, ERROR_USAGE, "usage: mlx-serve import FILE.gguf --out DIR");
+    if (arguments->command == COMMAND_LOGITS && !arguments->tokens)
+        return error_set(err, ERROR_USAGE, "logits needs --tokens 1,2,3");
+    return true;
+}
+
+bool arguments_parse(int argc, char **argv, Arguments *out, Error *err)
+{
+    *out = (Arguments){
+        .host = "127.0.0.1",
+        .positions = "last",
+        .max_tokens = 100,
+        .port = 8080,
+        .parallel = 4,
+        .prefill = 512,
+        .decode = 64,
+        .depth = -1,
+        .batch = 1,
+        .repeat = 3,
+    };
+    if (argc < 2)
+        return error_set(err, ERROR_USAGE, "no model given (see mlx-serve --help)");
+    int at;
+    if (!parse_command(argc, argv, out, &at, err))
+        return false;
+    if (out->command == COMMAND_HELP || out->command == COMMAND_VERSION)
+        return true;
+    bool options_ended = false;
+    bool seed_form = at == 1;
+    out->prompt_from_stdin = !seed_form;
+    for (; at < argc; at++) {
+        bool is_option = !options_ended && strncmp(argv[at], "--", 2) == 0;
+        if (is_option && argv[at][2] == '\0')
+            options_ended = true;
+        else if (is_option && seed_form && strcmp(argv[at], "--serve") == 0)
+            continue;
+        else if (is_option ? !parse_option(argc, argv, &at, out, err)
+                           : !store_positional(argv[at], out, err))
+            return false;
+    }
+    return check_required(out, err);
+}

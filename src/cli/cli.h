@@ -1,0 +1,71 @@
+/* cli: arguments, subcommands and terminal output. Private headers of one executable.
+ *
+ * arguments.c turns argv into Arguments by one table; each command is a function of Arguments in a
+ * file of its own and returns an exit code. Replies and machine-readable results go to stdout,
+ * everything else to stderr. Only this room decides how the process ends. */
+#ifndef CLI_H
+#define CLI_H
+
+#include "base.h"
+#include "engine.h"
+
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+typedef enum Command {
+    COMMAND_HELP,
+    COMMAND_VERSION,
+    COMMAND_RUN,
+    COMMAND_SERVE,
+    COMMAND_INFO,
+    COMMAND_BENCH,
+    COMMAND_IMPORT,
+    COMMAND_TOKENIZE,
+    COMMAND_DETOKENIZE,
+    COMMAND_RENDER,
+    COMMAND_LOGITS,
+    COMMAND_COUNT
+} Command;
+
+typedef struct Arguments {
+    Command command;
+    Command help_for;   /* of COMMAND_HELP: the command asked about, or COMMAND_HELP */
+    const char *model;  /* directory (or tokenizer.json for tokenize and detokenize) */
+    const char *prompt; /* NULL: not given */
+    const char *input;  /* import: the GGUF file */
+    const char *out;    /* import: the directory */
+    const char *template_file;
+    const char *tokens; /* logits: "1,2,3" */
+    const char *positions;
+    const char *host;
+    const char *alias;
+    int64_t max_tokens, port, threads, ctx, parallel, seed, greedy;
+    int64_t prefill, decode, depth, batch, repeat;
+    double temp;
+    bool has_seed, raw, json, verbose;
+    bool prompt_from_stdin; /* the `run` command without a prompt reads one from a pipe */
+    EngineBackend backend;
+    EnginePrecision precision;
+} Arguments;
+
+/* Fills out with defaults and what argv says. On error: ERROR_USAGE, the message names the
+ * argument. */
+bool arguments_parse(int argc, char **argv, Arguments *out, Error *err) WARN_UNUSED;
+void arguments_print_help(Command about);
+
+/* Set by SIGINT and SIGTERM; commands look at it between steps. */
+bool stop_requested(void);
+
+/* Prints "mlx-serve: message" and returns the exit code that fits it. */
+int report_error(const Error *err);
+
+int command_run(const Arguments *arguments);
+int command_serve(const Arguments *arguments);
+int command_info(const Arguments *arguments);
+int command_bench(const Arguments *arguments);
+int command_import(const Arguments *arguments);
+int command_tokenize(const Arguments *arguments);
+int command_detokenize(const Arguments *arguments);
+int command_render(const Arguments *arguments);
+int command_logits(const Arguments *arguments);
+
+#endif

@@ -1,0 +1,77 @@
+#include "loaded_model.h"
+
+#include <stdio.h>
+
+bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *out, Error *err)
+{
+    *out = (LoadedModel){0};
+    if (!directory_exists(arguments->model)) {
+        return error_set(err, ERROR_NOT_FOUND,
+                         "%.300s: no such directory (a model is a directory with config.json)",
+                         arguments->model);
+    }
+    if (!model_open(arguments->model, &out->model, err))
+        goto failed;
+    if (parts & LOAD_TEXT) {
+        Slice type = slice_of(out->model->config.model_type);
+        if (!tokenizer_open(arguments->model, &out->tokenizer, err) ||
+            !chat_template_open(arguments->model, type, &out->chat, err))
+            goto failed;
+    }
+    if (parts & LOAD_ENGINE) {
+        EngineOptions options = {
+            .backend = arguments->backend,
+            .precision = arguments->precision,
+            .threads = (size_t)arguments->threads,
+        };
+        if (!engine_open(out->model, &options, &out->engine, err))
+            goto failed;
+    }
+    return true;
+failed:
+    loaded_model_close(out);
+    return false;
+}
+
+void loaded_model_close(LoadedModel *loaded)
+{
+    engine_close(loaded->engine);
+    chat_template_free(loaded->chat);
+    tokenizer_free(loaded->tokenizer);
+    model_close(loaded->model);
+    *loaded = (LoadedModel){0};
+}
+
+bool loaded_model_context(const LoadedModel *loaded, const Arguments *arguments, size_t *out,
+                          Error *err)
+{
+    size_t most = loaded->model->config.max_position_embeddings;
+    if (arguments->ctx == 0) {
+        *out = most < DEFAULT_CONTEXT_MAX ? most : DEFAULT_CONTEXT_MAX;
+        return true;
+    }
+    if ((size_t)arguments->ctx > most)
+        return error_set(err, ERROR_USAGE, "--ctx %lld: the model's context is %zu tokens",
+                         (long long)arguments->ctx, most);
+    *out = (size_t)arguments->ctx;
+    return true;
+}
+
+void read_model_type(const char *directory, char out[MODEL_TYPE_BYTES_MAX])
+{
+    char path[PATH_BYTES_MAX];
+    Buffer text;
+    Arena arena;
+    const JsonValue *config;
+    Slice type = SLICE_EMPTY;
+    out[0] = '\0';
+    buffer_init(&text, MODEL_CONFIG_BYTES_MAX);
+    arena_init(&arena, (size_t)MODEL_CONFIG_BYTES_MAX * 8);
+    if (path_join(path, sizeof(path), directory, "config.json", NULL) &&
+        file_read(path, MODEL_CONFIG_BYTES_MAX, &text, NULL) &&
+        json_parse(buffer_view(&text), &arena, &config, NULL) &&
+        json_read_string(config, "model_type", &type, NULL))
+        snprintf(out, MODEL_TYPE_BYTES_MAX, "%.*s", SLICE_ARG(type));
+    arena_reset(&arena);
+    buffer_reset(&text);
+}
