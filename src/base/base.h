@@ -24,8 +24,7 @@
 
 #define ARRAY_COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
-/* ---- Slice ------------------------------------------------------------------------------------
- */
+/* ---- Slice ---- */
 
 /* Borrowed bytes. ptr may be NULL only when len is 0. Not NUL-terminated. */
 typedef struct Slice {
@@ -49,8 +48,7 @@ size_t slice_find(Slice s, Slice needle, size_t from);
 /* FNV-1a with a final avalanche; for hash tables, not for security. */
 uint64_t slice_hash(Slice s);
 
-/* ---- Error ------------------------------------------------------------------------------------
- */
+/* ---- Error ---- */
 
 typedef enum ErrorCode {
     ERROR_NONE = 0,
@@ -81,8 +79,7 @@ bool error_no_memory(Error *err, const char *what);
 /* Puts "context: " before the message. */
 bool error_prefix(Error *err, const char *format, ...) PRINTF_LIKE(2, 3);
 
-/* ---- Checked sizes ----------------------------------------------------------------------------
- */
+/* ---- Checked sizes ---- */
 
 /* Each returns false and leaves *out alone when the result does not fit. */
 bool size_add(size_t a, size_t b, size_t *out) WARN_UNUSED;
@@ -90,8 +87,7 @@ bool size_multiply(size_t a, size_t b, size_t *out) WARN_UNUSED;
 /* Product of count dimensions; negative dimensions do not fit. */
 bool size_product(const int64_t *dims, size_t count, size_t *out) WARN_UNUSED;
 
-/* ---- Memory -----------------------------------------------------------------------------------
- */
+/* ---- Memory ---- */
 
 /* malloc and friends, behind the fault hook. NULL on failure or overflow. memory_free accepts NULL.
  * memory_allocate_zeroed(0, n) and friends return a unique pointer or NULL only on failure. */
@@ -113,8 +109,7 @@ bool memory_grow_array(void **items, size_t count, size_t *capacity, size_t item
 void fault_fail_allocation(uint64_t nth);
 uint64_t fault_allocation_count(void);
 
-/* ---- Arena ------------------------------------------------------------------------------------
- */
+/* ---- Arena ---- */
 
 /* Memory with one lifetime: hand out, never give back singly. Caller-owned struct: init, use,
  * reset. reset frees everything and leaves a usable empty arena with the same maximum. */
@@ -135,8 +130,7 @@ void *arena_allocate_array(Arena *arena, size_t count, size_t size) WARN_UNUSED;
 char *arena_copy_string(Arena *arena, Slice s) WARN_UNUSED;
 bool arena_copy_slice(Arena *arena, Slice s, Slice *out) WARN_UNUSED;
 
-/* ---- Buffer -----------------------------------------------------------------------------------
- */
+/* ---- Buffer ---- */
 
 /* Growing bytes with a maximum. Appends are sticky: after the first failure (memory or maximum) all
  * further appends do nothing, and the writer checks `failed` once at the end. */
@@ -167,8 +161,7 @@ char *buffer_take(Buffer *buffer, size_t *len);
 /* false with ERROR_LIMIT or ERROR_MEMORY, naming what, if an append failed. */
 bool buffer_check(const Buffer *buffer, const char *what, Error *err) WARN_UNUSED;
 
-/* ---- UTF-8 ------------------------------------------------------------------------------------
- */
+/* ---- UTF-8 ---- */
 
 enum { UTF8_MAX = 4 };
 
@@ -185,8 +178,7 @@ size_t utf8_ill_formed_length(const char *s, size_t len, bool *incomplete);
 /* Appends s, each maximal ill-formed part replaced by U+FFFD. */
 void utf8_append_repaired(Buffer *out, Slice s);
 
-/* ---- Log and clock ----------------------------------------------------------------------------
- */
+/* ---- Log and clock ---- */
 
 typedef enum LogLevel { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG } LogLevel;
 
@@ -198,8 +190,7 @@ void log_write(LogLevel level, const char *format, ...) PRINTF_LIKE(2, 3);
 double clock_monotonic_seconds(void);
 int64_t clock_unix_milliseconds(void);
 
-/* ---- Files ------------------------------------------------------------------------------------
- */
+/* ---- Files ---- */
 
 /* A whole file mapped read-only. An empty file has data NULL and size 0. */
 typedef struct FileMap {

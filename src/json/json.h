@@ -18,7 +18,7 @@ enum {
     JSON_DEPTH_MAX = 256, /* nested arrays and objects, requests and files alike */
 };
 
-/* ---- Values ----------------------------------------------------------------------------------- */
+/* ---- Values ---- */
 
 typedef enum JsonKind {
     JSON_NULL,
@@ -83,7 +83,7 @@ bool json_read_int(const JsonValue *object, const char *key, int64_t min, int64_
 bool json_read_double(const JsonValue *object, const char *key, double *out, Error *err) WARN_UNUSED;
 bool json_read_string(const JsonValue *object, const char *key, Slice *out, Error *err) WARN_UNUSED;
 
-/* ---- Pull reader ------------------------------------------------------------------------------ */
+/* ---- Pull reader ---- */
 
 typedef enum JsonToken {
     JSON_TOKEN_ERROR, /* the reader's error is set; every further call returns this again */
@@ -124,7 +124,7 @@ size_t json_reader_copy_string(const JsonReader *reader, char *out);
 /* The last NUMBER as a value (INT, UINT or DOUBLE). */
 JsonValue json_reader_number(const JsonReader *reader);
 
-/* ---- Writer ----------------------------------------------------------------------------------- */
+/* ---- Writer ---- */
 
 /* Appends JSON to a buffer, putting commas and colons itself. Misuse (a value where a key is due) is
  * asserted. Compact unless indent > 0. Sticky failure lives in the buffer. Depth up to JSON_DEPTH_MAX.

@@ -65,8 +65,7 @@ void tensor_set_release(const TensorSet *set, const TensorView *tensor);
 enum { SHAPE_TEXT_MAX = 192 };
 const char *tensor_shape_text(const TensorView *tensor, char out[SHAPE_TEXT_MAX]);
 
-/* ---- Quantised layouts ------------------------------------------------------------------------
- */
+/* ---- Quantised layouts ---- */
 
 typedef enum QuantMode {
     QUANT_NONE,   /* dense F32, F16 or BF16 */
@@ -141,8 +140,7 @@ void affine_quantize_group(const float *values, size_t count, uint32_t bits, uin
  */
 void affine_pack_codes(const uint8_t *codes, size_t count, uint32_t bits, uint8_t *out);
 
-/* ---- GGUF import ------------------------------------------------------------------------------
- */
+/* ---- GGUF import ---- */
 
 typedef struct GgufImportReport {
     size_t exact_tensors, converted_tensors;
