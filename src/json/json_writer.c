@@ -126,10 +126,12 @@ static void append_line_break(JsonWriter *writer)
         memset(to, ' ', spaces);
 }
 
-static bool inside(const JsonWriter *writer, uint8_t container)
+/* Beyond the depth limit nothing is recorded, nor written. */
+static void assert_inside(const JsonWriter *writer, uint8_t container)
 {
-    return writer->depth > 0 && writer->depth <= JSON_DEPTH_MAX &&
-           writer->stack[writer->depth - 1] == container;
+    assert(writer->depth > 0);
+    assert(writer->depth > JSON_DEPTH_MAX || writer->stack[writer->depth - 1] == container);
+    (void)writer, (void)container;
 }
 
 /* The comma and line break before an array's item or an object's key. */
@@ -147,9 +149,10 @@ static void begin_value(JsonWriter *writer)
         writer->after_key = false;
         return;
     }
-    assert(!inside(writer, INSIDE_OBJECT)); /* a key is due */
-    if (writer->depth > 0)
-        separate(writer);
+    if (writer->depth == 0)
+        return;
+    assert_inside(writer, INSIDE_ARRAY); /* in an object a key would be due */
+    separate(writer);
 }
 
 static void begin_container(JsonWriter *writer, uint8_t container)
@@ -167,8 +170,8 @@ static void begin_container(JsonWriter *writer, uint8_t container)
 
 static void end_container(JsonWriter *writer, uint8_t container)
 {
-    assert(writer->depth > 0 && !writer->after_key);
-    assert(writer->depth > JSON_DEPTH_MAX || inside(writer, container));
+    assert(!writer->after_key);
+    assert_inside(writer, container);
     bool empty = writer->first;
     writer->depth--;
     writer->first = false;
@@ -214,7 +217,7 @@ void json_write_key(JsonWriter *writer, const char *key)
 void json_write_key_slice(JsonWriter *writer, Slice key)
 {
     assert(!writer->after_key);
-    assert(writer->depth > JSON_DEPTH_MAX || inside(writer, INSIDE_OBJECT));
+    assert_inside(writer, INSIDE_OBJECT);
     separate(writer);
     json_append_string(writer->out, key);
     buffer_append_byte(writer->out, ':');
