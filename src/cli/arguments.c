@@ -299,7 +299,13 @@ static bool parse_command(int argc, char **argv, Arguments *out, int *first, Err
     return true;
 }
 
-/* What a command cannot do without. */
+static bool is_loopback(const char *host)
+{
+    return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 ||
+           strcmp(host, "localhost") == 0;
+}
+
+/* What a command cannot do without, and what it must not be asked. */
 static bool check_required(const Arguments *arguments, Error *err)
 {
     const char *name = commands[arguments->command].name;
@@ -310,6 +316,9 @@ static bool check_required(const Arguments *arguments, Error *err)
         return error_set(err, ERROR_USAGE, "usage: mlx-serve import FILE.gguf --out DIR");
     if (arguments->command == COMMAND_LOGITS && !arguments->tokens)
         return error_set(err, ERROR_USAGE, "logits needs --tokens 1,2,3");
+    if (arguments->command == COMMAND_SERVE && !is_loopback(arguments->host))
+        return error_set(err, ERROR_USAGE, "--host %.100s: only a loopback address can be bound",
+                         arguments->host);
     return true;
 }
 
