@@ -1,0 +1,51 @@
+/* sampler: from a row of logits to one token id.
+ *
+ * Holds the options of the chain and what it remembers of a reply: the token history for the penalties and
+ * the random stream. Scratch memory is made at the first step, so that a request that waits in a queue
+ * costs little. Greedy steps need none. */
+#ifndef GENERATE_SAMPLER_H
+#define GENERATE_SAMPLER_H
+
+#include "generate.h"
+#include "random.h"
+
+typedef struct Candidate {
+    float weight; /* not normalised probability, the best token's is 1 */
+    int32_t id;
+} Candidate;
+
+typedef struct Sampler {
+    float temperature, top_p, min_p;
+    float repetition_penalty, presence_penalty, frequency_penalty;
+    int32_t top_k;
+    size_t vocab_size;
+    RandomStream random;
+
+    LogitBias *bias; /* one entry an id */
+    size_t n_bias;
+    int32_t *banned; /* ids that are never chosen */
+    size_t n_banned;
+
+    /* Repetition: the last window_size tokens of prompt and reply, as a ring. */
+    int32_t *window;
+    size_t window_size, window_count, window_at;
+    uint64_t *marks; /* [vocab_size] step at which an id of the window was last penalised */
+    uint64_t step;
+    /* Presence and frequency: how often an id was chosen, and which ids were. */
+    uint32_t *counts; /* [vocab_size] */
+    int32_t *chosen;
+    size_t n_chosen, chosen_capacity;
+
+    Candidate *candidates; /* [candidates_capacity] */
+    double *block_sums;    /* [vocab_size / block, rounded up] */
+} Sampler;
+
+/* banned: ids that are never chosen (copied). prompt: for the repetition window. */
+bool sampler_init(Sampler *sampler, const GenerationOptions *options, const int32_t *banned,
+                  size_t n_banned, const int32_t *prompt, size_t n_prompt, size_t vocab_size,
+                  Error *err) WARN_UNUSED;
+void sampler_reset(Sampler *sampler);
+/* Runs the chain on logits [vocab_size] (clobbered) and remembers the chosen id. */
+bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err) WARN_UNUSED;
+
+#endif
