@@ -20,8 +20,8 @@ enum { ACTIVATION_BLOCK = 32 };
 typedef struct PackedMatrix PackedMatrix;
 
 /* Repacks (in parallel; pool may be NULL). Not the source's pages: the caller releases them.
- * Formats: affine of every width and group (4-bit packed nibbles; the others as 8-bit codes), mxfp4 as
- * 8-bit codes (exact), mxfp8 and nvfp4 widened to bfloat16 (exact), dense F32/F16/BF16. */
+ * Formats: affine of every width and group (up to 4 bits as nibbles; the others as 8-bit codes), mxfp4 as
+ * nibbles (exact), mxfp8 and nvfp4 widened to bfloat16 (exact down to 2^-133), dense F32/F16/BF16. */
 bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *pool, PackedMatrix **out,
                           Error *err) WARN_UNUSED;
 void packed_matrix_free(PackedMatrix *matrix); /* accepts NULL */
@@ -31,18 +31,36 @@ size_t packed_matrix_cols(const PackedMatrix *matrix);
 /* Exact float32 values of a row (embedding look-up): out [cols]. */
 void packed_matrix_read_row(const PackedMatrix *matrix, size_t row, float *out);
 
+/* 32 inputs of one token: x[i] ~ scale * codes[i]. */
+typedef struct ActivationBlock {
+    int8_t codes[ACTIVATION_BLOCK]; /* -127 .. 127, zero beyond the last column */
+    float scale;                    /* max |x| / 127; NaN when an input is not finite */
+    float offset;                   /* scale * (sum of codes): what a group's bias is multiplied by */
+} ActivationBlock;
+
+/* Tokens go through the kernels in tiles. A tile's blocks lie together, block by block, and within a
+ * block token by token, so that a kernel that holds one block of weights reads them in one stream. */
+enum { ACTIVATION_TILE = 64 };
+
 /* Input rows of a product. Caller-owned struct over memory sized by activations_create. */
 typedef struct Activations {
     size_t max_tokens, max_cols; /* capacity */
     size_t n_tokens, cols;       /* current content */
-    size_t stride;               /* codes per token: cols rounded up to ACTIVATION_BLOCK */
+    size_t n_blocks;             /* of a token: cols / ACTIVATION_BLOCK, rounded up */
     bool f32_products;           /* products use values, not codes */
     const float *values;         /* [n_tokens, value_stride] float32, borrowed from the last prepare */
     size_t value_stride;
-    int8_t *codes;               /* [n_tokens, stride], zero beyond cols */
-    float *scales;               /* [n_tokens, stride / 32] */
-    int32_t *sums;               /* [n_tokens, stride / 32]: sum of a block's codes */
+    ActivationBlock *blocks;     /* [n_tokens * n_blocks], see activation_block; NULL if f32_products */
 } Activations;
+
+/* The block of inputs [32 * block, 32 * block + 32) of a token. */
+static inline ActivationBlock *activation_block(const Activations *x, size_t token, size_t block)
+{
+    size_t first = token / ACTIVATION_TILE * ACTIVATION_TILE;
+    size_t left = x->n_tokens - first;
+    size_t width = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
+    return x->blocks + first * x->n_blocks + block * width + (token - first);
+}
 
 bool activations_create(size_t max_tokens, size_t max_cols, bool f32_products, Activations *out,
                         Error *err) WARN_UNUSED;

@@ -1,0 +1,125 @@
+/* Private to the matrix files of engine/cpu: the packed layout, and the table of kernels.
+ *
+ * A PackedMatrix is cut into tiles of 8 output rows; rows past the last are zero. A tile is contiguous:
+ *
+ *   quantised   group 0 | group 1 | ...           inputs [g * group_size, ...), all 8 rows
+ *     group     scales [8] | biases [8] | block 0 | block 1 ...           scale_type each
+ *     block     32 inputs: lane r of vector j (32 bits) holds row r's inputs 4j .. 4j + 3, j = 0 .. 7
+ *       bytes   vector 0 | ... | vector 7                                           256 bytes
+ *       nibbles 4 vectors: vector i has code vector 2i low and 2i + 1 high          128 bytes
+ *   dense       input 0: value of rows 0 .. 7 | input 1 | ...                   PackedFormat's type
+ *
+ * A lane being a row, sums never cross lanes, and 8 rows share every broadcast of the activations.
+ *
+ * The order of additions, for each (row, token), is the same in every kernel of an instruction set:
+ *   quantised  acc = 0; for each block: acc += dot * (scale * x.scale); acc += bias * x.offset
+ *   float32    acc = 0; for each block: p = 0; for each input: p += w * x; acc += p
+ * and at last acc + product bias. dot is an exact integer, so kernels may sum it as they like. */
+#ifndef ENGINE_CPU_KERNELS_H
+#define ENGINE_CPU_KERNELS_H
+
+#include "matrix.h"
+
+#if defined(__GNUC__)
+#define FORCE_INLINE inline __attribute__((always_inline))
+#else
+#define FORCE_INLINE inline
+#endif
+
+#if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
+#define CPU_HAS_AVX2_KERNELS 0
+#else
+#define CPU_HAS_AVX2_KERNELS 0
+#endif
+
+enum {
+    TILE_ROWS = 8,
+    BLOCK_VECTORS = 8, /* of 4 inputs */
+    NIBBLE_BLOCK_BYTES = TILE_ROWS * ACTIVATION_BLOCK / 2,
+    BYTE_BLOCK_BYTES = TILE_ROWS * ACTIVATION_BLOCK,
+};
+
+typedef enum PackedFormat {
+    PACKED_NIBBLES, /* affine, codes 0 .. 15 */
+    PACKED_FP4,     /* E2M1 nibbles standing for FP4_CODES, codes 0 .. 24 */
+    PACKED_BYTES,   /* affine, codes 0 .. 2^code_bits - 1 */
+    PACKED_F32,
+    PACKED_F16,
+    PACKED_BF16,
+    PACKED_FORMATS
+} PackedFormat;
+
+typedef enum ScaleType { SCALE_F32, SCALE_F16, SCALE_BF16 } ScaleType;
+
+struct PackedMatrix {
+    size_t rows, cols;
+    size_t n_tiles;
+    size_t n_blocks;     /* of 32 inputs */
+    size_t group_blocks; /* blocks of a group; 1 when dense */
+    size_t group_bytes;  /* quantised: a group of a tile, scales included; dense: a block's */
+    size_t tile_bytes;
+    size_t bytes; /* of data */
+    PackedFormat format;
+    ScaleType scale_type;
+    uint32_t code_bits; /* of PACKED_BYTES: 5, 6 or 8 */
+    uint8_t *data;
+};
+
+/* E2M1 is a signed value; twice it, plus 12, is a code that the affine formula fits exactly:
+ * value * s = code * (s / 2) + (-12 * (s / 2)). */
+#define FP4_CODES {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0}
+enum { FP4_CODE_OF_ZERO = 12 };
+
+/* Tiles [first_tile, first_tile + n_tiles) of one product, all tokens. */
+typedef struct KernelJob {
+    const PackedMatrix *matrix;
+    const Activations *x;
+    const float *bias;
+    float *y;
+    size_t y_stride;
+    size_t first_tile, n_tiles;
+} KernelJob;
+
+typedef void (*MatrixKernel)(const KernelJob *job);
+
+typedef struct KernelTable {
+    const char *name;
+    /* Quantises 32 inputs. */
+    void (*quantize_block)(const float *x, ActivationBlock *out);
+    MatrixKernel multiply[PACKED_FORMATS];     /* int8 activations; dense formats: float32 values */
+    MatrixKernel multiply_f32[PACKED_FORMATS]; /* float32 values for every format */
+} KernelTable;
+
+extern const KernelTable kernels_plain;
+#if CPU_HAS_AVX2_KERNELS
+extern const KernelTable kernels_avx2;
+void avx2_multiply_bytes(const KernelJob *job);
+void avx2_multiply_dense(const KernelJob *job);
+void avx2_multiply_f32(const KernelJob *job);
+#endif
+const KernelTable *cpu_kernels(void); /* the selected table */
+
+static inline size_t scale_type_bytes(ScaleType type)
+{
+    return type == SCALE_F32 ? 4 : 2;
+}
+
+static inline bool packed_format_is_quantized(PackedFormat format)
+{
+    return format <= PACKED_BYTES;
+}
+
+/* A tile's group that holds `block`, and that block's codes (quantised formats). */
+static inline const uint8_t *packed_group(const PackedMatrix *m, size_t tile, size_t group)
+{
+    return m->data + tile * m->tile_bytes + group * m->group_bytes;
+}
+
+/* Blocks whose largest input is below this count as zero: 127 / it must stay finite. */
+#define ACTIVATION_ZERO_BELOW 1e-30f
+
+/* Plain C: values of one block of a tile, [input][row]. Inputs beyond cols are 0. */
+void packed_expand_block(const PackedMatrix *m, size_t tile, size_t block,
+                         float out[ACTIVATION_BLOCK][TILE_ROWS]);
+
+#endif

@@ -1,0 +1,213 @@
+/* The kernels in plain C: the formulas of kernels.h, and what machines without a faster set run.
+ *
+ * One block of a tile is unpacked to a small array, codes or values, and every token then takes its
+ * part of it; accumulators of a token tile stay in one array. */
+#include "kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+static const uint8_t fp4_codes[16] = FP4_CODES;
+
+static float scale_at(const uint8_t *scales, ScaleType type, size_t index)
+{
+    uint16_t half;
+    float value;
+
+    if (type == SCALE_F32) {
+        memcpy(&value, scales + index * 4, 4);
+        return value;
+    }
+    memcpy(&half, scales + index * 2, 2);
+    return type == SCALE_F16 ? float_from_f16(half) : float_from_bf16(half);
+}
+
+/* Scales and biases of a tile's group; returns where its codes begin. */
+static const uint8_t *read_group(const PackedMatrix *m, size_t tile, size_t group,
+                                 float scales[TILE_ROWS], float biases[TILE_ROWS])
+{
+    const uint8_t *at = packed_group(m, tile, group);
+    for (size_t r = 0; r < TILE_ROWS; r++) {
+        scales[r] = scale_at(at, m->scale_type, r);
+        biases[r] = scale_at(at, m->scale_type, TILE_ROWS + r);
+    }
+    return at + 2 * TILE_ROWS * scale_type_bytes(m->scale_type);
+}
+
+static size_t block_bytes(const PackedMatrix *m)
+{
+    return m->format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
+}
+
+/* Codes of a block, row by row. */
+static void unpack_block(const PackedMatrix *m, const uint8_t *block,
+                         uint8_t codes[TILE_ROWS][ACTIVATION_BLOCK])
+{
+    for (size_t r = 0; r < TILE_ROWS; r++) {
+        for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
+            size_t vector = i / 4, lane_byte = r * 4 + i % 4;
+            if (m->format == PACKED_BYTES) {
+                codes[r][i] = block[vector * 32 + lane_byte];
+                continue;
+            }
+            unsigned code = block[vector / 2 * 32 + lane_byte] >> (vector % 2 * 4) & 15;
+            codes[r][i] = m->format == PACKED_FP4 ? fp4_codes[code] : (uint8_t)code;
+        }
+    }
+}
+
+static void store_tile(const KernelJob *job, size_t tile, size_t token,
+                       const float acc[TILE_ROWS])
+{
+    size_t first = tile * TILE_ROWS;
+    size_t left = job->matrix->rows - first;
+    size_t rows = left < TILE_ROWS ? left : TILE_ROWS;
+    float *y = job->y + token * job->y_stride + first;
+    for (size_t r = 0; r < rows; r++)
+        y[r] = job->bias ? acc[r] + job->bias[first + r] : acc[r];
+}
+
+/* Adds one block to the accumulators of a token tile. */
+static void add_block_codes(uint8_t codes[TILE_ROWS][ACTIVATION_BLOCK],
+                            const float scales[TILE_ROWS], const float biases[TILE_ROWS],
+                            const ActivationBlock *x, size_t n_tokens, float (*acc)[TILE_ROWS])
+{
+    for (size_t t = 0; t < n_tokens; t++) {
+        for (size_t r = 0; r < TILE_ROWS; r++) {
+            int32_t dot = 0;
+            for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
+                dot += codes[r][i] * x[t].codes[i];
+            acc[t][r] += (float)dot * (scales[r] * x[t].scale);
+            acc[t][r] += biases[r] * x[t].offset;
+        }
+    }
+}
+
+static void multiply_codes(const KernelJob *job)
+{
+    const PackedMatrix *m = job->matrix;
+    float acc[ACTIVATION_TILE][TILE_ROWS];
+    uint8_t codes[TILE_ROWS][ACTIVATION_BLOCK];
+    float scales[TILE_ROWS], biases[TILE_ROWS];
+
+    for (size_t tile = job->first_tile; tile < job->first_tile + job->n_tiles; tile++) {
+        for (size_t first = 0; first < job->x->n_tokens; first += ACTIVATION_TILE) {
+            size_t left = job->x->n_tokens - first;
+            size_t width = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
+            memset(acc, 0, sizeof(acc));
+            for (size_t block = 0; block < m->n_blocks; block++) {
+                size_t in_group = block % m->group_blocks;
+                const uint8_t *at =
+                    read_group(m, tile, block / m->group_blocks, scales, biases);
+                unpack_block(m, at + in_group * block_bytes(m), codes);
+                add_block_codes(codes, scales, biases, activation_block(job->x, first, block),
+                                width, acc);
+            }
+            for (size_t t = 0; t < width; t++)
+                store_tile(job, tile, first + t, acc[t]);
+        }
+    }
+}
+
+static void expand_dense(const PackedMatrix *m, size_t tile, size_t block,
+                         float out[ACTIVATION_BLOCK][TILE_ROWS])
+{
+    size_t first = block * ACTIVATION_BLOCK;
+    size_t left = m->cols - first;
+    size_t count = left < ACTIVATION_BLOCK ? left : ACTIVATION_BLOCK;
+    ScaleType type = m->format == PACKED_F32   ? SCALE_F32
+                     : m->format == PACKED_F16 ? SCALE_F16
+                                               : SCALE_BF16;
+    const uint8_t *at = packed_group(m, tile, block);
+
+    memset(out, 0, ACTIVATION_BLOCK * sizeof(out[0]));
+    for (size_t i = 0; i < count; i++) {
+        for (size_t r = 0; r < TILE_ROWS; r++)
+            out[i][r] = scale_at(at, type, i * TILE_ROWS + r);
+    }
+}
+
+void packed_expand_block(const PackedMatrix *m, size_t tile, size_t block,
+                         float out[ACTIVATION_BLOCK][TILE_ROWS])
+{
+    uint8_t codes[TILE_ROWS][ACTIVATION_BLOCK];
+    float scales[TILE_ROWS], biases[TILE_ROWS];
+
+    if (!packed_format_is_quantized(m->format)) {
+        expand_dense(m, tile, block, out);
+        return;
+    }
+    const uint8_t *at = read_group(m, tile, block / m->group_blocks, scales, biases);
+    unpack_block(m, at + block % m->group_blocks * block_bytes(m), codes);
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
+        for (size_t r = 0; r < TILE_ROWS; r++)
+            out[i][r] = scales[r] * (float)codes[r][i] + biases[r];
+    }
+}
+
+static void multiply_f32(const KernelJob *job)
+{
+    const PackedMatrix *m = job->matrix;
+    const Activations *x = job->x;
+    float acc[ACTIVATION_TILE][TILE_ROWS];
+    float weights[ACTIVATION_BLOCK][TILE_ROWS];
+
+    for (size_t tile = job->first_tile; tile < job->first_tile + job->n_tiles; tile++) {
+        for (size_t first = 0; first < x->n_tokens; first += ACTIVATION_TILE) {
+            size_t left = x->n_tokens - first;
+            size_t width = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
+            memset(acc, 0, sizeof(acc));
+            for (size_t block = 0; block < m->n_blocks; block++) {
+                size_t at = block * ACTIVATION_BLOCK;
+                size_t inputs = m->cols - at < ACTIVATION_BLOCK ? m->cols - at : ACTIVATION_BLOCK;
+                packed_expand_block(m, tile, block, weights);
+                for (size_t t = 0; t < width; t++) {
+                    const float *values = x->values + (first + t) * x->value_stride + at;
+                    float partial[TILE_ROWS] = {0};
+                    for (size_t i = 0; i < inputs; i++) {
+                        for (size_t r = 0; r < TILE_ROWS; r++)
+                            partial[r] += weights[i][r] * values[i];
+                    }
+                    for (size_t r = 0; r < TILE_ROWS; r++)
+                        acc[t][r] += partial[r];
+                }
+            }
+            for (size_t t = 0; t < width; t++)
+                store_tile(job, tile, first + t, acc[t]);
+        }
+    }
+}
+
+static void quantize_block(const float *x, ActivationBlock *out)
+{
+    float largest = 0;
+    bool finite = true;
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
+        float magnitude = fabsf(x[i]);
+        finite &= magnitude <= 3.402823466e38f; /* false for NaN too */
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    if (!finite || largest < ACTIVATION_ZERO_BELOW) {
+        memset(out->codes, 0, sizeof(out->codes));
+        out->scale = finite ? 0 : NAN;
+        out->offset = out->scale;
+        return;
+    }
+    float inverse = 127.0f / largest;
+    int32_t sum = 0;
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
+        out->codes[i] = (int8_t)lrintf(x[i] * inverse);
+        sum += out->codes[i];
+    }
+    out->scale = largest / 127.0f;
+    out->offset = out->scale * (float)sum;
+}
+
+const KernelTable kernels_plain = {
+    .name = "plain",
+    .quantize_block = quantize_block,
+    .multiply = {multiply_codes, multiply_codes, multiply_codes, multiply_f32, multiply_f32,
+                 multiply_f32},
+    .multiply_f32 = {multiply_f32, multiply_f32, multiply_f32, multiply_f32, multiply_f32,
+                     multiply_f32},
+};

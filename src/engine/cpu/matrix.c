@@ -1,0 +1,189 @@
+/* The kernel table, activations, and products in one parallel section.
+ *
+ * A section's parts are runs of row tiles of one product; a part covers all tokens, so that its weights
+ * come from memory once. Part sizes: small enough that the last parts end together, large enough that
+ * taking one (about 0.1 microseconds) does not show. */
+#include "kernels.h"
+
+#include <assert.h>
+#include <string.h>
+
+enum {
+    PARTS_PER_THREAD = 8,
+    PART_COST_MIN = 16 << 10,     /* bytes of weights times tokens: about a microsecond */
+    PREPARE_PART_TOKENS = 8,
+    PREPARE_PARALLEL_VALUES = 16 << 10,
+    PRODUCTS_MAX = 64,
+};
+
+/* Written once by cpu_kernels_select, before threads start. */
+static const KernelTable *selected_kernels = &kernels_plain;
+
+const KernelTable *cpu_kernels(void)
+{
+    return selected_kernels;
+}
+
+const char *cpu_kernels_select(bool force_plain)
+{
+    selected_kernels = &kernels_plain;
+#if CPU_HAS_AVX2_KERNELS
+    __builtin_cpu_init();
+    if (!force_plain && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c"))
+        selected_kernels = &kernels_avx2;
+#else
+    (void)force_plain;
+#endif
+    return selected_kernels->name;
+}
+
+/* ---- Activations ---- */
+
+bool activations_create(size_t max_tokens, size_t max_cols, bool f32_products, Activations *out,
+                        Error *err)
+{
+    memset(out, 0, sizeof(*out));
+    out->max_tokens = max_tokens;
+    out->max_cols = max_cols;
+    out->f32_products = f32_products;
+    if (f32_products)
+        return true;
+    size_t n_blocks, bytes;
+    if (!size_add(max_cols, ACTIVATION_BLOCK - 1, &n_blocks) ||
+        !size_multiply(n_blocks / ACTIVATION_BLOCK, max_tokens, &n_blocks) ||
+        !size_multiply(n_blocks, sizeof(ActivationBlock), &bytes))
+        return error_set(err, ERROR_LIMIT, "activations [%zu, %zu] are too large", max_tokens,
+                         max_cols);
+    out->blocks = memory_allocate_aligned(64, bytes);
+    if (!out->blocks)
+        return error_no_memory(err, "activations");
+    return true;
+}
+
+void activations_free(Activations *activations)
+{
+    memory_free(activations->blocks);
+    memset(activations, 0, sizeof(*activations));
+}
+
+void activations_begin(Activations *activations, const float *x, size_t n_tokens, size_t cols,
+                       size_t x_stride)
+{
+    assert(n_tokens <= activations->max_tokens && cols <= activations->max_cols);
+    assert(x_stride >= cols || n_tokens <= 1);
+    activations->values = x;
+    activations->value_stride = x_stride;
+    activations->n_tokens = n_tokens;
+    activations->cols = cols;
+    activations->n_blocks = (cols + ACTIVATION_BLOCK - 1) / ACTIVATION_BLOCK;
+}
+
+void activations_quantize_row(Activations *activations, size_t token)
+{
+    if (activations->f32_products)
+        return;
+    const KernelTable *kernels = cpu_kernels();
+    const float *x = activations->values + token * activations->value_stride;
+    size_t whole = activations->cols / ACTIVATION_BLOCK;
+    for (size_t block = 0; block < whole; block++)
+        kernels->quantize_block(x + block * ACTIVATION_BLOCK,
+                                activation_block(activations, token, block));
+    if (whole < activations->n_blocks) {
+        float padded[ACTIVATION_BLOCK] = {0};
+        memcpy(padded, x + whole * ACTIVATION_BLOCK,
+               (activations->cols - whole * ACTIVATION_BLOCK) * sizeof(float));
+        kernels->quantize_block(padded, activation_block(activations, token, whole));
+    }
+}
+
+static void prepare_part(void *context, size_t part, size_t n_parts)
+{
+    Activations *activations = context;
+    size_t first = part * PREPARE_PART_TOKENS;
+    (void)n_parts;
+    for (size_t t = first; t < first + PREPARE_PART_TOKENS && t < activations->n_tokens; t++)
+        activations_quantize_row(activations, t);
+}
+
+void activations_prepare(Activations *activations, const float *x, size_t n_tokens, size_t cols,
+                         size_t x_stride, CpuPool *pool)
+{
+    activations_begin(activations, x, n_tokens, cols, x_stride);
+    if (activations->f32_products)
+        return;
+    size_t n_parts = (n_tokens + PREPARE_PART_TOKENS - 1) / PREPARE_PART_TOKENS;
+    bool pays = n_tokens * cols >= PREPARE_PARALLEL_VALUES;
+    cpu_pool_run(pays ? pool : NULL, prepare_part, activations, n_parts);
+}
+
+/* ---- Products ---- */
+
+typedef struct Section {
+    const Activations *x;
+    const MatrixProduct *products;
+    size_t n_products;
+    size_t tiles_per_part[PRODUCTS_MAX];
+    size_t part_end[PRODUCTS_MAX]; /* parts of products 0 .. i */
+} Section;
+
+static void multiply_part(void *context, size_t part, size_t n_parts)
+{
+    const Section *section = context;
+    size_t p = 0;
+    (void)n_parts;
+    while (part >= section->part_end[p])
+        p++;
+
+    const MatrixProduct *product = &section->products[p];
+    const PackedMatrix *m = product->matrix;
+    size_t first = (part - (p ? section->part_end[p - 1] : 0)) * section->tiles_per_part[p];
+    size_t left = m->n_tiles - first;
+    size_t count = section->tiles_per_part[p];
+    KernelJob job = {m,
+                     section->x,
+                     product->bias,
+                     product->y,
+                     product->y_stride,
+                     first,
+                     count < left ? count : left};
+    const KernelTable *kernels = cpu_kernels();
+    if (section->x->f32_products)
+        kernels->multiply_f32[m->format](&job);
+    else
+        kernels->multiply[m->format](&job);
+}
+
+static void multiply_up_to_max(const Activations *x, const MatrixProduct *products,
+                               size_t n_products, CpuPool *pool)
+{
+    Section section = {.x = x, .products = products, .n_products = n_products};
+    size_t cost = 0, n_parts = 0;
+
+    for (size_t p = 0; p < n_products; p++) {
+        assert(products[p].matrix->cols == x->cols);
+        assert(products[p].y_stride >= products[p].matrix->rows || x->n_tokens <= 1);
+        cost += products[p].matrix->bytes * x->n_tokens;
+    }
+    size_t part_cost = cost / (cpu_pool_threads(pool) * PARTS_PER_THREAD);
+    if (part_cost < PART_COST_MIN)
+        part_cost = PART_COST_MIN;
+    for (size_t p = 0; p < n_products; p++) {
+        const PackedMatrix *m = products[p].matrix;
+        size_t tile_cost = m->tile_bytes * x->n_tokens;
+        size_t count = tile_cost ? part_cost / tile_cost : 1;
+        section.tiles_per_part[p] = count ? count : 1;
+        n_parts += (m->n_tiles + section.tiles_per_part[p] - 1) / section.tiles_per_part[p];
+        section.part_end[p] = n_parts;
+    }
+    cpu_pool_run(pool, multiply_part, &section, n_parts);
+}
+
+void matrix_multiply(const Activations *x, const MatrixProduct *products, size_t n_products,
+                     CpuPool *pool)
+{
+    for (size_t first = 0; first < n_products; first += PRODUCTS_MAX) {
+        size_t left = n_products - first;
+        multiply_up_to_max(x, products + first, left < PRODUCTS_MAX ? left : PRODUCTS_MAX, pool);
+    }
+}

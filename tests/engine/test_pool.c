@@ -1,0 +1,211 @@
+/* The worker pool: every part runs exactly once, sections do not leak into each other, sleepers wake. */
+#include "pool.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+enum { PARTS_MAX = 5000, THREADS = 4 };
+
+typedef struct Tally {
+    _Atomic uint32_t runs[PARTS_MAX];
+    _Atomic uint32_t by_worker[THREADS];
+    uint32_t plain[PARTS_MAX]; /* not atomic: sections must order accesses by themselves */
+    _Atomic bool wrong;
+    size_t expected_parts;
+} Tally;
+
+static void count_part(void *context, size_t part, size_t n_parts)
+{
+    Tally *tally = context;
+    if (n_parts != tally->expected_parts || part >= n_parts || cpu_pool_worker_index() >= THREADS) {
+        atomic_store(&tally->wrong, true);
+        return;
+    }
+    atomic_fetch_add(&tally->runs[part], 1);
+    atomic_fetch_add(&tally->by_worker[cpu_pool_worker_index()], 1);
+    tally->plain[part]++;
+}
+
+static void check_sections(CpuPool *pool)
+{
+    static Tally tally;
+    static const size_t counts[] = {0, 1, 2, 3, 7, 64, 1000, PARTS_MAX};
+
+    for (size_t c = 0; c < ARRAY_COUNT(counts); c++) {
+        for (size_t i = 0; i < PARTS_MAX; i++) {
+            atomic_store(&tally.runs[i], 0);
+            tally.plain[i] = 0;
+        }
+        tally.expected_parts = counts[c];
+        enum { ROUNDS = 20 };
+        for (int round = 0; round < ROUNDS; round++)
+            cpu_pool_run(pool, count_part, &tally, counts[c]);
+        assert_false(atomic_load(&tally.wrong));
+        for (size_t i = 0; i < PARTS_MAX; i++) {
+            assert_int_equal(atomic_load(&tally.runs[i]), i < counts[c] ? ROUNDS : 0);
+            assert_int_equal(tally.plain[i], i < counts[c] ? ROUNDS : 0);
+        }
+    }
+}
+
+static void test_every_part_runs_once(void **state)
+{
+    (void)state;
+    check_sections(NULL);
+    for (size_t threads = 1; threads <= THREADS; threads++) {
+        CpuPool *pool;
+        Error err;
+        assert_true(cpu_pool_create(threads, &pool, &err));
+        assert_int_equal(cpu_pool_threads(pool), threads);
+        check_sections(pool);
+        cpu_pool_free(pool);
+    }
+    assert_int_equal(cpu_pool_threads(NULL), 1);
+    assert_int_equal(cpu_pool_worker_index(), 0);
+}
+
+/* Contexts on the stack of each call: a part that ran after its section would touch a dead one. */
+typedef struct Small {
+    size_t sum;
+    _Atomic size_t atomic_sum;
+    size_t values[3];
+} Small;
+
+static void add_small(void *context, size_t part, size_t n_parts)
+{
+    Small *small = context;
+    (void)n_parts;
+    small->values[part] = part + 1;
+    atomic_fetch_add(&small->atomic_sum, part + 1);
+}
+
+static void test_many_short_sections(void **state)
+{
+    (void)state;
+    CpuPool *pool;
+    Error err;
+    assert_true(cpu_pool_create(3, &pool, &err));
+    for (int i = 0; i < 20000; i++) {
+        Small small = {0};
+        cpu_pool_run(pool, add_small, &small, 3);
+        size_t sum = small.values[0] + small.values[1] + small.values[2];
+        if (sum != 6 || atomic_load(&small.atomic_sum) != 6)
+            fail_msg("section %d: %zu", i, sum);
+    }
+    cpu_pool_free(pool);
+}
+
+/* Two parts that each wait for the other need two threads at the same time: the sleeper must wake. */
+typedef struct Meeting {
+    _Atomic int arrived;
+    _Atomic bool gave_up;
+} Meeting;
+
+static void meet(void *context, size_t part, size_t n_parts)
+{
+    Meeting *meeting = context;
+    (void)part;
+    (void)n_parts;
+    atomic_fetch_add(&meeting->arrived, 1);
+    double deadline = clock_monotonic_seconds() + 20;
+    while (atomic_load(&meeting->arrived) < 2) {
+        if (clock_monotonic_seconds() > deadline) {
+            atomic_store(&meeting->gave_up, true);
+            return;
+        }
+    }
+}
+
+static void test_sleepers_wake(void **state)
+{
+    (void)state;
+    CpuPool *pool;
+    Error err;
+    assert_true(cpu_pool_create(2, &pool, &err));
+    for (int i = 0; i < 50; i++) {
+        struct timespec nap = {0, (i % 5) * 50000}; /* around the end of the spin and beyond */
+        nanosleep(&nap, NULL);
+        Meeting meeting = {0};
+        cpu_pool_run(pool, meet, &meeting, 2);
+        assert_false(atomic_load(&meeting.gave_up));
+    }
+    cpu_pool_free(pool);
+}
+
+static void sleep_in_part(void *context, size_t part, size_t n_parts)
+{
+    _Atomic size_t *done = context;
+    (void)n_parts;
+    if (part == 1) {
+        struct timespec nap = {0, 2000000};
+        nanosleep(&nap, NULL);
+    }
+    atomic_fetch_add(done, 1);
+}
+
+/* The caller outlasts its spin, sleeps, and is woken by the last part. */
+static void test_caller_sleeps(void **state)
+{
+    (void)state;
+    CpuPool *pool;
+    Error err;
+    assert_true(cpu_pool_create(2, &pool, &err));
+    for (int i = 0; i < 20; i++) {
+        _Atomic size_t done = 0;
+        cpu_pool_run(pool, sleep_in_part, &done, 2);
+        assert_int_equal(atomic_load(&done), 2);
+    }
+    cpu_pool_free(pool);
+}
+
+/* An idle pool must not use the processor: its spin is bounded. */
+static void test_idle_pool_sleeps(void **state)
+{
+    (void)state;
+    CpuPool *pool;
+    Error err;
+    assert_true(cpu_pool_create(THREADS, &pool, &err));
+    struct timespec nap = {0, 100000000}, before, after;
+    nanosleep(&nap, NULL); /* threads started and settled */
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    nanosleep(&nap, NULL);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    double used = (double)(after.tv_sec - before.tv_sec) +
+                  (double)(after.tv_nsec - before.tv_nsec) * 1e-9;
+    assert_true(used < 0.02);
+    cpu_pool_free(pool);
+}
+
+static void test_limits_and_faults(void **state)
+{
+    (void)state;
+    CpuPool *pool;
+    Error err;
+    assert_false(cpu_pool_create(0, &pool, &err));
+    assert_null(pool);
+    assert_int_equal(err.code, ERROR_LIMIT);
+    assert_false(cpu_pool_create((size_t)1 << 40, &pool, &err));
+    assert_int_equal(err.code, ERROR_LIMIT);
+    fault_fail_allocation(1);
+    assert_false(cpu_pool_create(2, &pool, &err));
+    fault_fail_allocation(0);
+    assert_null(pool);
+    assert_int_equal(err.code, ERROR_MEMORY);
+    cpu_pool_free(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_part_runs_once), cmocka_unit_test(test_many_short_sections),
+        cmocka_unit_test(test_sleepers_wake),        cmocka_unit_test(test_caller_sleeps),
+        cmocka_unit_test(test_idle_pool_sleeps),     cmocka_unit_test(test_limits_and_faults),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
