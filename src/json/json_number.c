@@ -216,16 +216,28 @@ static void set_integer_digits(Decimal *decimal, uint64_t digits, int power)
     trim_zeros(decimal);
 }
 
-/* Finds value = integer / 10^k with the integer below limit; false if there is none. The quotient
- * is rounded correctly, so equality means that the text reads back. */
-static bool find_short_decimal(double value, bool single, double limit, Decimal *out)
+static bool is_power_of_two(double value)
+{
+    int exponent;
+    return frexp(value, &exponent) == 0.5;
+}
+
+/* Finds the first k with value = integer / 10^k; false if there is none, or if that need not be the
+ * shortest. The quotient is rounded correctly, so equality means that the text reads back. A
+ * double's integer stays below 10^15 and is unique. A float's has up to 9 digits: only below 10^6
+ * are the digits before the point all needed, and only off the powers of two is the nearest
+ * candidate for a k the only one. */
+static bool find_short_decimal(double value, bool single, Decimal *out)
 {
 #if FLT_EVAL_METHOD == 0
+    if (single && (value >= 1e6 || is_power_of_two(value)))
+        return false;
+    double limit = single ? 1e9 : 1e15;
     for (int power = 0; power <= EXACT_POWER_MAX; power++) {
         double scaled = value * powers_of_ten[power];
         if (scaled >= limit)
             return false;
-        uint64_t digits = (uint64_t)(scaled + 0.5);
+        uint64_t digits = (uint64_t)rint(scaled); /* ties to even, as printf does */
         double quotient = (double)digits / powers_of_ten[power];
         if (single ? (float)quotient != (float)value : quotient != value)
             continue;
@@ -234,7 +246,7 @@ static bool find_short_decimal(double value, bool single, double limit, Decimal 
         return !single || reads_back(out, value, true);
     }
 #else
-    (void)value, (void)single, (void)limit, (void)out;
+    (void)value, (void)single, (void)out;
 #endif
     return false;
 }
@@ -242,18 +254,16 @@ static bool find_short_decimal(double value, bool single, double limit, Decimal 
 /* value is positive and finite. */
 static void find_shortest(double value, bool single, Decimal *out)
 {
-    if (find_short_decimal(value, single, single ? 1e9 : 1e15, out))
+    if (find_short_decimal(value, single, out))
         return;
     bool subnormal = value < (single ? (double)FLT_MIN : DBL_MIN);
     size_t first = subnormal ? 1 : single ? FLT_DIG : DBL_DIG;
     size_t last = single ? 9 : SHORTEST_MAX;
-    int ignored;
-    bool power_of_two = frexp(value, &ignored) == 0.5;
     for (size_t count = first; count <= last; count++) {
         round_to_digits(value, count, out);
         if (reads_back(out, value, single))
             break;
-        if (!power_of_two)
+        if (!is_power_of_two(value))
             continue;
         Decimal above = *out;
         increment(&above);
