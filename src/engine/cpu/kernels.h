@@ -27,7 +27,7 @@
 #endif
 
 #if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
-#define CPU_HAS_AVX2_KERNELS 0
+#define CPU_HAS_AVX2_KERNELS 1
 #else
 #define CPU_HAS_AVX2_KERNELS 0
 #endif

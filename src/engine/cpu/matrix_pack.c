@@ -15,7 +15,6 @@ enum {
     HUGE_PAGE_BYTES = 2 << 20,
     HUGE_PAGE_PAYS_BYTES = 4 * HUGE_PAGE_BYTES, /* below, rounding the start up wastes too much */
     PACK_PART_BYTES = 256 << 10,
-    GROUP_BLOCKS_MAX = 4, /* groups of 128 */
 };
 
 typedef struct PackJob {
@@ -227,12 +226,13 @@ static bool choose_format(const WeightMatrix *source, PackedMatrix *m, Error *er
     }
     m->scale_type = scale_type_of(source);
     m->group_blocks = source->group_size / ACTIVATION_BLOCK;
-    if (source->group_size % ACTIVATION_BLOCK != 0 || m->group_blocks < 1 ||
-        m->group_blocks > GROUP_BLOCKS_MAX || source->cols % source->group_size != 0 ||
-        source->bits > 8)
+    bool group_fits = source->group_size == 32 || source->group_size == 64 ||
+                      source->group_size == 128;
+    if (!group_fits || source->cols % source->group_size != 0 || source->bits < 1 ||
+        source->bits > 8 || source->bits == 7)
         return error_set(err, ERROR_UNSUPPORTED,
-                         "matrix of %zu columns with %u bits and group_size %u: expected up to 8 "
-                         "bits and a group_size of 32, 64, 96 or 128 that divides the columns",
+                         "matrix of %zu columns with %u bits and group_size %u: expected 1 to 6 or "
+                         "8 bits and a group_size of 32, 64 or 128 that divides the columns",
                          source->cols, (unsigned)source->bits, (unsigned)source->group_size);
     return true;
 }

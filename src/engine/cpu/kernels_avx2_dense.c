@@ -1,0 +1,249 @@
+/* AVX2 products in float32: dense matrices, and every format when products are wanted in float32.
+ *
+ * Each block of 32 inputs gets a partial sum that starts at zero, and partial sums are added up: the
+ * rounding error then grows with the number of blocks and not of inputs, and blocks overlap in the
+ * pipeline. For few tokens, dense weights go from their packed type straight into the multiply-adds,
+ * several tiles at once to hide their latency. Otherwise a block is first expanded to float32 in a small
+ * array, and 8 tokens at a time go past it. */
+#include "kernels_avx2.h"
+
+enum {
+    FEW_TOKENS = 2,
+    TILES_AT_ONCE = 4,
+    TOKENS_AT_ONCE = 8,
+    ROW_TILES = 8,
+    TOKEN_TILE = 32,
+    CHUNK_BLOCKS = 32, /* 32 tokens * 32 blocks * 128 bytes = 128 KiB */
+    PREFETCH_BYTES = 2048,
+};
+
+static FORCE_INLINE ScaleType dense_type(PackedFormat format)
+{
+    return format == PACKED_F32 ? SCALE_F32 : format == PACKED_F16 ? SCALE_F16 : SCALE_BF16;
+}
+
+static FORCE_INLINE size_t block_inputs(const PackedMatrix *m, size_t block)
+{
+    size_t left = m->cols - block * ACTIVATION_BLOCK;
+    return left < ACTIVATION_BLOCK ? left : ACTIVATION_BLOCK;
+}
+
+/* ---- Few tokens, dense ---- */
+
+/* `tiles` row tiles, `count` tokens. Tile i's block begins i * tile_bytes after `at`. */
+static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_t tiles,
+                                        size_t count, ScaleType type)
+{
+    const PackedMatrix *m = job->matrix;
+    const Activations *x = job->x;
+    const size_t row_bytes = TILE_ROWS * scale_type_bytes(type);
+    const uint8_t *at = packed_group(m, tile, 0);
+    __m256 acc[TILES_AT_ONCE][FEW_TOKENS];
+
+    for (size_t i = 0; i < tiles; i++) {
+        for (size_t t = 0; t < count; t++)
+            acc[i][t] = _mm256_setzero_ps();
+    }
+    for (size_t block = 0; block < m->n_blocks; block++) {
+        const float *values = x->values + block * ACTIVATION_BLOCK;
+        size_t inputs = block_inputs(m, block);
+        __m256 partial[TILES_AT_ONCE][FEW_TOKENS];
+        for (size_t i = 0; i < tiles; i++) {
+            for (size_t t = 0; t < count; t++)
+                partial[i][t] = _mm256_setzero_ps();
+        }
+        for (size_t k = 0; k < inputs; k++) {
+            for (size_t i = 0; i < tiles; i++) {
+                const uint8_t *row = at + i * m->tile_bytes + k * row_bytes;
+                __m256 w = load_rows(row, type);
+                if (k * row_bytes % 64 == 0)
+                    _mm_prefetch((const char *)row + PREFETCH_BYTES, _MM_HINT_T0);
+                for (size_t t = 0; t < count; t++)
+                    partial[i][t] = _mm256_fmadd_ps(
+                        w, _mm256_broadcast_ss(values + t * x->value_stride + k), partial[i][t]);
+            }
+        }
+        for (size_t i = 0; i < tiles; i++) {
+            for (size_t t = 0; t < count; t++)
+                acc[i][t] = _mm256_add_ps(acc[i][t], partial[i][t]);
+        }
+        at += ACTIVATION_BLOCK * row_bytes;
+    }
+    for (size_t i = 0; i < tiles; i++) {
+        for (size_t t = 0; t < count; t++)
+            store_tile(job, tile + i, t, acc[i][t]);
+    }
+}
+
+static FORCE_INLINE void multiply_few(const KernelJob *job, size_t count, ScaleType type)
+{
+    size_t tile = job->first_tile, end = job->first_tile + job->n_tiles;
+    for (; tile + TILES_AT_ONCE <= end; tile += TILES_AT_ONCE)
+        multiply_tiles(job, tile, TILES_AT_ONCE, count, type);
+    for (; tile < end; tile++)
+        multiply_tiles(job, tile, 1, count, type);
+}
+
+static FORCE_INLINE void multiply_few_typed(const KernelJob *job, ScaleType type)
+{
+    if (job->x->n_tokens == 1)
+        multiply_few(job, 1, type);
+    else
+        multiply_few(job, 2, type);
+}
+
+/* ---- Expanding a block ---- */
+
+/* One vector of codes to the values of its 4 inputs. */
+static FORCE_INLINE void expand_codes(__m256i codes, __m256 scales, __m256 biases,
+                                      float out[4][TILE_ROWS])
+{
+    const __m256i low = _mm256_set1_epi32(255);
+    for (int b = 0; b < 4; b++) {
+        __m256i code = _mm256_and_si256(codes, low);
+        codes = _mm256_srli_epi32(codes, 8);
+        _mm256_store_ps(out[b], _mm256_add_ps(_mm256_mul_ps(scales, _mm256_cvtepi32_ps(code)), biases));
+    }
+}
+
+static void expand_quantized(const PackedMatrix *m, size_t tile, size_t block,
+                             float out[ACTIVATION_BLOCK][TILE_ROWS])
+{
+    static const uint8_t fp4_codes[16] = FP4_CODES;
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i table = _mm256_broadcastsi128_si256(
+        _mm_loadu_si128((const __m128i *)(const void *)fp4_codes));
+    const uint8_t *at = packed_group(m, tile, block / m->group_blocks);
+    size_t scale_bytes = TILE_ROWS * scale_type_bytes(m->scale_type);
+    size_t in_group = block % m->group_blocks;
+    __m256 scales = load_rows(at, m->scale_type);
+    __m256 biases = load_rows(at + scale_bytes, m->scale_type);
+
+    at += 2 * scale_bytes;
+    if (m->format == PACKED_BYTES) {
+        at += in_group * BYTE_BLOCK_BYTES;
+        for (int j = 0; j < BLOCK_VECTORS; j++)
+            expand_codes(load_bytes(at + j * 32), scales, biases, out + 4 * j);
+        return;
+    }
+    at += in_group * NIBBLE_BLOCK_BYTES;
+    for (int i = 0; i < BLOCK_VECTORS / 2; i++) {
+        __m256i pair = load_bytes(at + i * 32);
+        __m256i first = _mm256_and_si256(pair, low);
+        __m256i second = _mm256_and_si256(_mm256_srli_epi16(pair, 4), low);
+        if (m->format == PACKED_FP4) {
+            first = _mm256_shuffle_epi8(table, first);
+            second = _mm256_shuffle_epi8(table, second);
+        }
+        expand_codes(first, scales, biases, out + 8 * i);
+        expand_codes(second, scales, biases, out + 8 * i + 4);
+    }
+}
+
+static FORCE_INLINE void expand_dense(const PackedMatrix *m, size_t tile, size_t block,
+                                      ScaleType type, float out[ACTIVATION_BLOCK][TILE_ROWS])
+{
+    const uint8_t *at = packed_group(m, tile, block);
+    for (size_t k = 0; k < ACTIVATION_BLOCK; k++)
+        _mm256_store_ps(out[k], load_rows(at + k * TILE_ROWS * scale_type_bytes(type), type));
+}
+
+static void expand_block(const PackedMatrix *m, size_t tile, size_t block,
+                         float out[ACTIVATION_BLOCK][TILE_ROWS])
+{
+    switch (m->format) {
+    case PACKED_F32:
+        expand_dense(m, tile, block, SCALE_F32, out);
+        break;
+    case PACKED_F16:
+        expand_dense(m, tile, block, SCALE_F16, out);
+        break;
+    case PACKED_BF16:
+        expand_dense(m, tile, block, SCALE_BF16, out);
+        break;
+    default:
+        expand_quantized(m, tile, block, out);
+    }
+}
+
+/* ---- Many tokens ---- */
+
+static FORCE_INLINE void add_tokens(float w[ACTIVATION_BLOCK][TILE_ROWS], const float *values,
+                                    size_t stride, size_t inputs, size_t count, __m256 *acc)
+{
+    __m256 partial[TOKENS_AT_ONCE];
+    for (size_t t = 0; t < count; t++)
+        partial[t] = _mm256_setzero_ps();
+    for (size_t k = 0; k < inputs; k++) {
+        __m256 weights = _mm256_load_ps(w[k]);
+        for (size_t t = 0; t < count; t++)
+            partial[t] = _mm256_fmadd_ps(weights, _mm256_broadcast_ss(values + t * stride + k),
+                                         partial[t]);
+    }
+    for (size_t t = 0; t < count; t++)
+        acc[t] = _mm256_add_ps(acc[t], partial[t]);
+}
+
+static void add_chunk(const KernelJob *job, size_t tile, size_t token, size_t width, size_t first,
+                      size_t count, __m256 *acc)
+{
+    const Activations *x = job->x;
+    _Alignas(32) float w[ACTIVATION_BLOCK][TILE_ROWS];
+
+    for (size_t block = first; block < first + count; block++) {
+        const float *values = x->values + token * x->value_stride + block * ACTIVATION_BLOCK;
+        size_t inputs = block_inputs(job->matrix, block);
+        size_t t = 0;
+        expand_block(job->matrix, tile, block, w);
+        for (; t + TOKENS_AT_ONCE <= width; t += TOKENS_AT_ONCE)
+            add_tokens(w, values + t * x->value_stride, x->value_stride, inputs, TOKENS_AT_ONCE,
+                       acc + t);
+        for (; t < width; t++)
+            add_tokens(w, values + t * x->value_stride, 0, inputs, 1, acc + t);
+    }
+}
+
+void avx2_multiply_f32(const KernelJob *job)
+{
+    const PackedMatrix *m = job->matrix;
+    __m256 acc[ROW_TILES][TOKEN_TILE];
+
+    for (size_t done = 0; done < job->n_tiles; done += ROW_TILES) {
+        size_t first_tile = job->first_tile + done;
+        size_t tiles = job->n_tiles - done < ROW_TILES ? job->n_tiles - done : ROW_TILES;
+        for (size_t token = 0; token < job->x->n_tokens; token += TOKEN_TILE) {
+            size_t left = job->x->n_tokens - token;
+            size_t width = left < TOKEN_TILE ? left : TOKEN_TILE;
+            memset(acc, 0, sizeof(acc));
+            for (size_t block = 0; block < m->n_blocks; block += CHUNK_BLOCKS) {
+                size_t blocks = m->n_blocks - block;
+                blocks = blocks < CHUNK_BLOCKS ? blocks : CHUNK_BLOCKS;
+                for (size_t i = 0; i < tiles; i++)
+                    add_chunk(job, first_tile + i, token, width, block, blocks, acc[i]);
+            }
+            for (size_t i = 0; i < tiles; i++) {
+                for (size_t t = 0; t < width; t++)
+                    store_tile(job, first_tile + i, token + t, acc[i][t]);
+            }
+        }
+    }
+}
+
+void avx2_multiply_dense(const KernelJob *job)
+{
+    if (job->x->n_tokens > FEW_TOKENS || job->x->n_tokens == 0) {
+        avx2_multiply_f32(job);
+        return;
+    }
+    switch (dense_type(job->matrix->format)) {
+    case SCALE_F32:
+        multiply_few_typed(job, SCALE_F32);
+        break;
+    case SCALE_F16:
+        multiply_few_typed(job, SCALE_F16);
+        break;
+    case SCALE_BF16:
+        multiply_few_typed(job, SCALE_BF16);
+        break;
+    }
+}

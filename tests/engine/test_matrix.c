@@ -1,0 +1,645 @@
+/* Packed matrices and their products: every format and size against weight_matrix_read_row in double,
+ * AVX2 against plain C, and the same bits whatever the batch. */
+#include "matrix.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { TOKENS_MAX = 150 };
+
+/* ---- Matrices made by hand ---- */
+
+typedef struct Sample {
+    TensorView weight, scales, biases;
+    WeightMatrix matrix;
+    uint8_t *storage[3];
+} Sample;
+
+typedef struct SampleSpec {
+    QuantMode mode;
+    uint32_t bits, group_size;
+    DType dtype; /* of scales and biases, or of the dense values */
+} SampleSpec;
+
+static const SampleSpec sample_specs[] = {
+    {QUANT_AFFINE, 4, 32, DTYPE_F16},    {QUANT_AFFINE, 4, 64, DTYPE_F16},
+    {QUANT_AFFINE, 4, 128, DTYPE_F16},   {QUANT_AFFINE, 4, 32, DTYPE_BF16},
+    {QUANT_AFFINE, 4, 64, DTYPE_BF16},   {QUANT_AFFINE, 4, 128, DTYPE_BF16},
+    {QUANT_AFFINE, 4, 32, DTYPE_F32},    {QUANT_AFFINE, 4, 64, DTYPE_F32},
+    {QUANT_AFFINE, 4, 128, DTYPE_F32},   {QUANT_AFFINE, 8, 32, DTYPE_F16},
+    {QUANT_AFFINE, 8, 64, DTYPE_BF16},   {QUANT_AFFINE, 8, 128, DTYPE_F32},
+    {QUANT_AFFINE, 8, 32, DTYPE_BF16},   {QUANT_AFFINE, 8, 64, DTYPE_F32},
+    {QUANT_AFFINE, 8, 128, DTYPE_F16},   {QUANT_AFFINE, 8, 32, DTYPE_F32},
+    {QUANT_AFFINE, 8, 64, DTYPE_F16},    {QUANT_AFFINE, 8, 128, DTYPE_BF16},
+    {QUANT_AFFINE, 2, 32, DTYPE_F16},    {QUANT_AFFINE, 2, 64, DTYPE_BF16},
+    {QUANT_AFFINE, 2, 128, DTYPE_F32},   {QUANT_AFFINE, 3, 32, DTYPE_BF16},
+    {QUANT_AFFINE, 3, 64, DTYPE_F16},    {QUANT_AFFINE, 3, 128, DTYPE_F32},
+    {QUANT_AFFINE, 5, 32, DTYPE_F32},    {QUANT_AFFINE, 5, 64, DTYPE_F16},
+    {QUANT_AFFINE, 5, 128, DTYPE_BF16},  {QUANT_AFFINE, 6, 32, DTYPE_F16},
+    {QUANT_AFFINE, 6, 64, DTYPE_BF16},   {QUANT_AFFINE, 6, 128, DTYPE_F32},
+    {QUANT_MXFP4, 4, 32, DTYPE_U8},      {QUANT_MXFP8, 8, 32, DTYPE_U8},
+    {QUANT_NVFP4, 4, 16, DTYPE_U8},      {QUANT_NONE, 0, 0, DTYPE_F32},
+    {QUANT_NONE, 0, 0, DTYPE_F16},       {QUANT_NONE, 0, 0, DTYPE_BF16},
+};
+
+static uint64_t random_state = 88172645463325252u;
+
+static uint32_t random_bits(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (uint32_t)(random_state >> 32);
+}
+
+static float random_float(void) /* roughly normal, by the sum of uniforms */
+{
+    float sum = 0;
+    for (int i = 0; i < 4; i++)
+        sum += (float)(random_bits() >> 8) / 8388608.0f - 1.0f;
+    return sum;
+}
+
+static void write_float(uint8_t *at, DType dtype, float value)
+{
+    uint16_t half = dtype == DTYPE_F16 ? float_to_f16(value) : float_to_bf16(value);
+    if (dtype == DTYPE_F32)
+        memcpy(at, &value, 4);
+    else
+        memcpy(at, &half, 2);
+}
+
+static TensorView make_view(Sample *sample, size_t which, DType dtype, size_t experts, size_t rows,
+                            size_t cols)
+{
+    TensorView view = {.name = SLICE("m"), .dtype = dtype, .n_dims = experts ? 3 : 2};
+    size_t count = rows * cols * (experts ? experts : 1);
+    int64_t *shape = view.shape;
+    if (experts)
+        *shape++ = (int64_t)experts;
+    shape[0] = (int64_t)rows;
+    shape[1] = (int64_t)cols;
+    view.n_bytes = count * dtype_size(dtype);
+    /* One byte off: tensors in files are not aligned. */
+    sample->storage[which] = memory_allocate(view.n_bytes + 1);
+    assert_non_null(sample->storage[which]);
+    view.data = sample->storage[which] + 1;
+    return view;
+}
+
+/* Random codes over the whole range, scales of both signs. experts 0: a two-dimensional tensor. */
+static void sample_create(Sample *sample, SampleSpec spec, size_t experts, size_t rows, size_t cols)
+{
+    memset(sample, 0, sizeof(*sample));
+    size_t all_rows = rows * (experts ? experts : 1);
+    sample->matrix = (WeightMatrix){.weight = &sample->weight, .mode = spec.mode,
+                                    .bits = spec.bits, .group_size = spec.group_size,
+                                    .n_experts = experts ? experts : 1, .rows = rows, .cols = cols};
+    if (spec.mode == QUANT_NONE) {
+        sample->weight = make_view(sample, 0, spec.dtype, experts, rows, cols);
+        for (size_t i = 0; i < all_rows * cols; i++)
+            write_float(sample->storage[0] + 1 + i * dtype_size(spec.dtype), spec.dtype,
+                        random_float());
+        return;
+    }
+    sample->weight = make_view(sample, 0, DTYPE_U32, experts, rows, cols * spec.bits / 32);
+    for (size_t i = 0; i < sample->weight.n_bytes; i++) {
+        uint8_t byte = (uint8_t)random_bits();
+        /* Extremes must be frequent, or saturation would not show; 0x7f and 0xff are fp8's NaN. */
+        if (spec.mode == QUANT_AFFINE && random_bits() % 4 == 0)
+            byte = random_bits() % 2 ? 0xff : 0;
+        if (spec.mode == QUANT_MXFP8 && (byte & 0x7f) == 0x7f)
+            byte ^= 1;
+        sample->storage[0][1 + i] = byte;
+    }
+    size_t groups = cols / spec.group_size;
+    sample->scales = make_view(sample, 1, spec.dtype, experts, rows, groups);
+    sample->matrix.scales = &sample->scales;
+    if (spec.mode != QUANT_AFFINE) {
+        for (size_t i = 0; i < all_rows * groups; i++)
+            sample->storage[1][1 + i] =
+                (uint8_t)(spec.mode == QUANT_NVFP4 ? 20 + random_bits() % 60 : 120 + random_bits() % 10);
+        return;
+    }
+    sample->biases = make_view(sample, 2, spec.dtype, experts, rows, groups);
+    sample->matrix.biases = &sample->biases;
+    float top = (float)((1u << spec.bits) - 1);
+    for (size_t i = 0; i < all_rows * groups; i++) {
+        float scale = (random_float() + 2.5f) / top * (random_bits() % 2 ? 1 : -1);
+        size_t size = dtype_size(spec.dtype);
+        write_float(sample->storage[1] + 1 + i * size, spec.dtype, scale);
+        write_float(sample->storage[2] + 1 + i * size, spec.dtype,
+                    -scale * top / 2 + random_float() * 0.1f);
+    }
+}
+
+static void sample_free(Sample *sample)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(sample->storage); i++)
+        memory_free(sample->storage[i]);
+}
+
+static PackedMatrix *pack(const WeightMatrix *matrix, size_t expert, CpuPool *pool)
+{
+    PackedMatrix *packed;
+    Error err = {0};
+    if (!packed_matrix_create(matrix, expert, pool, &packed, &err))
+        fail_msg("%s", err.message);
+    return packed;
+}
+
+static float *random_rows(size_t n, size_t stride)
+{
+    float *x = memory_allocate_array(n * stride, sizeof(float));
+    assert_non_null(x);
+    for (size_t i = 0; i < n * stride; i++)
+        x[i] = random_float() * (random_bits() % 16 ? 1.0f : 8.0f);
+    return x;
+}
+
+static float *float_array(size_t count)
+{
+    float *values = memory_allocate_zeroed(count, sizeof(float));
+    assert_non_null(values);
+    return values;
+}
+
+/* ---- Against the source in double ---- */
+
+/* What a product may be off by. Float32 products: each of the n = cols terms is rounded when multiplied
+ * (not with FMA) and when added, at most 32 + n / 32 additions deep, so the error is at most
+ * (34 + n / 32) * 2^-24 * sum |w x|, plus the dequantisation's rounding, 2 * 2^-24. Quantised products
+ * round an activation by half a step, max|x| / 254 of its block; that is added to the bound. */
+typedef struct Reference {
+    double value, bound;
+} Reference;
+
+static Reference reference_product(const float *w, const float *x, size_t cols, bool quantized)
+{
+    Reference r = {0, 0};
+    double magnitude = 0, steps = 0;
+    for (size_t first = 0; first < cols; first += ACTIVATION_BLOCK) {
+        double largest = 0, row = 0;
+        for (size_t i = first; i < cols && i < first + ACTIVATION_BLOCK; i++) {
+            r.value += (double)w[i] * (double)x[i];
+            magnitude += fabs((double)w[i] * (double)x[i]);
+            row += fabs((double)w[i]);
+            largest = fmax(largest, fabs((double)x[i]));
+        }
+        steps += row * largest * (0.5 / 127 + 1e-6);
+    }
+    r.bound = magnitude * (40.0 + (double)cols / 32) * 0x1p-24 + 1e-30;
+    if (quantized) /* code sums are larger than the products they cancel to: another factor of 4 */
+        r.bound = r.bound * 4 + steps;
+    return r;
+}
+
+static void multiply(const PackedMatrix *m, const float *x, size_t n_tokens, size_t x_stride,
+                     bool f32_products, const float *bias, float *y, size_t y_stride, CpuPool *pool)
+{
+    Activations activations;
+    Error err;
+    size_t cols = packed_matrix_cols(m);
+    assert_true(activations_create(n_tokens, cols, f32_products, &activations, &err));
+    activations_prepare(&activations, x, n_tokens, cols, x_stride, pool);
+    MatrixProduct product = {m, bias, y, y_stride};
+    matrix_multiply(&activations, &product, 1, pool);
+    activations_free(&activations);
+}
+
+static void check_against_source(SampleSpec spec, size_t rows, size_t cols, size_t n_tokens,
+                                 bool f32_products, CpuPool *pool)
+{
+    Sample sample;
+    sample_create(&sample, spec, 0, rows, cols);
+    PackedMatrix *m = pack(&sample.matrix, 0, pool);
+    size_t x_stride = cols + 3, y_stride = rows + 5;
+    float *x = random_rows(n_tokens, x_stride), *w = float_array(cols);
+    float *bias = random_rows(1, rows), *y = float_array(n_tokens * y_stride);
+    bool quantized = !f32_products && (spec.mode == QUANT_AFFINE || spec.mode == QUANT_MXFP4);
+
+    multiply(m, x, n_tokens, x_stride, f32_products, bias, y, y_stride, pool);
+    for (size_t row = 0; row < rows; row++) {
+        weight_matrix_read_row(&sample.matrix, 0, row, w);
+        for (size_t t = 0; t < n_tokens; t++) {
+            Reference r = reference_product(w, x + t * x_stride, cols, quantized);
+            double expected = r.value + (double)bias[row];
+            double found = (double)y[t * y_stride + row];
+            double bound = r.bound + fabs(expected) * 0x1p-23;
+            if (!(fabs(found - expected) <= bound))
+                fail_msg("mode %d bits %u group %u dtype %d [%zu, %zu] token %zu of %zu row %zu: "
+                         "%.9g, expected %.9g within %.3g",
+                         (int)spec.mode, spec.bits, spec.group_size, (int)spec.dtype, rows, cols, t,
+                         n_tokens, row, found, expected, bound);
+        }
+    }
+    for (size_t t = 0; t < n_tokens; t++) { /* nothing written beyond the rows */
+        for (size_t i = rows; i < y_stride; i++)
+            assert_true(y[t * y_stride + i] == 0);
+    }
+    memory_free(y);
+    memory_free(bias);
+    memory_free(w);
+    memory_free(x);
+    packed_matrix_free(m);
+    sample_free(&sample);
+}
+
+static void check_sizes(bool force_plain)
+{
+    static const size_t row_counts[] = {1, 7, 8, 13, 40, 75};
+    static const size_t token_counts[] = {1, 2, 3, 4, 5, 9, 67};
+    cpu_kernels_select(force_plain);
+    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+        SampleSpec spec = sample_specs[s];
+        size_t unit = spec.mode == QUANT_NONE ? 1 : spec.group_size;
+        for (size_t i = 0; i < ARRAY_COUNT(token_counts); i++) {
+            size_t rows = row_counts[(i + s) % ARRAY_COUNT(row_counts)];
+            size_t cols = spec.mode == QUANT_NONE ? 1 + random_bits() % 200
+                                                  : unit * (1 + random_bits() % (640 / unit));
+            check_against_source(spec, rows, cols, token_counts[i], false, NULL);
+            check_against_source(spec, rows, cols, token_counts[i], true, NULL);
+        }
+        /* Longer than a chunk of inputs, more tiles than one group of them. */
+        check_against_source(spec, 75, 4224 + (unit == 1 ? 5 : 0), 6, false, NULL);
+        check_against_source(spec, 20, 2176 + (unit == 1 ? 5 : 0), 35, true, NULL);
+    }
+}
+
+static void test_plain_matches_source(void **state)
+{
+    (void)state;
+    check_sizes(true);
+}
+
+static void test_selected_matches_source(void **state)
+{
+    (void)state;
+    check_sizes(false);
+}
+
+static void test_packed_rows_read_back_exactly(void **state)
+{
+    (void)state;
+    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+        Sample sample;
+        enum { ROWS = 11, COLS = 256 };
+        float expected[COLS], found[COLS];
+        sample_create(&sample, sample_specs[s], 3, ROWS, COLS);
+        for (size_t expert = 0; expert < 3; expert++) {
+            WeightMatrix part = sample.matrix;
+            part.first_row = 2;
+            part.rows = ROWS - 2;
+            PackedMatrix *m = pack(&part, expert, NULL);
+            assert_int_equal(packed_matrix_rows(m), ROWS - 2);
+            assert_int_equal(packed_matrix_cols(m), COLS);
+            for (size_t row = 0; row < ROWS - 2; row++) {
+                weight_matrix_read_row(&part, expert, row, expected);
+                packed_matrix_read_row(m, row, found);
+                for (size_t i = 0; i < COLS; i++) {
+                    if (found[i] != expected[i])
+                        fail_msg("spec %zu expert %zu row %zu column %zu: %.9g, expected %.9g", s,
+                                 expert, row, i, (double)found[i], (double)expected[i]);
+                }
+            }
+            packed_matrix_free(m);
+        }
+        sample_free(&sample);
+    }
+}
+
+/* ---- Instruction sets against each other, and batches against single tokens ---- */
+
+/* Both sets compute the same formula on the same codes: only float rounding differs. */
+static void test_plain_and_selected_agree(void **state)
+{
+    (void)state;
+    enum { ROWS = 19, COLS = 384, TOKENS = 21 };
+    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+        Sample sample;
+        sample_create(&sample, sample_specs[s], 0, ROWS, COLS);
+        PackedMatrix *m = pack(&sample.matrix, 0, NULL);
+        float *x = random_rows(TOKENS, COLS), *w = float_array(COLS);
+        float *plain = float_array(TOKENS * ROWS), *fast = float_array(TOKENS * ROWS);
+        for (int f32_products = 0; f32_products < 2; f32_products++) {
+            cpu_kernels_select(true);
+            multiply(m, x, TOKENS, COLS, f32_products, NULL, plain, ROWS, NULL);
+            cpu_kernels_select(false);
+            multiply(m, x, TOKENS, COLS, f32_products, NULL, fast, ROWS, NULL);
+            for (size_t i = 0; i < TOKENS * ROWS; i++) {
+                weight_matrix_read_row(&sample.matrix, 0, i % ROWS, w);
+                Reference r = reference_product(w, x + i / ROWS * COLS, COLS, false);
+                /* The quantised sums cancel scale * dot against bias * sum: see reference_product. */
+                assert_true(fabs((double)plain[i] - (double)fast[i]) <= 8 * r.bound);
+            }
+        }
+        memory_free(fast);
+        memory_free(plain);
+        memory_free(w);
+        memory_free(x);
+        packed_matrix_free(m);
+        sample_free(&sample);
+    }
+}
+
+static void check_batches(SampleSpec spec, size_t cols, bool f32_products, CpuPool *pool)
+{
+    enum { ROWS = 21 };
+    Sample sample;
+    sample_create(&sample, spec, 0, ROWS, cols);
+    PackedMatrix *m = pack(&sample.matrix, 0, pool);
+    float *x = random_rows(TOKENS_MAX, cols);
+    float *alone = float_array(TOKENS_MAX * ROWS), *together = float_array(TOKENS_MAX * ROWS);
+
+    for (size_t t = 0; t < TOKENS_MAX; t++)
+        multiply(m, x + t * cols, 1, cols, f32_products, NULL, alone + t * ROWS, ROWS, NULL);
+    for (size_t n = 1; n <= TOKENS_MAX; n += n < 71 ? 1 : 26) {
+        memset(together, 0, TOKENS_MAX * ROWS * sizeof(float));
+        multiply(m, x, n, cols, f32_products, NULL, together, ROWS, pool);
+        if (memcmp(alone, together, n * ROWS * sizeof(float)) != 0)
+            fail_msg("mode %d bits %u group %u dtype %d cols %zu f32 %d: %zu tokens together differ "
+                     "from each alone",
+                     (int)spec.mode, spec.bits, spec.group_size, (int)spec.dtype, cols, f32_products,
+                     n);
+    }
+    memory_free(together);
+    memory_free(alone);
+    memory_free(x);
+    packed_matrix_free(m);
+    sample_free(&sample);
+}
+
+static void test_batch_does_not_change_bits(void **state)
+{
+    (void)state;
+    CpuPool *pool;
+    Error err;
+    assert_true(cpu_pool_create(3, &pool, &err));
+    for (int plain = 0; plain < 2; plain++) {
+        cpu_kernels_select(plain);
+        for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+            size_t cols = sample_specs[s].mode == QUANT_NONE ? 133 : 256;
+            check_batches(sample_specs[s], cols, false, pool);
+            check_batches(sample_specs[s], cols, true, pool);
+        }
+    }
+    cpu_kernels_select(false);
+    SampleSpec long_inputs = {QUANT_AFFINE, 4, 64, DTYPE_BF16};
+    check_batches(long_inputs, 2176, false, pool); /* more than one chunk */
+    cpu_pool_free(pool);
+}
+
+/* Several matrices of different formats in one section, with and without a pool. */
+static void test_products_share_a_section(void **state)
+{
+    (void)state;
+    enum { COUNT = 70, COLS = 128, TOKENS = 6 };
+    CpuPool *pool;
+    Error err;
+    Activations x;
+    Sample samples[COUNT];
+    PackedMatrix *packed[COUNT];
+    MatrixProduct products[COUNT];
+    float *y[2][COUNT];
+
+    cpu_kernels_select(false);
+    assert_true(cpu_pool_create(2, &pool, &err));
+    float *values = random_rows(TOKENS, COLS);
+    assert_true(activations_create(TOKENS, COLS, false, &x, &err));
+    for (size_t p = 0; p < COUNT; p++) {
+        size_t rows = 1 + p * 3;
+        sample_create(&samples[p], sample_specs[p % ARRAY_COUNT(sample_specs)], 0, rows, COLS);
+        packed[p] = pack(&samples[p].matrix, 0, pool);
+        y[0][p] = float_array(TOKENS * rows);
+        y[1][p] = float_array(TOKENS * rows);
+        products[p] = (MatrixProduct){packed[p], NULL, y[0][p], rows};
+    }
+    activations_prepare(&x, values, TOKENS, COLS, COLS, pool);
+    matrix_multiply(&x, products, COUNT, pool);
+    for (size_t p = 0; p < COUNT; p++) {
+        products[p].y = y[1][p];
+        matrix_multiply(&x, &products[p], 1, NULL);
+        assert_memory_equal(y[0][p], y[1][p], TOKENS * (1 + p * 3) * sizeof(float));
+        memory_free(y[0][p]);
+        memory_free(y[1][p]);
+        packed_matrix_free(packed[p]);
+        sample_free(&samples[p]);
+    }
+    activations_free(&x);
+    memory_free(values);
+    cpu_pool_free(pool);
+}
+
+/* ---- Activations ---- */
+
+static void check_quantized_block(const float *x, const ActivationBlock *block)
+{
+    float largest = 0;
+    int32_t sum = 0;
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
+        largest = fmaxf(largest, fabsf(x[i]));
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
+        double error = fabs((double)block->scale * block->codes[i] - (double)x[i]);
+        assert_true(error <= (double)largest * (0.5 / 127 + 1e-6) + 1e-30);
+        sum += block->codes[i];
+    }
+    assert_true(block->offset == block->scale * (float)sum);
+}
+
+static void test_activations_are_quantized(void **state)
+{
+    (void)state;
+    enum { COLS = 75, TOKENS = 3 };
+    for (int plain = 0; plain < 2; plain++) {
+        Activations x;
+        Error err;
+        float values[TOKENS * COLS], padded[ACTIVATION_BLOCK] = {0};
+        cpu_kernels_select(plain);
+        for (size_t i = 0; i < TOKENS * COLS; i++)
+            values[i] = random_float() * ldexpf(1, (int)(random_bits() % 100) - 50);
+        for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
+            values[i] = 0; /* an all-zero block */
+        values[32] = 3.4e38f;
+        assert_true(activations_create(TOKENS, 100, false, &x, &err));
+        activations_prepare(&x, values, TOKENS, COLS, COLS, NULL);
+        assert_int_equal(x.n_blocks, 3);
+        for (size_t t = 0; t < TOKENS; t++) {
+            check_quantized_block(values + t * COLS, activation_block(&x, t, 0));
+            check_quantized_block(values + t * COLS + 32, activation_block(&x, t, 1));
+            memcpy(padded, values + t * COLS + 64, 11 * sizeof(float));
+            check_quantized_block(padded, activation_block(&x, t, 2));
+        }
+        assert_true(activation_block(&x, 0, 0)->scale == 0);
+        activations_free(&x);
+    }
+}
+
+/* Codes are the same in both instruction sets, ties to even, and tiny or huge blocks stay defined. */
+static void test_quantization_is_the_same_everywhere(void **state)
+{
+    (void)state;
+    enum { COLS = 3200 };
+    Activations plain, fast;
+    Error err;
+    float values[COLS];
+    for (size_t i = 0; i < COLS; i++)
+        values[i] = random_float() * ldexpf(1, (int)(i / 32 % 60) * 4 - 130);
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
+        values[i] = (float)i + 0.5f; /* times 127 / 127: ties */
+    values[31] = 127;
+    assert_true(activations_create(1, COLS, false, &plain, &err));
+    assert_true(activations_create(1, COLS, false, &fast, &err));
+    cpu_kernels_select(true);
+    activations_prepare(&plain, values, 1, COLS, COLS, NULL);
+    cpu_kernels_select(false);
+    activations_prepare(&fast, values, 1, COLS, COLS, NULL);
+    for (size_t b = 0; b < COLS / ACTIVATION_BLOCK; b++)
+        assert_memory_equal(activation_block(&plain, 0, b), activation_block(&fast, 0, b),
+                            sizeof(ActivationBlock));
+    assert_int_equal(activation_block(&fast, 0, 0)->codes[2], 2);
+    assert_int_equal(activation_block(&fast, 0, 0)->codes[3], 4);
+    activations_free(&plain);
+    activations_free(&fast);
+}
+
+/* Inputs that are not finite give NaN results of their token, and leave the others alone. */
+static void test_not_finite_inputs(void **state)
+{
+    (void)state;
+    enum { ROWS = 9, COLS = 64, TOKENS = 6 };
+    Sample sample;
+    SampleSpec spec = {QUANT_AFFINE, 4, 32, DTYPE_F16};
+    sample_create(&sample, spec, 0, ROWS, COLS);
+    PackedMatrix *m = pack(&sample.matrix, 0, NULL);
+    for (int plain = 0; plain < 2; plain++) {
+        float *x = random_rows(TOKENS, COLS), y[TOKENS * ROWS], clean[TOKENS * ROWS];
+        cpu_kernels_select(plain);
+        multiply(m, x, TOKENS, COLS, false, NULL, clean, ROWS, NULL);
+        x[1 * COLS + 7] = NAN;
+        x[2 * COLS + 40] = INFINITY;
+        x[3 * COLS + 63] = -INFINITY;
+        multiply(m, x, TOKENS, COLS, false, NULL, y, ROWS, NULL);
+        for (size_t i = 0; i < TOKENS * ROWS; i++) {
+            if (i / ROWS >= 1 && i / ROWS <= 3)
+                assert_true(isnan(y[i]));
+            else
+                assert_true(y[i] == clean[i]);
+        }
+        memory_free(x);
+    }
+    packed_matrix_free(m);
+    sample_free(&sample);
+}
+
+/* The largest sums that a code width allows: 16-bit sums must not saturate. */
+static void test_extremes_do_not_saturate(void **state)
+{
+    (void)state;
+    enum { ROWS = 8, COLS = 128, TOKENS = 5 };
+    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+        SampleSpec spec = sample_specs[s];
+        if (spec.mode != QUANT_AFFINE && spec.mode != QUANT_MXFP4)
+            continue;
+        Sample sample;
+        sample_create(&sample, spec, 0, ROWS, COLS);
+        /* mxfp4: 0x77 is 6, the largest code after the shift. */
+        memset(sample.storage[0] + 1, spec.mode == QUANT_MXFP4 ? 0x77 : 0xff, sample.weight.n_bytes);
+        PackedMatrix *m = pack(&sample.matrix, 0, NULL);
+        float x[TOKENS * COLS], y[TOKENS * ROWS], w[COLS];
+        for (size_t i = 0; i < TOKENS * COLS; i++)
+            x[i] = i / COLS % 2 ? 1.0f : -1.0f; /* codes of 127 and -127: exact */
+        multiply(m, x, TOKENS, COLS, false, NULL, y, ROWS, NULL);
+        for (size_t i = 0; i < TOKENS * ROWS; i++) {
+            weight_matrix_read_row(&sample.matrix, 0, i % ROWS, w);
+            Reference r = reference_product(w, x + i / ROWS * COLS, COLS, false);
+            assert_true(fabs((double)y[i] - r.value) <= 64 * r.bound);
+        }
+        packed_matrix_free(m);
+        sample_free(&sample);
+    }
+}
+
+/* ---- Limits ---- */
+
+static void test_memory_stays_near_the_source(void **state)
+{
+    (void)state;
+    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+        Sample sample;
+        SampleSpec spec = sample_specs[s];
+        sample_create(&sample, spec, 0, 64, 512);
+        PackedMatrix *m = pack(&sample.matrix, 0, NULL);
+        size_t source = sample.weight.n_bytes + sample.scales.n_bytes + sample.biases.n_bytes;
+        bool same_width = spec.mode == QUANT_NONE || spec.bits == 4 || spec.bits == 8;
+        if (same_width && spec.mode <= QUANT_AFFINE)
+            assert_true(packed_matrix_bytes(m) <= source + 256);
+        packed_matrix_free(m);
+        sample_free(&sample);
+    }
+}
+
+static void test_refusals_and_faults(void **state)
+{
+    (void)state;
+    Sample sample;
+    SampleSpec spec = {QUANT_AFFINE, 5, 64, DTYPE_F16};
+    PackedMatrix *m;
+    Activations x;
+    Error err;
+    sample_create(&sample, spec, 0, 20, 128);
+    WeightMatrix wrong = sample.matrix;
+    wrong.group_size = 48;
+    assert_false(packed_matrix_create(&wrong, 0, NULL, &m, &err));
+    assert_null(m);
+    assert_int_equal(err.code, ERROR_UNSUPPORTED);
+    wrong = sample.matrix;
+    wrong.rows = SIZE_MAX / 2;
+    assert_false(packed_matrix_create(&wrong, 0, NULL, &m, &err));
+    assert_int_equal(err.code, ERROR_LIMIT);
+    uint64_t nth = 1;
+    for (;; nth++) {
+        fault_fail_allocation(nth);
+        bool ok = packed_matrix_create(&sample.matrix, 0, NULL, &m, &err);
+        fault_fail_allocation(0);
+        if (ok)
+            break;
+        assert_null(m);
+        assert_int_equal(err.code, ERROR_MEMORY);
+    }
+    assert_true(nth > 2);
+    packed_matrix_free(m);
+    packed_matrix_free(NULL);
+    fault_fail_allocation(1);
+    assert_false(activations_create(4, 64, false, &x, &err));
+    fault_fail_allocation(0);
+    assert_int_equal(err.code, ERROR_MEMORY);
+    assert_false(activations_create(SIZE_MAX / 2, SIZE_MAX / 2, false, &x, &err));
+    assert_int_equal(err.code, ERROR_LIMIT);
+    activations_free(&x);
+    sample_free(&sample);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_packed_rows_read_back_exactly),
+        cmocka_unit_test(test_plain_matches_source),
+        cmocka_unit_test(test_selected_matches_source),
+        cmocka_unit_test(test_plain_and_selected_agree),
+        cmocka_unit_test(test_batch_does_not_change_bits),
+        cmocka_unit_test(test_products_share_a_section),
+        cmocka_unit_test(test_activations_are_quantized),
+        cmocka_unit_test(test_quantization_is_the_same_everywhere),
+        cmocka_unit_test(test_not_finite_inputs),
+        cmocka_unit_test(test_extremes_do_not_saturate),
+        cmocka_unit_test(test_memory_stays_near_the_source),
+        cmocka_unit_test(test_refusals_and_faults),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
