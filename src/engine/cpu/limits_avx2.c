@@ -1,0 +1,54 @@
+/* The measuring loops for AVX2. The multiply-add loop is what a tile of 4-bit weights needs at least:
+ * 8 vpmaddubsw added up in 16 bits, widened once and added up in 32 bits, 256 products in 17
+ * instructions, nothing loaded. */
+#include "limits.h"
+
+#include <immintrin.h>
+
+enum { SUMS = 8, RUN = 8, VECTOR_PRODUCTS = 32, PREFETCH_BYTES = 1024 };
+
+static uint64_t fold(__m256i v)
+{
+    return (uint64_t)_mm256_extract_epi64(v, 0) ^ (uint64_t)_mm256_extract_epi64(v, 1) ^
+           (uint64_t)_mm256_extract_epi64(v, 2) ^ (uint64_t)_mm256_extract_epi64(v, 3);
+}
+
+static uint64_t read_bytes(const uint8_t *data, size_t size)
+{
+    __m256i sums[4];
+    for (int k = 0; k < 4; k++)
+        sums[k] = _mm256_setzero_si256();
+    for (size_t i = 0; i + 128 <= size; i += 128) {
+        _mm_prefetch((const char *)data + i + PREFETCH_BYTES, _MM_HINT_T0);
+        _mm_prefetch((const char *)data + i + PREFETCH_BYTES + 64, _MM_HINT_T0);
+        for (size_t k = 0; k < 4; k++)
+            sums[k] = _mm256_xor_si256(
+                sums[k], _mm256_load_si256((const __m256i *)(const void *)(data + i + k * 32)));
+    }
+    return fold(_mm256_xor_si256(_mm256_xor_si256(sums[0], sums[1]),
+                                 _mm256_xor_si256(sums[2], sums[3])));
+}
+
+static uint64_t multiply_bytes(uint64_t n, uint64_t *done)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8((char)(n & 1)), sums[SUMS];
+    for (int i = 0; i < SUMS; i++)
+        sums[i] = _mm256_setzero_si256();
+    for (*done = 0; *done < n; *done += SUMS * RUN * VECTOR_PRODUCTS) {
+        for (int i = 0; i < SUMS; i++) {
+            __m256i run = _mm256_setzero_si256();
+            for (int j = 0; j < RUN; j++) {
+                /* Makes a unknown, so that no product can be taken out of the loop. */
+                __asm__ volatile("" : "+x"(a));
+                run = _mm256_add_epi16(run, _mm256_maddubs_epi16(a, b));
+            }
+            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(run, ones));
+        }
+    }
+    for (int i = 1; i < SUMS; i++)
+        sums[0] = _mm256_add_epi32(sums[0], sums[i]);
+    return fold(sums[0]);
+}
+
+const LimitLoops limit_loops_avx2 = {"avx2", read_bytes, multiply_bytes};
