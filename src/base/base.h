@@ -9,6 +9,7 @@
 #ifndef BASE_H
 #define BASE_H
 
+#include <limits.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,8 +35,8 @@ typedef struct Slice {
 
 #define SLICE(literal) ((Slice){("" literal ""), sizeof(literal) - 1})
 #define SLICE_EMPTY ((Slice){NULL, 0})
-/* For printf's "%.*s"; long slices are cut at INT_MAX by the caller's good sense, not ours. */
-#define SLICE_ARG(s) (int)(s).len, ((s).ptr ? (s).ptr : "")
+/* For printf's "%.*s", cut at INT_MAX; printf also stops at a NUL. */
+#define SLICE_ARG(s) (int)((s).len < INT_MAX ? (s).len : INT_MAX), ((s).ptr ? (s).ptr : "")
 
 Slice slice_of(const char *c_string);
 bool slice_equal(Slice a, Slice b);

@@ -98,14 +98,17 @@ void buffer_append_format(Buffer *buffer, const char *format, ...)
         buffer_append(buffer, small, (size_t)len);
         return;
     }
-    /* vsnprintf writes a NUL after the text: reserve it, then drop it. */
-    char *to = buffer_extend(buffer, (size_t)len + 1);
-    if (!to)
+    /* vsnprintf writes a NUL after the text, which may be one byte more than the maximum allows. */
+    char *text = buffer->failed ? NULL : memory_allocate((size_t)len + 1);
+    if (!text) {
+        buffer->failed = true;
         return;
+    }
     va_start(args, format);
-    vsnprintf(to, (size_t)len + 1, format, args);
+    vsnprintf(text, (size_t)len + 1, format, args);
     va_end(args);
-    buffer->len--;
+    buffer_append(buffer, text, (size_t)len);
+    memory_free(text);
 }
 
 void buffer_remove_front(Buffer *buffer, size_t len)

@@ -19,7 +19,8 @@ static bool io_error(Error *err, const char *path, const char *action)
 /* Opens a regular file for reading and tells its size; -1 on error. */
 static int open_regular(const char *path, size_t *size, Error *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* Without O_NONBLOCK, opening a pipe would wait for a writer before it could be refused. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
         io_error(err, path, "open");
         return -1;
@@ -66,6 +67,9 @@ void file_map_release(const FileMap *map, size_t offset, size_t size)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t start = (offset + page - 1) / page * page;
+    /* Only whole pages, and never one beyond the mapping: it may be someone else's. */
+    if (offset > map->size || size > map->size - offset)
+        size = offset < map->size ? map->size - offset : 0;
     size_t end = offset + size;
     if (end < map->size)
         end = end / page * page;
@@ -105,6 +109,8 @@ bool file_read(const char *path, size_t max_bytes, Buffer *out, Error *err)
     ok = true;
 cleanup:
     close(fd);
+    if (!ok)
+        buffer_clear(out);
     return ok;
 }
 
@@ -157,7 +163,7 @@ bool directory_create(const char *path, Error *err)
 bool path_join(char *out, size_t size, const char *directory, const char *name, Error *err)
 {
     size_t len = strlen(directory);
-    const char *separator = len > 0 && directory[len - 1] == '/' ? "" : "/";
+    const char *separator = len == 0 || directory[len - 1] == '/' ? "" : "/";
     int written = snprintf(out, size, "%s%s%s", directory, separator, name);
     if (written < 0 || (size_t)written >= size)
         return error_set(err, ERROR_LIMIT, "%.200s: path too long", directory);

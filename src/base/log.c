@@ -20,6 +20,11 @@ void log_write(LogLevel level, const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof(line), format, args);
     va_end(args);
+    /* Parts of it may come from strangers: no second line, no terminal commands. */
+    for (char *p = line; *p; p++) {
+        if ((unsigned char)*p < 0x20 || *p == 0x7f)
+            *p = '?';
+    }
     /* One call, so that lines of several threads do not mix. */
     fprintf(stderr, "mlx-serve: %s\n", line);
 }

@@ -44,9 +44,10 @@ void *memory_allocate(size_t size)
 
 void *memory_allocate_zeroed(size_t count, size_t size)
 {
-    if (fault_strikes())
+    size_t bytes; /* calloc checks too, but AddressSanitizer's ends the program */
+    if (!size_multiply(count, size, &bytes) || fault_strikes())
         return NULL;
-    return calloc(count ? count : 1, size ? size : 1);
+    return calloc(bytes ? bytes : 1, 1);
 }
 
 void *memory_allocate_array(size_t count, size_t size)
@@ -114,10 +115,17 @@ bool size_multiply(size_t a, size_t b, size_t *out)
 bool size_product(const int64_t *dims, size_t count, size_t *out)
 {
     size_t product = 1;
+    bool empty = false; /* one 0 makes the product 0, however large the others are */
+    bool fits = true;
     for (size_t i = 0; i < count; i++) {
-        if (dims[i] < 0 || !size_multiply(product, (size_t)dims[i], &product))
+        if (dims[i] < 0)
             return false;
+        empty = empty || dims[i] == 0;
+        fits = fits && (uint64_t)dims[i] <= SIZE_MAX &&
+               size_multiply(product, (size_t)dims[i], &product);
     }
-    *out = product;
+    if (!fits && !empty)
+        return false;
+    *out = empty ? 0 : product;
     return true;
 }

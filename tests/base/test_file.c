@@ -1,0 +1,268 @@
+/* Whole files, paths, the log, the clock and the process's facts. */
+#include "base.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+/* cmocka needs what is above */
+#include <cmocka.h>
+
+static char directory[] = "/tmp/mlx-serve-test-XXXXXX";
+
+static int directory_open(void **state)
+{
+    (void)state;
+    return mkdtemp(directory) ? 0 : -1;
+}
+
+static int directory_close(void **state)
+{
+    (void)state;
+    return rmdir(directory); /* fails when a test left something behind */
+}
+
+static const char *place(const char *name)
+{
+    static char path[PATH_BYTES_MAX];
+    Error err = {0};
+    if (!path_join(path, sizeof(path), directory, name, &err))
+        fail_msg("%s", err.message);
+    return path;
+}
+
+static void test_write_and_read(void **state)
+{
+    (void)state;
+    const char *path = place("file");
+    Error err = {0};
+    Buffer out;
+    buffer_init(&out, 1 << 20);
+    static const Slice contents[] = {{"first\0with NUL", 14}, {"", 0}, {NULL, 0}, {"second", 6}};
+    for (size_t i = 0; i < ARRAY_COUNT(contents); i++) {
+        assert_true(file_write(path, contents[i], &err));
+        buffer_append_text(&out, "what was there before");
+        assert_true(file_read(path, 1000, &out, &err));
+        assert_true(slice_equal(buffer_view(&out), contents[i]));
+    }
+    assert_true(file_exists(path));
+    assert_false(directory_exists(path));
+    assert_false(file_exists(place("file.partial")));
+    assert_int_equal(unlink(place("file")), 0);
+    assert_false(file_exists(place("file")));
+    buffer_reset(&out);
+}
+
+static void test_read_limits(void **state)
+{
+    (void)state;
+    const char *path = place("file");
+    Error err = {0};
+    Buffer out;
+    buffer_init(&out, 1 << 20);
+    assert_true(file_write(path, SLICE("0123456789"), &err));
+    assert_true(file_read(path, 10, &out, &err));
+    assert_false(file_read(path, 9, &out, &err));
+    assert_int_equal(err.code, ERROR_LIMIT);
+    assert_int_equal(out.len, 0); /* nothing half-read stays */
+    buffer_reset(&out);
+
+    buffer_init(&out, 9);
+    assert_false(file_read(path, 100, &out, &err));
+    assert_int_equal(err.code, ERROR_LIMIT);
+    assert_false(out.failed);
+    buffer_reset(&out);
+
+    buffer_init(&out, 100);
+    fault_fail_allocation(1);
+    bool ok = file_read(path, 100, &out, &err);
+    fault_fail_allocation(0);
+    assert_false(ok);
+    assert_int_equal(err.code, ERROR_MEMORY);
+    buffer_reset(&out);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    Error err = {0};
+    Buffer out;
+    FileMap map;
+    buffer_init(&out, 100);
+    assert_false(file_read(place("missing"), 100, &out, &err));
+    assert_int_equal(err.code, ERROR_NOT_FOUND);
+    assert_false(file_map_open(place("missing"), &map, &err));
+    assert_int_equal(err.code, ERROR_NOT_FOUND);
+    assert_false(file_read(directory, 100, &out, &err));
+    assert_int_equal(err.code, ERROR_INVALID);
+    assert_false(file_map_open(directory, &map, &err));
+    assert_int_equal(err.code, ERROR_INVALID);
+    assert_null(map.data);
+    assert_false(file_write(place("no/such/directory"), SLICE("x"), &err));
+    assert_int_equal(err.code, ERROR_NOT_FOUND);
+    file_map_close(&map);
+
+    /* A pipe nobody writes to is refused at once instead of waited for. */
+    assert_int_equal(mkfifo(place("pipe"), 0600), 0);
+    assert_false(file_read(place("pipe"), 100, &out, &err));
+    assert_int_equal(err.code, ERROR_INVALID);
+    assert_int_equal(unlink(place("pipe")), 0);
+
+    /* A directory in the way: the temporary file goes. */
+    assert_true(directory_create(place("taken"), &err));
+    assert_true(directory_create(place("taken"), &err));
+    assert_true(directory_exists(place("taken")));
+    assert_false(file_write(place("taken"), SLICE("x"), &err));
+    assert_int_equal(err.code, ERROR_IO);
+    assert_false(file_exists(place("taken.partial")));
+    assert_int_equal(rmdir(place("taken")), 0);
+    assert_false(directory_create(place("a/b"), &err));
+    assert_int_equal(err.code, ERROR_NOT_FOUND);
+    buffer_reset(&out);
+}
+
+static void test_map(void **state)
+{
+    (void)state;
+    const char *path = place("file");
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t size = 5 * page + 123;
+    unsigned char *content = memory_allocate(size);
+    assert_non_null(content);
+    for (size_t i = 0; i < size; i++)
+        content[i] = (unsigned char)(i * 7 + i / page);
+    Error err = {0};
+    FileMap map;
+    assert_true(file_write(path, (Slice){(const char *)content, size}, &err));
+    assert_true(file_map_open(path, &map, &err));
+    assert_int_equal(map.size, size);
+    static const struct {
+        size_t offset, size; /* in pages and, for sizes of 0, to the end */
+    } ranges[] = {{0, 1}, {1, 2}, {0, 5}, {3, SIZE_MAX}, {6, 1}, {SIZE_MAX, 1}, {0, 0}};
+    for (size_t i = 0; i < ARRAY_COUNT(ranges); i++) {
+        size_t offset = ranges[i].offset == SIZE_MAX ? SIZE_MAX : ranges[i].offset * page;
+        size_t bytes = ranges[i].size == SIZE_MAX ? SIZE_MAX : ranges[i].size * page;
+        file_map_release(&map, offset, bytes);
+        assert_memory_equal(map.data, content, size);
+    }
+    file_map_close(&map);
+    assert_null(map.data);
+    file_map_close(&map);
+    memory_free(content);
+
+    assert_true(file_write(path, SLICE_EMPTY, &err));
+    assert_true(file_map_open(path, &map, &err));
+    assert_null(map.data);
+    assert_int_equal(map.size, 0);
+    file_map_release(&map, 0, 100);
+    file_map_close(&map);
+    assert_int_equal(unlink(path), 0);
+}
+
+/* Releasing "to the end and more" leaves the memory behind the mapping alone. */
+static void test_map_release_stays_inside(void **state)
+{
+    (void)state;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *memory = mmap(NULL, 4 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(memory != MAP_FAILED);
+    memset(memory, 'm', 4 * page);
+    const FileMap map = {(const uint8_t *)memory, 2 * page - 10};
+    file_map_release(&map, page, 3 * page);
+    file_map_release(&map, 3 * page, page);
+    file_map_release(&map, SIZE_MAX - page, 2 * page);
+    for (size_t i = 2 * page; i < 4 * page; i++)
+        assert_int_equal(memory[i], 'm');
+    assert_int_equal(munmap(memory, 4 * page), 0);
+}
+
+static void test_path_join(void **state)
+{
+    (void)state;
+    char out[12];
+    Error err = {0};
+    assert_true(path_join(out, sizeof(out), "dir", "name", &err));
+    assert_string_equal(out, "dir/name");
+    assert_true(path_join(out, sizeof(out), "dir/", "name", &err));
+    assert_string_equal(out, "dir/name");
+    assert_true(path_join(out, sizeof(out), "/", "name", &err));
+    assert_string_equal(out, "/name");
+    assert_true(path_join(out, sizeof(out), "", "name", &err));
+    assert_string_equal(out, "name");
+    assert_true(path_join(out, sizeof(out), "dir", "1234567", &err));
+    assert_string_equal(out, "dir/1234567");
+    assert_false(path_join(out, sizeof(out), "dir", "12345678", &err));
+    assert_int_equal(err.code, ERROR_LIMIT);
+}
+
+/* What log_write puts on stderr. */
+static void capture_log(LogLevel level, const char *text, char *out, size_t size)
+{
+    const char *path = place("stderr");
+    fflush(stderr);
+    int saved = dup(2);
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    assert_true(saved >= 0 && fd >= 0);
+    dup2(fd, 2);
+    log_write(level, "%s", text);
+    fflush(stderr);
+    dup2(saved, 2);
+    close(saved);
+    ssize_t len = pread(fd, out, size - 1, 0);
+    assert_true(len >= 0);
+    out[len] = '\0';
+    close(fd);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void test_log(void **state)
+{
+    (void)state;
+    char out[4096];
+    capture_log(LOG_WARNING, "two\nlines \x1b[31m", out, sizeof(out));
+    assert_string_equal(out, "mlx-serve: two?lines ?[31m\n");
+    capture_log(LOG_DEBUG, "hidden", out, sizeof(out));
+    assert_string_equal(out, "");
+    log_set_level(LOG_DEBUG);
+    capture_log(LOG_DEBUG, "shown", out, sizeof(out));
+    assert_string_equal(out, "mlx-serve: shown\n");
+    log_set_level(LOG_INFO);
+    char big[3000];
+    memset(big, 'x', sizeof(big));
+    big[sizeof(big) - 1] = '\0';
+    capture_log(LOG_ERROR, big, out, sizeof(out));
+    assert_true(strlen(out) < 1100 && out[strlen(out) - 1] == '\n');
+}
+
+static void test_clock_and_process(void **state)
+{
+    (void)state;
+    double start = clock_monotonic_seconds();
+    usleep(2000);
+    double passed = clock_monotonic_seconds() - start;
+    assert_true(passed >= 0.002 && passed < 10);
+    assert_true(clock_unix_milliseconds() > INT64_C(1700000000000));
+    assert_true(process_peak_resident_bytes() > 100 * 1024);
+    assert_in_range(process_usable_cores(), 1, 100000);
+    assert_true((long)process_usable_cores() <= sysconf(_SC_NPROCESSORS_CONF));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_write_and_read),
+        cmocka_unit_test(test_read_limits),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_map),
+        cmocka_unit_test(test_map_release_stays_inside),
+        cmocka_unit_test(test_path_join),
+        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_clock_and_process),
+    };
+    return cmocka_run_group_tests(tests, directory_open, directory_close);
+}
