@@ -81,9 +81,10 @@ static bool close_object(Builder *builder, size_t first)
         if (!members)
             return error_no_memory(builder->err, "a JSON object");
     }
-    const JsonValue *item = builder->stack + first;
-    for (size_t i = 0; i < count; i++, item += 2)
-        members[i] = (JsonMember){item[0].as.string, item[1]};
+    for (size_t i = 0; i < count; i++) {
+        const JsonValue *pair = &builder->stack[first + 2 * i];
+        members[i] = (JsonMember){pair[0].as.string, pair[1]};
+    }
     builder->count = first;
     return push(builder, (JsonValue){JSON_OBJECT, {.object = {members, count}}});
 }
