@@ -1,10 +1,11 @@
 /* model: what a model directory says, as one description that engines read.
  *
  * ModelConfig is config.json reduced to the facts of a transformer of this family; the architecture
- * table says per model_type how the keys map to those facts. ModelWeights binds every tensor once, with
- * shape checks, to named fields, so that a forward pass never looks up a string. A new architecture is a
- * table entry and a name mapping, not a new forward pass. It knows nothing of engines or text.
- * Threads: a Model is immutable after model_open, any thread. Field names keep the keys of config.json. */
+ * table says per model_type how the keys map to those facts. ModelWeights binds every tensor once,
+ * with shape checks, to named fields, so that a forward pass never looks up a string. A new
+ * architecture is a table entry and a name mapping, not a new forward pass. It knows nothing of
+ * engines or text. Threads: a Model is immutable after model_open, any thread. Field names keep the
+ * keys of config.json. */
 #ifndef MODEL_H
 #define MODEL_H
 
@@ -31,12 +32,12 @@ typedef enum RopeScaling {
     ROPE_SCALING_LONGROPE
 } RopeScaling;
 
-/* One rotary table: inv[d] for each of rotary_dims / 2 pairs (d, d + rotary_dims / 2), scaling applied;
- * cos and sin are multiplied by attention_factor. Computed by model_open in double. */
+/* One rotary table: inv[d] for each of rotary_dims / 2 pairs (d, d + rotary_dims / 2), scaling
+ * applied; cos and sin are multiplied by attention_factor. Computed by model_open in double. */
 typedef struct RopeTable {
     uint32_t rotary_dims;
-    float attention_factor;
-    float *inverse_frequencies; /* [rotary_dims / 2] */
+    double attention_factor;
+    double *inverse_frequencies; /* [rotary_dims / 2]; double: positions reach 2^20 */
     RopeScaling scaling;
     double rope_theta, factor; /* as configured, for `info` */
 } RopeTable;
@@ -57,9 +58,9 @@ typedef struct ModelConfig {
     uint32_t max_position_embeddings;
     float rms_norm_eps;
 
-    bool norm_adds_one;     /* Gemma: the weight of a norm is 1 + w (already added in ModelWeights) */
-    bool has_post_norms;    /* Gemma: norms after attention and MLP too */
-    bool has_qk_norm;       /* per head, before RoPE */
+    bool norm_adds_one;  /* Gemma: the weight of a norm is 1 + w (already added in ModelWeights) */
+    bool has_post_norms; /* Gemma: norms after attention and MLP too */
+    bool has_qk_norm;    /* per head, before RoPE */
     bool has_qkv_bias, has_o_bias, has_mlp_bias;
     bool has_fused_qkv, has_fused_gate_up; /* phi3's tensors; ModelWeights holds the parts */
     bool tie_word_embeddings;
@@ -69,7 +70,7 @@ typedef struct ModelConfig {
     float final_logit_softcapping; /* 0: none */
     float embedding_scale;         /* 1: none */
 
-    LayerConfig *layers; /* [num_hidden_layers] */
+    LayerConfig *layers;               /* [num_hidden_layers] */
     RopeTable rope[MODEL_ROPE_TABLES]; /* 0: global; 1: local (Gemma-3's sliding layers) */
 
     uint32_t num_experts, num_experts_per_tok, moe_intermediate_size; /* 0: dense */
@@ -79,18 +80,19 @@ typedef struct ModelConfig {
     size_t n_eos_token_ids;
 } ModelConfig;
 
-/* float32 copies of the small tensors (norms, biases) live in the model's arena; NULL where absent. */
+/* float32 copies of the small tensors (norms, biases) live in the model's arena; NULL where absent.
+ */
 typedef struct LayerWeights {
-    const float *input_norm;            /* [hidden_size] before attention */
-    const float *post_attention_norm;   /* [hidden_size] Gemma: after attention; else NULL */
-    const float *pre_mlp_norm;          /* [hidden_size] before the MLP */
-    const float *post_mlp_norm;         /* [hidden_size] Gemma: after the MLP; else NULL */
-    const float *q_norm, *k_norm;       /* [head_dim] */
-    WeightMatrix q, k, v, o;            /* [heads * head_dim, hidden] ... o [hidden, heads * head_dim] */
+    const float *input_norm;          /* [hidden_size] before attention */
+    const float *post_attention_norm; /* [hidden_size] Gemma: after attention; else NULL */
+    const float *pre_mlp_norm;        /* [hidden_size] before the MLP */
+    const float *post_mlp_norm;       /* [hidden_size] Gemma: after the MLP; else NULL */
+    const float *q_norm, *k_norm;     /* [head_dim] */
+    WeightMatrix q, k, v, o; /* [heads * head_dim, hidden] ... o [hidden, heads * head_dim] */
     const float *q_bias, *k_bias, *v_bias, *o_bias;
-    WeightMatrix gate, up, down;        /* dense MLP: [intermediate, hidden] x2, [hidden, intermediate] */
+    WeightMatrix gate, up, down; /* dense MLP: [intermediate, hidden] x2, [hidden, intermediate] */
     const float *gate_bias, *up_bias, *down_bias;
-    WeightMatrix router;                /* sparse: [experts, hidden] */
+    WeightMatrix router;                              /* sparse: [experts, hidden] */
     WeightMatrix expert_gate, expert_up, expert_down; /* sparse: [experts, ...] */
 } LayerWeights;
 
@@ -110,8 +112,8 @@ typedef struct Model {
     Arena arena; /* owns the config's and weights' arrays */
 } Model;
 
-/* Reads config.json, generation_config.json and the safetensors of a directory. An unknown model_type is
- * ERROR_UNSUPPORTED listing what is supported. */
+/* Reads config.json, generation_config.json and the safetensors of a directory. An unknown
+ * model_type is ERROR_UNSUPPORTED listing what is supported. */
 bool model_open(const char *directory, Model **out, Error *err) WARN_UNUSED;
 void model_close(Model *model);
 /* config.json's text alone to a config, for tests and fuzzing; arrays live in arena. */

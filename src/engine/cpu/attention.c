@@ -1,0 +1,454 @@
+/* Attention: tiles, segments, merging, and the kernel in plain C (the formula). */
+#include "attention.h"
+
+#include "weights.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+enum { SPLIT_PARTS_PER_THREAD = 4, PARTIAL_FLOATS_MAX = 4 << 20 };
+
+typedef struct Tile {
+    uint32_t slice;
+    uint32_t first_token; /* within the slice */
+    uint32_t n_tokens;
+    uint32_t first_part; /* of a split run: index of its first (head, segment) part */
+} Tile;
+
+/* Running state of a tile's queries, as in AttentionTile. */
+typedef struct State {
+    float *maxima, *sums, *output;
+} State;
+
+typedef struct WorkerScratch {
+    float *queries, *key_block, *value_block;
+    size_t *positions;
+    State segment, total;
+} WorkerScratch;
+
+struct AttentionScratch {
+    AttentionShape shape;
+    size_t padded_dim, group; /* group: query heads of a KV head */
+    size_t tile_tokens;       /* most tokens of a tile */
+    size_t tile_queries;      /* tile_tokens * group */
+    size_t threads;
+    WorkerScratch *workers; /* [threads] */
+    float *worker_memory;
+    size_t *position_memory;
+    float *partials; /* states of split segments */
+    size_t partial_floats;
+    size_t slot_queries; /* queries of a state in partials, in the current split */
+    Tile *tiles;
+    size_t n_tiles;
+    const AttentionSlice *slices;
+    size_t bytes;
+};
+
+/* ---- The formula ---- */
+
+static float element(const void *base, size_t index, bool is_half)
+{
+    if (is_half)
+        return float_from_f16(((const uint16_t *)base)[index]);
+    return ((const float *)base)[index];
+}
+
+static float score_plain(const AttentionTile *t, const float *query, size_t key)
+{
+    size_t slot = key % t->capacity;
+    size_t lane = slot % KV_KEY_TILE;
+    float sum = 0.0f;
+    for (size_t d = 0; d < t->head_dim; d++) {
+        size_t index = (slot - lane) * t->head_dim + d * KV_KEY_TILE + lane;
+        sum = fmaf(query[d], element(t->keys, index, t->is_half), sum);
+    }
+    return t->soft_cap > 0.0f ? t->soft_cap * tanhf(sum / t->soft_cap) : sum;
+}
+
+static bool is_visible(const AttentionTile *t, size_t position, size_t key)
+{
+    return key <= position && (t->sliding_window == 0 || position - key < t->sliding_window);
+}
+
+/* Keys [first, end) of one block for query i. */
+static void query_block_plain(const AttentionTile *t, size_t i, size_t first, size_t end)
+{
+    const float *query = t->queries + i * t->padded_dim;
+    float *output = t->output + i * t->padded_dim;
+    float scores[KV_BLOCK], max = t->maxima[i];
+    for (size_t key = first; key < end; key++) {
+        bool visible = is_visible(t, t->positions[i], key);
+        scores[key - first] = visible ? score_plain(t, query, key) : -INFINITY;
+        max = fmaxf(max, scores[key - first]);
+    }
+    if (isinf(max) && max < 0.0f)
+        return;
+    float correction = expf(t->maxima[i] - max), sum = 0.0f;
+    for (size_t d = 0; d < t->padded_dim; d++)
+        output[d] *= correction;
+    for (size_t key = first; key < end; key++) {
+        if (!is_visible(t, t->positions[i], key))
+            continue;
+        float weight = expf(scores[key - first] - max);
+        size_t row = key % t->capacity * t->padded_dim;
+        sum += weight;
+        for (size_t d = 0; d < t->head_dim; d++)
+            output[d] = fmaf(weight, element(t->values, row + d, t->is_half), output[d]);
+    }
+    t->sums[i] = t->sums[i] * correction + sum;
+    t->maxima[i] = max;
+}
+
+void attention_segment_plain(const AttentionTile *t)
+{
+    for (size_t i = 0; i < t->n_queries; i++) {
+        t->maxima[i] = -INFINITY;
+        t->sums[i] = 0.0f;
+        memset(t->output + i * t->padded_dim, 0, t->padded_dim * sizeof(float));
+        for (size_t first = t->first_key; first < t->end_key;) {
+            size_t end = (first / KV_BLOCK + 1) * KV_BLOCK;
+            end = end < t->end_key ? end : t->end_key;
+            query_block_plain(t, i, first, end);
+            first = end;
+        }
+    }
+}
+
+/* ---- Scratch ---- */
+
+static size_t round_up(size_t n, size_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+static float *take_floats(float **at, size_t count)
+{
+    float *taken = *at;
+    *at += round_up(count, 16);
+    return taken;
+}
+
+static State take_state(float **at, size_t n_queries, size_t padded_dim)
+{
+    State state;
+    state.maxima = take_floats(at, n_queries);
+    state.sums = take_floats(at, n_queries);
+    state.output = take_floats(at, n_queries * padded_dim);
+    return state;
+}
+
+/* All factors are bounded by the model's limits: at most 2^20 values of all heads of a token. */
+static size_t worker_floats(const AttentionScratch *s)
+{
+    size_t rows = round_up(s->tile_queries * s->padded_dim, 16);
+    size_t vector = round_up(s->tile_queries, 16);
+    return 3 * rows + 4 * vector + 2 * KV_BLOCK * s->padded_dim;
+}
+
+static void lay_out_workers(AttentionScratch *s)
+{
+    float *at = s->worker_memory;
+    for (size_t i = 0; i < s->threads; i++) {
+        WorkerScratch *w = &s->workers[i];
+        w->queries = take_floats(&at, s->tile_queries * s->padded_dim);
+        w->key_block = take_floats(&at, KV_BLOCK * s->padded_dim);
+        w->value_block = take_floats(&at, KV_BLOCK * s->padded_dim);
+        w->segment = take_state(&at, s->tile_queries, s->padded_dim);
+        w->total = take_state(&at, s->tile_queries, s->padded_dim);
+        w->positions = s->position_memory + i * s->tile_queries;
+    }
+}
+
+bool attention_scratch_create(AttentionShape shape, size_t max_tokens, size_t max_context,
+                              size_t threads, AttentionScratch **out, Error *err)
+{
+    *out = NULL;
+    AttentionScratch *s = memory_allocate_zeroed(1, sizeof *s);
+    if (!s)
+        return error_no_memory(err, "attention scratch");
+    s->shape = shape;
+    s->padded_dim = round_up(shape.head_dim, 8);
+    s->group = shape.n_heads / shape.n_kv_heads;
+    s->tile_tokens = s->group < ATTENTION_TILE_QUERIES ? ATTENTION_TILE_QUERIES / s->group : 1;
+    s->tile_queries = s->tile_tokens * s->group;
+    s->threads = threads;
+    /* Enough for one token per thread at the longest context, within reason. */
+    size_t segments = max_context / ATTENTION_SEGMENT + 2;
+    size_t per_segment = shape.n_heads * (s->padded_dim + 2);
+    s->partial_floats =
+        segments < PARTIAL_FLOATS_MAX / per_segment ? segments * per_segment : PARTIAL_FLOATS_MAX;
+    if (threads == 1)
+        s->partial_floats = 0;
+    size_t worker_bytes = worker_floats(s) * sizeof(float);
+    size_t floats, positions = s->tile_queries * threads;
+    bool fits = size_multiply(threads, worker_bytes, &floats);
+    s->workers = memory_allocate_array(threads, sizeof *s->workers);
+    s->worker_memory = fits ? memory_allocate_aligned(64, floats) : NULL;
+    s->position_memory = memory_allocate_array(positions, sizeof *s->position_memory);
+    s->partials = memory_allocate_array(s->partial_floats, sizeof *s->partials);
+    s->tiles = memory_allocate_array(max_tokens, sizeof *s->tiles);
+    if (!s->workers || !s->worker_memory || !s->position_memory || !s->partials || !s->tiles) {
+        attention_scratch_free(s);
+        return error_no_memory(err, "attention scratch");
+    }
+    s->bytes = floats + positions * sizeof *s->position_memory +
+               s->partial_floats * sizeof *s->partials + max_tokens * sizeof *s->tiles;
+    lay_out_workers(s);
+    *out = s;
+    return true;
+}
+
+void attention_scratch_free(AttentionScratch *s)
+{
+    if (!s)
+        return;
+    memory_free(s->tiles);
+    memory_free(s->partials);
+    memory_free(s->position_memory);
+    memory_free(s->worker_memory);
+    memory_free(s->workers);
+    memory_free(s);
+}
+
+size_t attention_scratch_bytes(const AttentionScratch *scratch)
+{
+    return scratch->bytes;
+}
+
+/* ---- Running ---- */
+
+void attention_plan(AttentionScratch *s, const AttentionSlice *slices, size_t n_slices)
+{
+    s->slices = slices;
+    s->n_tiles = 0;
+    for (size_t i = 0; i < n_slices; i++) {
+        for (size_t t = 0; t < slices[i].n_tokens; t += s->tile_tokens) {
+            size_t left = slices[i].n_tokens - t;
+            size_t count = left < s->tile_tokens ? left : s->tile_tokens;
+            s->tiles[s->n_tiles++] = (Tile){
+                .slice = (uint32_t)i, .first_token = (uint32_t)t, .n_tokens = (uint32_t)count};
+        }
+    }
+}
+
+typedef struct Run {
+    AttentionScratch *scratch;
+    const CpuOps *ops;
+    size_t layer;
+    const float *q;
+    size_t q_stride;
+    float *out;
+    size_t out_stride;
+} Run;
+
+/* Positions [first, end) that the tile's queries see in this layer. */
+static void visible_keys(const Run *run, const Tile *tile, size_t *first, size_t *end)
+{
+    const AttentionSlice *slice = &run->scratch->slices[tile->slice];
+    uint32_t window = slice->cache->layers[run->layer].sliding_window;
+    size_t position = slice->first_position + tile->first_token;
+    *first = window && position >= window ? position - window + 1 : 0;
+    *end = position + tile->n_tokens;
+}
+
+/* Queries are ordered by token, then head: positions ascend. */
+static void gather_queries(const Run *run, const Tile *tile, size_t kv_head, WorkerScratch *w)
+{
+    const AttentionScratch *s = run->scratch;
+    const AttentionSlice *slice = &s->slices[tile->slice];
+    size_t head_dim = s->shape.head_dim, i = 0;
+    for (size_t t = 0; t < tile->n_tokens; t++) {
+        size_t token = tile->first_token + t;
+        const float *row = run->q + (slice->first_token + token) * run->q_stride;
+        for (size_t g = 0; g < s->group; g++, i++) {
+            const float *q = row + (kv_head * s->group + g) * head_dim;
+            float *to = w->queries + i * s->padded_dim;
+            for (size_t d = 0; d < head_dim; d++)
+                to[d] = q[d] * s->shape.scale;
+            for (size_t d = head_dim; d < s->padded_dim; d++)
+                to[d] = 0.0f;
+            w->positions[i] = slice->first_position + token;
+        }
+    }
+}
+
+static void run_segment(const Run *run, const Tile *tile, size_t kv_head, WorkerScratch *w,
+                        size_t first, size_t end, State result)
+{
+    const AttentionScratch *s = run->scratch;
+    const KvCache *cache = s->slices[tile->slice].cache;
+    const KvLayer *layer = &cache->layers[run->layer];
+    AttentionTile argument = {
+        .n_queries = tile->n_tokens * s->group,
+        .head_dim = s->shape.head_dim,
+        .padded_dim = s->padded_dim,
+        .queries = w->queries,
+        .positions = w->positions,
+        .sliding_window = layer->sliding_window,
+        .soft_cap = s->shape.soft_cap,
+        .keys = kv_cache_key(cache, layer, kv_head, 0),
+        .values = kv_cache_value(cache, layer, kv_head, 0),
+        .capacity = layer->capacity,
+        .is_half = cache->element_size == 2,
+        .first_key = first,
+        .end_key = end,
+        .key_block = w->key_block,
+        .value_block = w->value_block,
+        .maxima = result.maxima,
+        .sums = result.sums,
+        .output = result.output,
+    };
+    run->ops->attention_segment(&argument);
+}
+
+static void reset_state(State state, size_t n_queries, size_t padded_dim)
+{
+    for (size_t i = 0; i < n_queries; i++) {
+        state.maxima[i] = -INFINITY;
+        state.sums[i] = 0.0f;
+    }
+    memset(state.output, 0, n_queries * padded_dim * sizeof(float));
+}
+
+/* total += part. A part that saw nothing leaves the total's bits alone. */
+static void merge_state(State total, State part, size_t n_queries, size_t padded_dim)
+{
+    for (size_t i = 0; i < n_queries; i++) {
+        float *to = total.output + i * padded_dim;
+        const float *from = part.output + i * padded_dim;
+        if (isinf(part.maxima[i]) && part.maxima[i] < 0.0f)
+            continue;
+        float max = fmaxf(total.maxima[i], part.maxima[i]);
+        float old = expf(total.maxima[i] - max), fresh = expf(part.maxima[i] - max);
+        for (size_t d = 0; d < padded_dim; d++)
+            to[d] = to[d] * old + from[d] * fresh;
+        total.sums[i] = total.sums[i] * old + part.sums[i] * fresh;
+        total.maxima[i] = max;
+    }
+}
+
+static void write_output(const Run *run, const Tile *tile, size_t kv_head, State total)
+{
+    const AttentionScratch *s = run->scratch;
+    const AttentionSlice *slice = &s->slices[tile->slice];
+    size_t head_dim = s->shape.head_dim, i = 0;
+    for (size_t t = 0; t < tile->n_tokens; t++) {
+        float *row = run->out + (slice->first_token + tile->first_token + t) * run->out_stride;
+        for (size_t g = 0; g < s->group; g++, i++) {
+            float *to = row + (kv_head * s->group + g) * head_dim;
+            float inverse = 1.0f / total.sums[i];
+            for (size_t d = 0; d < head_dim; d++)
+                to[d] = total.output[i * s->padded_dim + d] * inverse;
+        }
+    }
+}
+
+/* A whole tile of one KV head: all its segments in order. Long tiles (the last) go first. */
+static void tile_part(void *context, size_t part, size_t n_parts)
+{
+    const Run *run = context;
+    const AttentionScratch *s = run->scratch;
+    size_t n_kv_heads = s->shape.n_kv_heads;
+    size_t reversed = n_parts - 1 - part;
+    const Tile *tile = &s->tiles[reversed / n_kv_heads];
+    size_t kv_head = reversed % n_kv_heads;
+    WorkerScratch *w = &s->workers[cpu_pool_worker_index()];
+    size_t n_queries = tile->n_tokens * s->group, first, end;
+    gather_queries(run, tile, kv_head, w);
+    visible_keys(run, tile, &first, &end);
+    reset_state(w->total, n_queries, s->padded_dim);
+    while (first < end) {
+        size_t stop = (first / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
+        stop = stop < end ? stop : end;
+        run_segment(run, tile, kv_head, w, first, stop, w->segment);
+        merge_state(w->total, w->segment, n_queries, s->padded_dim);
+        first = stop;
+    }
+    write_output(run, tile, kv_head, w->total);
+}
+
+static State partial_state(const AttentionScratch *s, size_t part)
+{
+    float *at = s->partials + part * s->slot_queries * (s->padded_dim + 2);
+    return (State){at, at + s->slot_queries, at + 2 * s->slot_queries};
+}
+
+static size_t tile_segments(const Run *run, const Tile *tile)
+{
+    size_t first, end;
+    visible_keys(run, tile, &first, &end);
+    return (end - 1) / ATTENTION_SEGMENT - first / ATTENTION_SEGMENT + 1;
+}
+
+/* One segment of one KV head of a tile. */
+static void segment_part(void *context, size_t part, size_t n_parts)
+{
+    const Run *run = context;
+    const AttentionScratch *s = run->scratch;
+    (void)n_parts;
+    size_t i = s->n_tiles - 1;
+    while (s->tiles[i].first_part > part)
+        i--;
+    const Tile *tile = &s->tiles[i];
+    size_t n_segments = tile_segments(run, tile);
+    size_t kv_head = (part - tile->first_part) / n_segments;
+    size_t index = (part - tile->first_part) % n_segments;
+    WorkerScratch *w = &s->workers[cpu_pool_worker_index()];
+    size_t first, end;
+    visible_keys(run, tile, &first, &end);
+    size_t start = (first / ATTENTION_SEGMENT + index) * ATTENTION_SEGMENT;
+    size_t stop = start + ATTENTION_SEGMENT;
+    gather_queries(run, tile, kv_head, w);
+    run_segment(run, tile, kv_head, w, start > first ? start : first, stop < end ? stop : end,
+                partial_state(s, part));
+}
+
+static void merge_segments(const Run *run)
+{
+    const AttentionScratch *s = run->scratch;
+    State total = s->workers[0].total;
+    for (size_t i = 0; i < s->n_tiles; i++) {
+        const Tile *tile = &s->tiles[i];
+        size_t n_segments = tile_segments(run, tile), part = tile->first_part;
+        size_t n_queries = tile->n_tokens * s->group;
+        for (size_t head = 0; head < s->shape.n_kv_heads; head++) {
+            reset_state(total, n_queries, s->padded_dim);
+            for (size_t j = 0; j < n_segments; j++, part++)
+                merge_state(total, partial_state(s, part), n_queries, s->padded_dim);
+            write_output(run, tile, head, total);
+        }
+    }
+}
+
+/* Numbers the parts of a split run; 0 when splitting does not pay or does not fit. */
+static size_t plan_split(const Run *run)
+{
+    AttentionScratch *s = run->scratch;
+    size_t parts = 0, most_tokens = 0;
+    if (s->threads == 1 || s->n_tiles * s->shape.n_kv_heads >= SPLIT_PARTS_PER_THREAD * s->threads)
+        return 0;
+    for (size_t i = 0; i < s->n_tiles; i++) {
+        s->tiles[i].first_part = (uint32_t)parts;
+        parts += tile_segments(run, &s->tiles[i]) * s->shape.n_kv_heads;
+        most_tokens = s->tiles[i].n_tokens > most_tokens ? s->tiles[i].n_tokens : most_tokens;
+    }
+    s->slot_queries = most_tokens * s->group;
+    size_t state = s->slot_queries * (s->padded_dim + 2);
+    bool pays = parts > s->n_tiles * s->shape.n_kv_heads;
+    return pays && parts <= s->partial_floats / state ? parts : 0;
+}
+
+void attention_run(AttentionScratch *s, const CpuOps *ops, size_t layer, const float *q,
+                   size_t q_stride, float *out, size_t out_stride, CpuPool *pool)
+{
+    assert(s->n_tiles > 0);
+    Run run = {s, ops, layer, q, q_stride, out, out_stride};
+    size_t split = plan_split(&run);
+    if (split > 0) {
+        cpu_pool_run(pool, segment_part, &run, split);
+        merge_segments(&run);
+        return;
+    }
+    cpu_pool_run(pool, tile_part, &run, s->n_tiles * s->shape.n_kv_heads);
+}

@@ -1,0 +1,76 @@
+/* Private to engine/cpu: attention of a batch's queries over their sequences' keys and values.
+ *
+ * One pass with online softmax (arXiv:2205.14135), no score matrix. Keys are walked in blocks of
+ * KV_BLOCK at absolute positions; blocks form segments of ATTENTION_SEGMENT keys, each begun afresh
+ * and merged in order. The order of every sum is thus a function of the positions alone: a token
+ * has the same bits whatever chunk, batch or thread computed it, and segments may go to different
+ * threads.
+ *
+ * The query heads of a KV head are taken together, and so are neighbouring tokens: a tile. Work is
+ * split over (tile, KV head), and over segments too when that alone would leave threads idle. */
+#ifndef ENGINE_CPU_ATTENTION_H
+#define ENGINE_CPU_ATTENTION_H
+
+#include "kv.h"
+#include "ops.h"
+#include "pool.h"
+
+enum {
+    ATTENTION_SEGMENT = 256, /* keys; a multiple of KV_BLOCK */
+    ATTENTION_TILE_QUERIES =
+        48, /* queries (tokens times heads) of a tile, unless one token has more */
+};
+
+/* Queries of one KV head, and a run of keys within one segment: the kernel's argument. */
+struct AttentionTile {
+    size_t n_queries, head_dim, padded_dim; /* padded_dim: head_dim rounded up to 8 */
+    const float *queries;                   /* [n_queries, padded_dim], score scale applied */
+    const size_t *positions;                /* [n_queries], ascending */
+    uint32_t sliding_window;                /* 0: none */
+    float soft_cap;                         /* 0: none */
+
+    const void *keys, *values; /* of this KV head, as in kv.h */
+    size_t capacity;
+    bool is_half;
+    size_t first_key, end_key; /* positions [first_key, end_key), all of them held */
+
+    float *key_block, *value_block; /* [KV_BLOCK, padded_dim] each: scratch of this thread */
+    /* The result: maximum of the scores, sum of their exponentials, weighted sum of the values. A
+     * query that sees none of the keys gets -inf, 0 and zeros. */
+    float *maxima, *sums; /* [n_queries] */
+    float *output;        /* [n_queries, padded_dim] */
+};
+
+void attention_segment_plain(const AttentionTile *tile);
+void attention_segment_avx2(const AttentionTile *tile); /* only where cpu_ops_avx2() is not NULL */
+
+/* Tokens of one sequence in the batch. Its keys and values are stored already, those tokens' too.
+ */
+typedef struct AttentionSlice {
+    const KvCache *cache;
+    size_t first_token; /* row of q and out */
+    size_t n_tokens;
+    size_t first_position; /* of the first token */
+} AttentionSlice;
+
+typedef struct AttentionShape {
+    size_t n_heads, n_kv_heads, head_dim;
+    float scale, soft_cap;
+} AttentionShape;
+
+/* Scratch for batches of max_tokens tokens; owned by the engine. */
+typedef struct AttentionScratch AttentionScratch;
+bool attention_scratch_create(AttentionShape shape, size_t max_tokens, size_t max_context,
+                              size_t threads, AttentionScratch **out, Error *err) WARN_UNUSED;
+void attention_scratch_free(AttentionScratch *scratch); /* accepts NULL */
+size_t attention_scratch_bytes(const AttentionScratch *scratch);
+
+/* Cuts the batch into tiles; once for all layers. slices is borrowed until the next plan. */
+void attention_plan(AttentionScratch *scratch, const AttentionSlice *slices, size_t n_slices);
+
+/* out[token][head] for every token of the plan, from q (both [tokens, n_heads * head_dim], rows
+ * q_stride and out_stride apart), over the keys and values of one layer. */
+void attention_run(AttentionScratch *scratch, const CpuOps *ops, size_t layer, const float *q,
+                   size_t q_stride, float *out, size_t out_stride, CpuPool *pool);
+
+#endif

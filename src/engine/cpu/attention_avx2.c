@@ -1,0 +1,303 @@
+/* The attention kernel in AVX2, FMA and F16C.
+ *
+ * A block of 64 keys is taken by groups of up to 6 queries. For each group:
+ *
+ *   scores   keys lie 8 to a vector (kv.h), so a dot product runs down the dimensions in one lane:
+ * 6 queries times 2 key vectors, or up to 3 queries times 4, are 12 sums in registers softmax  all
+ * 64 lanes of a query, hidden keys at -inf; the running maximum, sum and output are corrected
+ *   values   output[d] += weight[key] * value[key][d], keys in order: again 12 sums in registers
+ *
+ * Each sum has one order, down the dimensions or along the keys, however the queries are grouped,
+ * and a hidden key adds an exact zero: grouping is free to change with the shape of the batch. With
+ * many queries fp16 keys and values are widened once to the thread's scratch; with few they are
+ * widened in the loop. */
+#include "attention.h"
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "avx2_math.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+enum {
+    LANES = 8,
+    GROUP_QUERIES = 6,
+    BLOCK_TILES = KV_BLOCK / LANES,
+    DIRECT_QUERIES = 6, /* at most so many queries read fp16 in the loop */
+};
+
+ALWAYS_INLINE __m256 load(const void *base, size_t index, bool is_half)
+{
+    if (is_half)
+        return _mm256_cvtph_ps(
+            _mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)base + index)));
+    return _mm256_loadu_ps((const float *)base + index);
+}
+
+/* scores[i][tiles of KV_KEY_TILE] = queries[i] . keys, for key tiles [first, end) of the block; end
+ * - first is rounded up to n_tiles: the lanes beyond are masked later. */
+ALWAYS_INLINE void score_tiles(const float *queries, size_t stride, size_t head_dim,
+                               const void *keys, bool is_half, size_t first, size_t end,
+                               float (*scores)[KV_BLOCK], const int n_queries, const int n_tiles)
+{
+    for (size_t tile = first; tile < end; tile += (size_t)n_tiles) {
+        __m256 sums[GROUP_QUERIES][4];
+        UNROLL for (int i = 0; i < n_queries; i++)
+        {
+            UNROLL for (int t = 0; t < n_tiles; t++) sums[i][t] = _mm256_setzero_ps();
+        }
+        size_t base = tile * head_dim * LANES;
+        for (size_t d = 0; d < head_dim; d++) {
+            __m256 key[4];
+            UNROLL for (int t = 0; t < n_tiles; t++) key[t] =
+                load(keys, base + ((size_t)t * head_dim + d) * LANES, is_half);
+            UNROLL for (int i = 0; i < n_queries; i++)
+            {
+                __m256 q = _mm256_broadcast_ss(queries + (size_t)i * stride + d);
+                UNROLL for (int t = 0; t < n_tiles; t++) sums[i][t] =
+                    _mm256_fmadd_ps(q, key[t], sums[i][t]);
+            }
+        }
+        UNROLL for (int i = 0; i < n_queries; i++)
+        {
+            UNROLL for (int t = 0; t < n_tiles; t++)
+                _mm256_storeu_ps(scores[i] + (tile + (size_t)t) * LANES, sums[i][t]);
+        }
+    }
+}
+
+/* output[i][d ..] = output * correction + weights . values, n_vectors vectors of dimensions from d
+ * on. */
+ALWAYS_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const float *corrections,
+                                 const void *values, size_t stride, bool is_half, size_t first,
+                                 size_t end, size_t d, float *output, const int n_queries,
+                                 const int n_vectors)
+{
+    __m256 sums[GROUP_QUERIES][4];
+    UNROLL for (int i = 0; i < n_queries; i++)
+    {
+        __m256 correction = _mm256_set1_ps(corrections[i]);
+        UNROLL for (int v = 0; v < n_vectors; v++) sums[i][v] = _mm256_mul_ps(
+            correction, _mm256_loadu_ps(output + (size_t)i * stride + d + (size_t)v * LANES));
+    }
+    for (size_t key = first; key < end; key++) {
+        __m256 value[4];
+        UNROLL for (int v = 0; v < n_vectors; v++) value[v] =
+            load(values, key * stride + d + (size_t)v * LANES, is_half);
+        UNROLL for (int i = 0; i < n_queries; i++)
+        {
+            __m256 weight = _mm256_broadcast_ss(&weights[i][key]);
+            UNROLL for (int v = 0; v < n_vectors; v++) sums[i][v] =
+                _mm256_fmadd_ps(weight, value[v], sums[i][v]);
+        }
+    }
+    UNROLL for (int i = 0; i < n_queries; i++)
+    {
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            _mm256_storeu_ps(output + (size_t)i * stride + d + (size_t)v * LANES, sums[i][v]);
+    }
+}
+
+/* Scores to weights for one query of the block; keys outside [first, end) are hidden. Returns by
+ * how much what was summed before shrinks. */
+static float soften(float scores[KV_BLOCK], int first, int end, float soft_cap, float *max,
+                    float *sum)
+{
+    const __m256 hidden = _mm256_set1_ps(-INFINITY);
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i low = _mm256_set1_epi32(first - 1), high = _mm256_set1_epi32(end);
+    __m256 s[BLOCK_TILES], most = hidden;
+    UNROLL for (int t = 0; t < BLOCK_TILES; t++)
+    {
+        s[t] = _mm256_loadu_ps(scores + t * LANES);
+        if (soft_cap > 0.0f)
+            s[t] = _mm256_mul_ps(_mm256_set1_ps(soft_cap),
+                                 avx2_tanh(_mm256_mul_ps(s[t], _mm256_set1_ps(1.0f / soft_cap))));
+        __m256i seen =
+            _mm256_and_si256(_mm256_cmpgt_epi32(lane, low), _mm256_cmpgt_epi32(high, lane));
+        s[t] = _mm256_blendv_ps(hidden, s[t], _mm256_castsi256_ps(seen));
+        most = _mm256_max_ps(most, s[t]);
+        lane = _mm256_add_epi32(lane, _mm256_set1_epi32(LANES));
+    }
+    float found = avx2_max(most);
+    float fresh = found > *max ? found : *max;
+    if (fresh == -INFINITY) {
+        memset(scores, 0, KV_BLOCK * sizeof *scores);
+        return 1.0f;
+    }
+    const __m256 origin = _mm256_set1_ps(fresh);
+    __m256 total = _mm256_setzero_ps();
+    UNROLL for (int t = 0; t < BLOCK_TILES; t++)
+    {
+        __m256 weight = avx2_exp(_mm256_sub_ps(s[t], origin));
+        _mm256_storeu_ps(scores + t * LANES, weight);
+        total = _mm256_add_ps(total, weight);
+    }
+    float correction = _mm256_cvtss_f32(avx2_exp(_mm256_sub_ps(_mm256_set1_ps(*max), origin)));
+    *sum = fmaf(*sum, correction, avx2_sum(total));
+    *max = fresh;
+    return correction;
+}
+
+/* One block of keys for the scores and values of up to GROUP_QUERIES queries. */
+typedef struct Block {
+    size_t position;   /* of its first key */
+    size_t first, end; /* keys of the block that some query of the tile sees */
+    const void *keys, *values;
+    bool is_half;
+} Block;
+
+#define FOR_QUERY_COUNT(n, call)                                                                   \
+    switch (n) {                                                                                   \
+    case 1:                                                                                        \
+        call(1, 4);                                                                                \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        call(2, 4);                                                                                \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        call(3, 4);                                                                                \
+        break;                                                                                     \
+    case 4:                                                                                        \
+        call(4, 2);                                                                                \
+        break;                                                                                     \
+    case 5:                                                                                        \
+        call(5, 2);                                                                                \
+        break;                                                                                     \
+    default:                                                                                       \
+        call(6, 2);                                                                                \
+        break;                                                                                     \
+    }
+
+static void score_group(const AttentionTile *t, const Block *b, const float *queries, size_t n,
+                        size_t end, float (*scores)[KV_BLOCK])
+{
+    size_t first_tile = b->first / LANES / 4 * 4, end_tile = (end + LANES - 1) / LANES;
+#define SCORE_HALF(n_queries, n_tiles)                                                             \
+    score_tiles(queries, t->padded_dim, t->head_dim, b->keys, true, first_tile, end_tile, scores,  \
+                n_queries, n_tiles)
+#define SCORE_FLOAT(n_queries, n_tiles)                                                            \
+    score_tiles(queries, t->padded_dim, t->head_dim, b->keys, false, first_tile, end_tile, scores, \
+                n_queries, n_tiles)
+    if (b->is_half)
+        FOR_QUERY_COUNT(n, SCORE_HALF)
+    else
+        FOR_QUERY_COUNT(n, SCORE_FLOAT)
+#undef SCORE_HALF
+#undef SCORE_FLOAT
+}
+
+ALWAYS_INLINE void weigh_rows(const AttentionTile *t, const Block *b, size_t end,
+                              const float (*weights)[KV_BLOCK], const float *corrections,
+                              float *output, bool is_half, const int n_queries, const int n_vectors)
+{
+    size_t d = 0, width = (size_t)n_vectors * LANES;
+    for (; d + width <= t->padded_dim; d += width)
+        weigh_vectors(weights, corrections, b->values, t->padded_dim, is_half, b->first, end, d,
+                      output, n_queries, n_vectors);
+    for (; d < t->padded_dim; d += LANES)
+        weigh_vectors(weights, corrections, b->values, t->padded_dim, is_half, b->first, end, d,
+                      output, n_queries, 1);
+}
+
+static void weigh_group(const AttentionTile *t, const Block *b, size_t n, size_t end,
+                        const float (*weights)[KV_BLOCK], const float *corrections, float *output)
+{
+#define WEIGH_HALF(n_queries, n_vectors)                                                           \
+    weigh_rows(t, b, end, weights, corrections, output, true, n_queries, n_vectors)
+#define WEIGH_FLOAT(n_queries, n_vectors)                                                          \
+    weigh_rows(t, b, end, weights, corrections, output, false, n_queries, n_vectors)
+    if (b->is_half)
+        FOR_QUERY_COUNT(n, WEIGH_HALF)
+    else
+        FOR_QUERY_COUNT(n, WEIGH_FLOAT)
+#undef WEIGH_HALF
+#undef WEIGH_FLOAT
+}
+
+/* Queries [at, at + n) of the tile over one block. */
+static void group_block(const AttentionTile *t, const Block *b, size_t at, size_t n)
+{
+    _Alignas(32) float weights[GROUP_QUERIES][KV_BLOCK];
+    float corrections[GROUP_QUERIES];
+    size_t last = t->positions[at + n - 1];
+    if (last < b->position + b->first)
+        return; /* the whole block lies after these queries */
+    size_t end = last - b->position + 1;
+    end = end < b->end ? end : b->end;
+    score_group(t, b, t->queries + at * t->padded_dim, n, end, weights);
+    for (size_t i = 0; i < n; i++) {
+        size_t position = t->positions[at + i];
+        size_t from = b->position + b->first, to = b->position + end;
+        if (t->sliding_window && position >= t->sliding_window &&
+            from < position - t->sliding_window + 1)
+            from = position - t->sliding_window + 1;
+        to = to < position + 1 ? to : position + 1;
+        from = from < to ? from : to;
+        /* Both ends may lie before the block for a query that sees none of it. */
+        int first_lane = from > b->position ? (int)(from - b->position) : 0;
+        int end_lane = to > b->position ? (int)(to - b->position) : 0;
+        corrections[i] = soften(weights[i], first_lane, end_lane, t->soft_cap, &t->maxima[at + i],
+                                &t->sums[at + i]);
+    }
+    weigh_group(t, b, n, end, (const float(*)[KV_BLOCK])weights, corrections,
+                t->output + at * t->padded_dim);
+}
+
+/* Widens what the block's queries will read to the thread's scratch. */
+static void widen_block(const AttentionTile *t, Block *b)
+{
+    const uint16_t *keys = b->keys, *values = b->values;
+    size_t from = b->first / LANES / 4 * 4 * LANES * t->head_dim;
+    size_t to = (b->end + 4 * LANES - 1) / (4 * LANES) * (4 * LANES) * t->head_dim;
+    for (size_t i = from; i < to; i += LANES)
+        _mm256_storeu_ps(t->key_block + i, load(keys, i, true));
+    for (size_t i = b->first * t->padded_dim; i < b->end * t->padded_dim; i += LANES)
+        _mm256_storeu_ps(t->value_block + i, load(values, i, true));
+    b->keys = t->key_block;
+    b->values = t->value_block;
+    b->is_half = false;
+}
+
+void attention_segment_avx2(const AttentionTile *t)
+{
+    for (size_t i = 0; i < t->n_queries; i++) {
+        t->maxima[i] = -INFINITY;
+        t->sums[i] = 0.0f;
+    }
+    memset(t->output, 0, t->n_queries * t->padded_dim * sizeof(float));
+    size_t element_size = t->is_half ? sizeof(uint16_t) : sizeof(float);
+    for (size_t at = t->first_key / KV_BLOCK * KV_BLOCK; at < t->end_key; at += KV_BLOCK) {
+        size_t slot = at % t->capacity;
+        Block block = {
+            .position = at,
+            .first = t->first_key > at ? t->first_key - at : 0,
+            .end = t->end_key - at < KV_BLOCK ? t->end_key - at : KV_BLOCK,
+            .keys = (const uint8_t *)t->keys + slot * t->head_dim * element_size,
+            .values = (const uint8_t *)t->values + slot * t->padded_dim * element_size,
+            .is_half = t->is_half,
+        };
+        if (t->is_half && t->n_queries > DIRECT_QUERIES)
+            widen_block(t, &block);
+        for (size_t i = 0; i < t->n_queries; i += GROUP_QUERIES) {
+            size_t left = t->n_queries - i;
+            group_block(t, &block, i, left < GROUP_QUERIES ? left : GROUP_QUERIES);
+        }
+    }
+}
+
+#else
+
+void attention_segment_avx2(const AttentionTile *tile)
+{
+    attention_segment_plain(tile);
+}
+
+#endif

@@ -1,0 +1,243 @@
+/* The CPU engine behind the seam: opening, sequences, and the cutting of calls into passes.
+ *
+ * A forward call is checked whole before anything changes; after that nothing can fail, since all
+ * memory is there already. Rows then fill passes of at most max_batch_tokens tokens in order, so
+ * that a long row may span several passes and a pass may hold many short rows. */
+#include "cpu_engine.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static CpuEngine *as_cpu(Engine *engine)
+{
+    return (CpuEngine *)(void *)engine;
+}
+
+static void cpu_close(Engine *engine)
+{
+    CpuEngine *cpu = as_cpu(engine);
+    cpu_scratch_free(&cpu->scratch);
+    cpu_weights_free(cpu);
+    cpu_pool_free(cpu->pool);
+    memory_free(cpu);
+}
+
+static void cpu_describe(const Engine *engine, EngineDescription *out)
+{
+    const CpuEngine *cpu = (const CpuEngine *)(const void *)engine;
+    const ModelConfig *config = &cpu->model->config;
+    *out = (EngineDescription){.backend = "cpu",
+                               .weight_bytes = cpu->weight_bytes,
+                               .scratch_bytes = cpu->scratch.bytes,
+                               .kv_bytes_per_token = kv_bytes_per_token(config, !cpu->is_f32),
+                               .max_batch_tokens = cpu->max_batch_tokens,
+                               .vocab_size = config->vocab_size,
+                               .max_context = config->max_position_embeddings,
+                               .threads = cpu->threads};
+    snprintf(out->device, sizeof out->device, "%s, %zu thread%s", cpu->instruction_set,
+             cpu->threads, cpu->threads == 1 ? "" : "s");
+}
+
+/* ---- Sequences ---- */
+
+static bool cpu_sequence_create(Engine *engine, size_t max_tokens, EngineSequence **out, Error *err)
+{
+    CpuEngine *cpu = as_cpu(engine);
+    *out = NULL;
+    EngineSequence *sequence = memory_allocate_zeroed(1, sizeof *sequence);
+    if (!sequence)
+        return error_no_memory(err, "sequence");
+    if (!kv_cache_create(&cpu->model->config, !cpu->is_f32, max_tokens, cpu->max_batch_tokens,
+                         &sequence->cache, err)) {
+        memory_free(sequence);
+        return false;
+    }
+    *out = sequence;
+    return true;
+}
+
+static void cpu_sequence_free(Engine *engine, EngineSequence *sequence)
+{
+    (void)engine;
+    if (!sequence)
+        return;
+    kv_cache_free(&sequence->cache);
+    memory_free(sequence);
+}
+
+static bool check_prefix(const KvCache *cache, size_t length, Error *err)
+{
+    if (length > cache->length)
+        return error_set(err, ERROR_INVALID, "length %zu of a sequence of %zu tokens", length,
+                         cache->length);
+    if (!kv_cache_holds_prefix(cache, length))
+        return error_set(err, ERROR_UNSUPPORTED,
+                         "the sliding window has dropped keys that a sequence of %zu tokens needs",
+                         length);
+    return true;
+}
+
+static bool cpu_sequence_truncate(Engine *engine, EngineSequence *sequence, size_t length,
+                                  Error *err)
+{
+    (void)engine;
+    if (!check_prefix(&sequence->cache, length, err))
+        return false;
+    kv_cache_truncate(&sequence->cache, length);
+    return true;
+}
+
+static bool cpu_sequence_fork(Engine *engine, const EngineSequence *from, size_t length,
+                              size_t max_tokens, EngineSequence **out, Error *err)
+{
+    *out = NULL;
+    if (!check_prefix(&from->cache, length, err))
+        return false;
+    if (length > max_tokens)
+        return error_set(err, ERROR_LIMIT, "a sequence of %zu tokens cannot take %zu", max_tokens,
+                         length);
+    if (!cpu_sequence_create(engine, max_tokens, out, err))
+        return false;
+    kv_cache_copy_prefix(&(*out)->cache, &from->cache, length);
+    return true;
+}
+
+static size_t cpu_sequence_length(const EngineSequence *sequence)
+{
+    return sequence->cache.length;
+}
+
+/* ---- Forward ---- */
+
+static bool check_row(CpuEngine *cpu, const EngineRow *row, Error *err)
+{
+    if (!row->sequence || row->n_tokens == 0 || !row->tokens)
+        return error_set(err, ERROR_INVALID, "a row without a sequence or tokens");
+    if (row->sequence->last_call == cpu->call)
+        return error_set(err, ERROR_INVALID, "a sequence has more than one row in a call");
+    row->sequence->last_call = cpu->call;
+    const KvCache *cache = &row->sequence->cache;
+    if (row->n_tokens > cache->max_tokens - cache->length)
+        return error_set(err, ERROR_LIMIT,
+                         "a sequence of %zu tokens with room for %zu cannot take %zu",
+                         cache->length, cache->max_tokens, row->n_tokens);
+    uint32_t vocab = cpu->model->config.vocab_size;
+    for (size_t i = 0; i < row->n_tokens; i++) {
+        if (row->tokens[i] < 0 || (uint32_t)row->tokens[i] >= vocab)
+            return error_set(err, ERROR_INVALID, "token id %d, expected 0 to %u", row->tokens[i],
+                             vocab - 1);
+    }
+    return true;
+}
+
+/* Puts tokens [first, first + count) of the row into the pass. */
+static void add_slice(CpuEngine *cpu, const EngineRow *row, size_t first, size_t count)
+{
+    CpuScratch *s = &cpu->scratch;
+    CpuPass *pass = &cpu->pass;
+    size_t slice = pass->n_slices++;
+    s->slices[slice] = (AttentionSlice){.cache = &row->sequence->cache,
+                                        .first_token = pass->n_tokens,
+                                        .n_tokens = count,
+                                        .first_position = row->sequence->cache.length};
+    s->slice_sequence[slice] = row->sequence;
+    for (size_t i = 0; i < count; i++) {
+        size_t token = pass->n_tokens++;
+        s->tokens[token] = row->tokens[first + i];
+        s->token_slice[token] = (uint32_t)slice;
+        bool is_last = first + i + 1 == row->n_tokens;
+        if (row->logits == ENGINE_LOGITS_ALL || (row->logits == ENGINE_LOGITS_LAST && is_last))
+            s->wanted[pass->n_wanted++] = (uint32_t)token;
+    }
+}
+
+/* Runs what the pass holds and empties it. Returns where the next pass's logits go. */
+static float *run_pass(CpuEngine *cpu, float *logits)
+{
+    CpuScratch *s = &cpu->scratch;
+    if (cpu->pass.n_tokens == 0)
+        return logits;
+    cpu_forward_pass(cpu, logits);
+    for (size_t i = 0; i < cpu->pass.n_slices; i++)
+        kv_cache_advance(&s->slice_sequence[i]->cache, s->slices[i].n_tokens);
+    if (cpu->pass.n_wanted > 0)
+        logits += cpu->pass.n_wanted * cpu->model->config.vocab_size;
+    cpu->pass = (CpuPass){0};
+    return logits;
+}
+
+static bool cpu_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
+                        Error *err)
+{
+    CpuEngine *cpu = as_cpu(engine);
+    cpu->call++;
+    for (size_t i = 0; i < n_rows; i++) {
+        if (!check_row(cpu, &rows[i], err))
+            return false;
+        if (!logits && rows[i].logits != ENGINE_LOGITS_NONE)
+            return error_set(err, ERROR_INVALID,
+                             "logits are wanted, but there is no room for them");
+    }
+    cpu->pass = (CpuPass){0};
+    for (size_t i = 0; i < n_rows; i++) {
+        for (size_t done = 0; done < rows[i].n_tokens;) {
+            size_t room = cpu->max_batch_tokens - cpu->pass.n_tokens;
+            size_t left = rows[i].n_tokens - done;
+            size_t count = left < room ? left : room;
+            add_slice(cpu, &rows[i], done, count);
+            done += count;
+            if (cpu->pass.n_tokens == cpu->max_batch_tokens)
+                logits = run_pass(cpu, logits);
+        }
+    }
+    run_pass(cpu, logits);
+    return true;
+}
+
+/* ---- Opening ---- */
+
+static const EngineOps CPU_OPS = {
+    .close = cpu_close,
+    .describe = cpu_describe,
+    .sequence_create = cpu_sequence_create,
+    .sequence_free = cpu_sequence_free,
+    .sequence_truncate = cpu_sequence_truncate,
+    .sequence_fork = cpu_sequence_fork,
+    .sequence_length = cpu_sequence_length,
+    .forward = cpu_forward,
+};
+
+static bool read_options(CpuEngine *cpu, const EngineOptions *options, Error *err)
+{
+    cpu->threads = options->threads ? options->threads : process_usable_cores();
+    cpu->max_batch_tokens =
+        options->max_batch_tokens ? options->max_batch_tokens : CPU_BATCH_TOKENS_DEFAULT;
+    cpu->is_f32 = options->precision == ENGINE_PRECISION_F32;
+    if (cpu->threads > CPU_THREADS_MAX)
+        return error_set(err, ERROR_LIMIT, "%zu threads, expected at most %d", cpu->threads,
+                         CPU_THREADS_MAX);
+    if (cpu->max_batch_tokens > CPU_BATCH_TOKENS_MAX)
+        return error_set(err, ERROR_LIMIT, "max_batch_tokens %zu, expected at most %d",
+                         cpu->max_batch_tokens, CPU_BATCH_TOKENS_MAX);
+    return true;
+}
+
+bool cpu_engine_open(const Model *model, const EngineOptions *options, bool force_plain,
+                     Engine **out, Error *err)
+{
+    *out = NULL;
+    CpuEngine *cpu = memory_allocate_zeroed(1, sizeof *cpu);
+    if (!cpu)
+        return error_no_memory(err, "engine");
+    cpu->base.ops = &CPU_OPS;
+    cpu->model = model;
+    cpu->instruction_set = cpu_kernels_select(force_plain);
+    cpu->ops = cpu_ops_select(force_plain);
+    if (!read_options(cpu, options, err) || !cpu_pool_create(cpu->threads, &cpu->pool, err) ||
+        !cpu_scratch_create(cpu, err) || !cpu_weights_load(cpu, err)) {
+        cpu_close(&cpu->base);
+        return false;
+    }
+    *out = &cpu->base;
+    return true;
+}

@@ -1,0 +1,103 @@
+/* Private to engine/cpu: what the files of the CPU engine share.
+ *
+ * A call of forward is cut into passes of at most max_batch_tokens tokens. A pass is a flat list of
+ * tokens, grouped in slices (a run of one sequence's tokens); every buffer of the scratch has a row
+ * per token. All memory is taken when the engine opens and when a sequence is created; a pass takes
+ * none. */
+#ifndef ENGINE_CPU_ENGINE_H
+#define ENGINE_CPU_ENGINE_H
+
+#include "attention.h"
+#include "engine.h"
+#include "kv.h"
+#include "matrix.h"
+#include "ops.h"
+
+enum {
+    CPU_BATCH_TOKENS_DEFAULT = 512,
+    CPU_BATCH_TOKENS_MAX = 1 << 16,
+    CPU_THREADS_MAX = 1024,
+    CPU_ROWS_PER_PART = 8, /* tokens of a parallel section's part */
+};
+
+/* The matrices of one layer in the kernels' order; norms and biases stay in the model. */
+typedef struct CpuLayer {
+    PackedMatrix *q, *k, *v, *o;
+    PackedMatrix *gate, *up, *down;                         /* dense */
+    PackedMatrix *router;                                   /* sparse */
+    PackedMatrix **expert_gate, **expert_up, **expert_down; /* sparse: [num_experts] */
+} CpuLayer;
+
+/* Rows are tokens of the pass unless said otherwise. */
+typedef struct CpuScratch {
+    void *memory;
+    size_t bytes;
+    float *x;            /* [B, hidden] the residual stream */
+    float *normed;       /* [B, hidden] input of the next products */
+    float *block_out;    /* [B, hidden] what attention or the MLP adds to x */
+    float *q, *attended; /* [B, heads * head_dim] */
+    float *k, *v;        /* [B, kv_heads * head_dim] */
+    float *gate, *up;    /* [B, inner] inner: the larger of the dense and the experts' */
+    float *cosines[MODEL_ROPE_TABLES], *sines[MODEL_ROPE_TABLES]; /* [B, rotary_dims / 2] */
+    float *router;                                                /* [B, experts] */
+    float *gathered;       /* [B, hidden] an expert's tokens */
+    float *expert_share;   /* [B, experts_per_tok] */
+    uint32_t *expert_id;   /* [B, experts_per_tok] */
+    uint32_t *members;     /* [B] tokens that chose an expert */
+    float *member_share;   /* [B] */
+    int32_t *tokens;       /* [B] */
+    uint32_t *token_slice; /* [B] */
+    uint32_t *wanted;      /* [B] tokens whose logits are wanted, ascending */
+    AttentionSlice *slices;
+    EngineSequence **slice_sequence;
+    Activations activations;
+    AttentionScratch *attention;
+} CpuScratch;
+
+typedef struct CpuPass {
+    size_t n_tokens, n_slices, n_wanted;
+} CpuPass;
+
+typedef struct CpuEngine {
+    Engine base;
+    const Model *model;
+    const CpuOps *ops;
+    const char *instruction_set;
+    CpuPool *pool;
+    size_t threads, max_batch_tokens;
+    bool is_f32;
+    PackedMatrix *embedding, *head; /* the same when tied */
+    CpuLayer *layers;               /* [num_hidden_layers] */
+    size_t weight_bytes;
+    CpuScratch scratch;
+    CpuPass pass;
+    uint64_t call; /* counts forward calls, to find a sequence that comes twice */
+} CpuEngine;
+
+struct EngineSequence {
+    KvCache cache;
+    uint64_t last_call;
+};
+
+/* force_plain: plain C kernels only, for tests. */
+bool cpu_engine_open(const Model *model, const EngineOptions *options, bool force_plain,
+                     Engine **out, Error *err) WARN_UNUSED;
+
+/* load.c: repacks the model's matrices, giving the file's pages back layer by layer. */
+bool cpu_weights_load(CpuEngine *engine, Error *err) WARN_UNUSED;
+void cpu_weights_free(CpuEngine *engine);
+
+/* scratch.c */
+bool cpu_scratch_create(CpuEngine *engine, Error *err) WARN_UNUSED;
+void cpu_scratch_free(CpuScratch *scratch);
+
+/* forward.c: one pass; logits of the wanted tokens to logits [n_wanted, vocab]. Cannot fail. */
+void cpu_forward_pass(CpuEngine *engine, float *logits);
+/* Runs task(context, part, n_parts) over the pass's tokens, CPU_ROWS_PER_PART to a part; few tokens
+ * stay on the caller, where they cost less than waking the workers. */
+void cpu_run_rows(const CpuEngine *engine, size_t n_rows, CpuTask task, void *context);
+
+/* experts.c: the sparse MLP of a layer: from normed to block_out. */
+void cpu_experts_forward(CpuEngine *engine, const CpuLayer *layer);
+
+#endif

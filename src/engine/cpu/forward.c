@@ -1,0 +1,334 @@
+/* One pass through the transformer that ModelConfig describes.
+ *
+ *   x = embedding * scale
+ *   per layer:  n = norm(x)             q, k, v = n Wqkv      [norm q, k]  rotate q, k, store k, v
+ *               a = attention           x += [norm](a Wo)
+ *               n = norm(x)             m = act(n Wgate) * (n Wup), or experts
+ *               x += [norm](m Wdown)
+ *   logits = cap(norm(x) Whead), for the wanted tokens only
+ *
+ * A layer is five parallel sections of products and attention; between them lie row sections (a
+ * norm and the quantisation of its result, say), which run on the caller alone while there are few
+ * tokens. What a block adds to x is added by the row section that follows, together with its norm.
+ */
+#include "cpu_engine.h"
+
+#include <math.h>
+
+enum {
+    FEW_ROWS = 4,
+    SOFT_CAP_VALUES = 16 << 10, /* of a parallel section's part */
+};
+
+typedef struct RowJob {
+    CpuEngine *engine;
+    const ModelConfig *config;
+    CpuScratch *s;
+    size_t layer;
+    const float *pending_norm; /* applied to block_out before it is added, or NULL */
+    bool has_pending;          /* block_out has still to be added to x */
+    const float *norm;
+} RowJob;
+
+void cpu_run_rows(const CpuEngine *engine, size_t n_rows, CpuTask task, void *context)
+{
+    size_t n_parts = (n_rows + CPU_ROWS_PER_PART - 1) / CPU_ROWS_PER_PART;
+    cpu_pool_run(n_rows <= FEW_ROWS ? NULL : engine->pool, task, context, n_parts);
+}
+
+/* End of a part's rows. */
+static size_t part_end(size_t part, size_t n_rows)
+{
+    size_t end = (part + 1) * CPU_ROWS_PER_PART;
+    return end < n_rows ? end : n_rows;
+}
+
+static size_t token_position(const CpuScratch *s, size_t token)
+{
+    const AttentionSlice *slice = &s->slices[s->token_slice[token]];
+    return slice->first_position + (token - slice->first_token);
+}
+
+/* ---- Row sections ---- */
+
+/* Angles in double: at position 10^5 float32 would be off by thousandths of a radian. */
+static void fill_angles(const RopeTable *table, size_t position, float *cosines, float *sines)
+{
+    for (uint32_t d = 0; d < table->rotary_dims / 2; d++) {
+        double angle = (double)position * table->inverse_frequencies[d];
+        cosines[d] = (float)(cos(angle) * table->attention_factor);
+        sines[d] = (float)(sin(angle) * table->attention_factor);
+    }
+}
+
+static bool uses_local_rope(const ModelConfig *config)
+{
+    for (uint32_t i = 0; i < config->num_hidden_layers; i++) {
+        if (config->layers[i].rope != 0)
+            return true;
+    }
+    return false;
+}
+
+static void embed_part(void *context, size_t part, size_t n_parts)
+{
+    const RowJob *job = context;
+    CpuScratch *s = job->s;
+    const ModelConfig *c = job->config;
+    size_t end = part_end(part, job->engine->pass.n_tokens), hidden = c->hidden_size;
+    size_t n_tables = uses_local_rope(c) ? 2 : 1;
+    (void)n_parts;
+    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
+        float *x = s->x + t * hidden;
+        packed_matrix_read_row(job->engine->embedding, (size_t)s->tokens[t], x);
+        for (size_t i = 0; i < hidden; i++)
+            x[i] *= c->embedding_scale;
+        for (size_t i = 0; i < n_tables; i++) {
+            size_t half = c->rope[i].rotary_dims / 2;
+            fill_angles(&c->rope[i], token_position(s, t), s->cosines[i] + t * half,
+                        s->sines[i] + t * half);
+        }
+    }
+}
+
+static void add_pending(const RowJob *job, size_t token)
+{
+    if (!job->has_pending)
+        return;
+    size_t hidden = job->config->hidden_size;
+    float *added = job->s->block_out + token * hidden;
+    const CpuOps *ops = job->engine->ops;
+    if (job->pending_norm)
+        ops->rms_norm(added, job->pending_norm, hidden, job->config->rms_norm_eps, added);
+    ops->add(job->s->x + token * hidden, added, hidden);
+}
+
+static void norm_part(void *context, size_t part, size_t n_parts)
+{
+    const RowJob *job = context;
+    CpuScratch *s = job->s;
+    size_t end = part_end(part, job->engine->pass.n_tokens), hidden = job->config->hidden_size;
+    (void)n_parts;
+    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
+        add_pending(job, t);
+        job->engine->ops->rms_norm(s->x + t * hidden, job->norm, hidden, job->config->rms_norm_eps,
+                                   s->normed + t * hidden);
+        activations_quantize_row(&s->activations, t);
+    }
+}
+
+static void finish_part(void *context, size_t part, size_t n_parts)
+{
+    const RowJob *job = context;
+    CpuScratch *s = job->s;
+    size_t end = part_end(part, job->engine->pass.n_wanted), hidden = job->config->hidden_size;
+    (void)n_parts;
+    for (size_t i = part * CPU_ROWS_PER_PART; i < end; i++) {
+        size_t t = s->wanted[i];
+        add_pending(job, t);
+        job->engine->ops->rms_norm(s->x + t * hidden, job->norm, hidden, job->config->rms_norm_eps,
+                                   s->normed + i * hidden);
+        activations_quantize_row(&s->activations, i);
+    }
+}
+
+static void position_head(const RowJob *job, float *head, const float *norm, size_t token)
+{
+    const ModelConfig *c = job->config;
+    const CpuOps *ops = job->engine->ops;
+    size_t table = c->layers[job->layer].rope;
+    size_t half = c->rope[table].rotary_dims / 2;
+    if (norm)
+        ops->rms_norm(head, norm, c->head_dim, c->rms_norm_eps, head);
+    ops->rotate(head, job->s->cosines[table] + token * half, job->s->sines[table] + token * half,
+                half);
+}
+
+static void store_row(const CpuOps *ops, const KvCache *cache, const KvLayer *layer, size_t head,
+                      size_t position, const float *k, const float *v)
+{
+    void *key = kv_cache_key(cache, layer, head, position);
+    void *value = kv_cache_value(cache, layer, head, position);
+    if (cache->element_size == 2) {
+        ops->store_half(k, cache->head_dim, key, KV_KEY_TILE);
+        ops->store_half(v, cache->head_dim, value, 1);
+        for (size_t d = cache->head_dim; d < cache->value_stride; d++)
+            ((uint16_t *)value)[d] = 0;
+        return;
+    }
+    for (size_t d = 0; d < cache->head_dim; d++)
+        ((float *)key)[d * KV_KEY_TILE] = k[d];
+    for (size_t d = 0; d < cache->value_stride; d++)
+        ((float *)value)[d] = d < cache->head_dim ? v[d] : 0.0f;
+}
+
+/* q and k get their norms and rotations; k and v go to the cache. */
+static void position_part(void *context, size_t part, size_t n_parts)
+{
+    const RowJob *job = context;
+    CpuScratch *s = job->s;
+    const ModelConfig *c = job->config;
+    const LayerWeights *w = &job->engine->model->weights.layers[job->layer];
+    size_t end = part_end(part, job->engine->pass.n_tokens), head_dim = c->head_dim;
+    (void)n_parts;
+    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
+        const KvCache *cache = s->slices[s->token_slice[t]].cache;
+        const KvLayer *layer = &cache->layers[job->layer];
+        float *q = s->q + t * c->num_attention_heads * head_dim;
+        float *k = s->k + t * c->num_key_value_heads * head_dim;
+        const float *v = s->v + t * c->num_key_value_heads * head_dim;
+        size_t position = token_position(s, t);
+        for (size_t h = 0; h < c->num_attention_heads; h++)
+            position_head(job, q + h * head_dim, w->q_norm, t);
+        for (size_t h = 0; h < c->num_key_value_heads; h++) {
+            position_head(job, k + h * head_dim, w->k_norm, t);
+            store_row(job->engine->ops, cache, layer, h, position, k + h * head_dim,
+                      v + h * head_dim);
+        }
+    }
+}
+
+static void quantize_part(void *context, size_t part, size_t n_parts)
+{
+    const RowJob *job = context;
+    size_t end = part_end(part, job->engine->pass.n_tokens);
+    (void)n_parts;
+    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++)
+        activations_quantize_row(&job->s->activations, t);
+}
+
+static void activate_part(void *context, size_t part, size_t n_parts)
+{
+    const RowJob *job = context;
+    CpuScratch *s = job->s;
+    const CpuOps *ops = job->engine->ops;
+    size_t end = part_end(part, job->engine->pass.n_tokens), inner = job->config->intermediate_size;
+    (void)n_parts;
+    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
+        float *gate = s->gate + t * inner;
+        if (job->config->activation == ACTIVATION_SILU)
+            ops->silu_multiply(gate, s->up + t * inner, inner);
+        else
+            ops->gelu_tanh_multiply(gate, s->up + t * inner, inner);
+        activations_quantize_row(&s->activations, t);
+    }
+}
+
+/* ---- Blocks ---- */
+
+/* Adds what is pending to x, and makes norm(x) the input of the next products. */
+static void open_block(RowJob *job, const float *norm)
+{
+    CpuScratch *s = job->s;
+    size_t hidden = job->config->hidden_size;
+    job->norm = norm;
+    activations_begin(&s->activations, s->normed, job->engine->pass.n_tokens, hidden, hidden);
+    cpu_run_rows(job->engine, job->engine->pass.n_tokens, norm_part, job);
+}
+
+static void close_block(RowJob *job, const float *post_norm)
+{
+    job->has_pending = true;
+    job->pending_norm = post_norm;
+}
+
+static void attention_block(RowJob *job)
+{
+    CpuEngine *engine = job->engine;
+    CpuScratch *s = job->s;
+    const ModelConfig *c = job->config;
+    const CpuLayer *layer = &engine->layers[job->layer];
+    const LayerWeights *w = &engine->model->weights.layers[job->layer];
+    size_t q_cols = (size_t)c->num_attention_heads * c->head_dim;
+    size_t kv_cols = (size_t)c->num_key_value_heads * c->head_dim;
+    size_t n = engine->pass.n_tokens;
+
+    open_block(job, w->input_norm);
+    const MatrixProduct inputs[] = {{layer->q, w->q_bias, s->q, q_cols},
+                                    {layer->k, w->k_bias, s->k, kv_cols},
+                                    {layer->v, w->v_bias, s->v, kv_cols}};
+    matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
+    cpu_run_rows(engine, n, position_part, job);
+    attention_run(s->attention, engine->ops, job->layer, s->q, q_cols, s->attended, q_cols,
+                  engine->pool);
+    activations_begin(&s->activations, s->attended, n, q_cols, q_cols);
+    cpu_run_rows(engine, n, quantize_part, job);
+    const MatrixProduct output = {layer->o, w->o_bias, s->block_out, c->hidden_size};
+    matrix_multiply(&s->activations, &output, 1, engine->pool);
+    close_block(job, w->post_attention_norm);
+}
+
+static void mlp_block(RowJob *job)
+{
+    CpuEngine *engine = job->engine;
+    CpuScratch *s = job->s;
+    const CpuLayer *layer = &engine->layers[job->layer];
+    const LayerWeights *w = &engine->model->weights.layers[job->layer];
+    size_t inner = job->config->intermediate_size, n = engine->pass.n_tokens;
+
+    open_block(job, w->pre_mlp_norm);
+    if (job->config->layers[job->layer].is_sparse) {
+        cpu_experts_forward(engine, layer);
+    } else {
+        const MatrixProduct inputs[] = {{layer->gate, w->gate_bias, s->gate, inner},
+                                        {layer->up, w->up_bias, s->up, inner}};
+        matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
+        activations_begin(&s->activations, s->gate, n, inner, inner);
+        cpu_run_rows(engine, n, activate_part, job);
+        const MatrixProduct output = {layer->down, w->down_bias, s->block_out,
+                                      job->config->hidden_size};
+        matrix_multiply(&s->activations, &output, 1, engine->pool);
+    }
+    close_block(job, w->post_mlp_norm);
+}
+
+/* ---- The head ---- */
+
+typedef struct CapJob {
+    const CpuOps *ops;
+    float *logits;
+    size_t count;
+    float cap;
+} CapJob;
+
+static void cap_part(void *context, size_t part, size_t n_parts)
+{
+    const CapJob *job = context;
+    size_t first = part * SOFT_CAP_VALUES;
+    size_t left = job->count - first;
+    (void)n_parts;
+    job->ops->soft_cap(job->logits + first, left < SOFT_CAP_VALUES ? left : SOFT_CAP_VALUES,
+                       job->cap);
+}
+
+static void head_block(RowJob *job, float *logits)
+{
+    CpuEngine *engine = job->engine;
+    CpuScratch *s = job->s;
+    const ModelConfig *c = job->config;
+    size_t n = engine->pass.n_wanted, hidden = c->hidden_size;
+    job->norm = engine->model->weights.final_norm;
+    activations_begin(&s->activations, s->normed, n, hidden, hidden);
+    cpu_run_rows(engine, n, finish_part, job);
+    const MatrixProduct head = {engine->head, NULL, logits, c->vocab_size};
+    matrix_multiply(&s->activations, &head, 1, engine->pool);
+    if (c->final_logit_softcapping > 0.0f) {
+        CapJob cap = {engine->ops, logits, n * c->vocab_size, c->final_logit_softcapping};
+        cpu_pool_run(engine->pool, cap_part, &cap,
+                     (cap.count + SOFT_CAP_VALUES - 1) / SOFT_CAP_VALUES);
+    }
+}
+
+void cpu_forward_pass(CpuEngine *engine, float *logits)
+{
+    CpuScratch *s = &engine->scratch;
+    RowJob job = {.engine = engine, .config = &engine->model->config, .s = s};
+    attention_plan(s->attention, s->slices, engine->pass.n_slices);
+    cpu_run_rows(engine, engine->pass.n_tokens, embed_part, &job);
+    for (job.layer = 0; job.layer < job.config->num_hidden_layers; job.layer++) {
+        attention_block(&job);
+        mlp_block(&job);
+    }
+    if (engine->pass.n_wanted > 0)
+        head_block(&job, logits);
+}

@@ -1,0 +1,110 @@
+/* The operations in plain C: the formulas, and the siblings that the vector files are tested
+ * against. */
+#include "ops.h"
+
+#include "attention.h"
+#include "weights.h"
+
+#include <math.h>
+
+static const float FP16_LARGEST = 65504.0f;
+
+static void rms_norm_plain(const float *x, const float *weight, size_t n, float eps, float *out)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)x[i];
+    float scale = (float)(1.0 / sqrt(sum / (double)n + (double)eps));
+    for (size_t i = 0; i < n; i++)
+        out[i] = x[i] * scale * weight[i];
+}
+
+static void add_plain(float *x, const float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] += y[i];
+}
+
+static void add_scaled_plain(float *x, const float *y, size_t n, float scale)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = fmaf(y[i], scale, x[i]);
+}
+
+static void silu_multiply_plain(float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+/* 0.5 x (1 + tanh u) is x sigmoid(2 u). */
+static void gelu_tanh_multiply_plain(float *gate, const float *up, size_t n)
+{
+    const float twice_root = 1.5957691216057308f; /* 2 sqrt(2 / pi) */
+    for (size_t i = 0; i < n; i++) {
+        float x = gate[i];
+        float twice_u = twice_root * (x + 0.044715f * x * x * x);
+        gate[i] = x / (1.0f + expf(-twice_u)) * up[i];
+    }
+}
+
+static void soft_cap_plain(float *x, size_t n, float cap)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = cap * tanhf(x[i] / cap);
+}
+
+static void rotate_plain(float *x, const float *cosines, const float *sines, size_t half)
+{
+    for (size_t d = 0; d < half; d++) {
+        float a = x[d], b = x[d + half];
+        x[d] = a * cosines[d] - b * sines[d];
+        x[d + half] = b * cosines[d] + a * sines[d];
+    }
+}
+
+static void store_half_plain(const float *x, size_t n, uint16_t *out, size_t stride)
+{
+    for (size_t i = 0; i < n; i++) {
+        float value = x[i];
+        value = value > FP16_LARGEST ? FP16_LARGEST : value < -FP16_LARGEST ? -FP16_LARGEST : value;
+        out[i * stride] = float_to_f16(value);
+    }
+}
+
+const CpuOps *cpu_ops_plain(void)
+{
+    static const CpuOps ops = {
+        .name = "plain",
+        .rms_norm = rms_norm_plain,
+        .add = add_plain,
+        .add_scaled = add_scaled_plain,
+        .silu_multiply = silu_multiply_plain,
+        .gelu_tanh_multiply = gelu_tanh_multiply_plain,
+        .soft_cap = soft_cap_plain,
+        .rotate = rotate_plain,
+        .store_half = store_half_plain,
+        .attention_segment = attention_segment_plain,
+    };
+    return &ops;
+}
+
+const CpuOps *cpu_ops_select(bool force_plain)
+{
+    const CpuOps *fast = force_plain ? NULL : cpu_ops_avx2();
+    return fast ? fast : cpu_ops_plain();
+}
+
+void ops_softmax(float *x, size_t n)
+{
+    float max = -INFINITY;
+    for (size_t i = 0; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        x[i] = expf(x[i] - max);
+        sum += (double)x[i];
+    }
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)((double)x[i] / sum);
+}

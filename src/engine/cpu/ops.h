@@ -1,0 +1,45 @@
+/* Private to engine/cpu: the element-wise operations of a transformer and the attention kernel, one
+ * table an instruction set.
+ *
+ * Every entry of a table has the same meaning; ops.c states the formulas in plain C. Within one
+ * table a result depends on its own row only, never on what is computed beside it. Threads: any;
+ * each call touches only its arguments. Nothing fails; shapes are asserted where they could be
+ * wrong. */
+#ifndef ENGINE_CPU_OPS_H
+#define ENGINE_CPU_OPS_H
+
+#include "base.h"
+
+typedef struct AttentionTile AttentionTile;
+
+typedef struct CpuOps {
+    const char *name; /* "plain", "avx2" */
+    /* out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; out may be x. */
+    void (*rms_norm)(const float *x, const float *weight, size_t n, float eps, float *out);
+    /* x[i] += y[i] */
+    void (*add)(float *x, const float *y, size_t n);
+    /* x[i] += y[i] * scale */
+    void (*add_scaled)(float *x, const float *y, size_t n, float scale);
+    /* gate[i] = silu(gate[i]) * up[i] and gate[i] = gelu_tanh(gate[i]) * up[i] */
+    void (*silu_multiply)(float *gate, const float *up, size_t n);
+    void (*gelu_tanh_multiply)(float *gate, const float *up, size_t n);
+    /* x[i] = cap * tanh(x[i] / cap) */
+    void (*soft_cap)(float *x, size_t n, float cap);
+    /* Rotates one head in place: pairs (d, d + half), angles as cosines and sines [half]. */
+    void (*rotate)(float *x, const float *cosines, const float *sines, size_t half);
+    /* float32 to fp16, to nearest even, what is finite kept finite; to out[i * stride]. */
+    void (*store_half)(const float *x, size_t n, uint16_t *out, size_t stride);
+    /* Attention of a tile of queries over keys of one segment. */
+    void (*attention_segment)(const AttentionTile *tile);
+} CpuOps;
+
+const CpuOps *cpu_ops_plain(void);
+/* NULL where this build or this processor does not have it. */
+const CpuOps *cpu_ops_avx2(void);
+/* The best of the above. */
+const CpuOps *cpu_ops_select(bool force_plain);
+
+/* In place, in double where it is cheap: the router's probabilities. */
+void ops_softmax(float *x, size_t n);
+
+#endif

@@ -1,0 +1,157 @@
+/* The table of model types.
+ *
+ * Attention windows follow mlx_lm, because a directory has to give the same tokens here: mistral's,
+ * phi3's, gemma2's and qwen's `sliding_window` is not applied unless the architecture reads
+ * `layer_types` and those name sliding layers; Gemma-3 slides on every layer but each sixth (or as
+ * its keys say). Defaults are those that mlx_lm or transformers take for a key that config.json
+ * leaves out. */
+#include "model_parts.h"
+
+static const Architecture ARCHITECTURES[] = {
+    {
+        .model_type = "llama",
+        .tensor_prefix = "",
+        .tie = TIE_BY_KEY,
+        .default_tie_unknown = true,
+        .reads_bias_keys = true,
+        .reads_layer_types = true,
+        .max_position_embeddings = 2048,
+        .rope_theta = 10000.0,
+    },
+    {
+        .model_type = "mistral",
+        .tensor_prefix = "",
+        .tie = TIE_BY_KEY,
+        .default_tie_unknown = true,
+        .reads_bias_keys = true,
+        .reads_layer_types = true,
+        .max_position_embeddings = 131072,
+        .rope_theta = 10000.0,
+    },
+    {
+        .model_type = "qwen2",
+        .tensor_prefix = "",
+        .tie = TIE_BY_KEY,
+        .default_tie_unknown = true,
+        .always_qkv_bias = true,
+        .head_dim_is_quotient = true,
+        .max_position_embeddings = 32768,
+        .rope_theta = 1000000.0,
+    },
+    {
+        .model_type = "qwen3",
+        .tensor_prefix = "",
+        .tie = TIE_BY_KEY,
+        .default_tie_unknown = true,
+        .has_qk_norm = true,
+        .max_position_embeddings = 32768,
+    },
+    {
+        .model_type = "qwen3_moe",
+        .tensor_prefix = "",
+        .tie = TIE_BY_KEY,
+        .default_tie_unknown = true,
+        .has_qk_norm = true,
+        .has_experts = true,
+        .ignores_rope_scaling = true,
+        .max_position_embeddings = 32768,
+    },
+    {
+        .model_type = "gemma2",
+        .tensor_prefix = "",
+        .activation = ACTIVATION_GELU_TANH,
+        .tie = TIE_ALWAYS,
+        .score_scale = SCORE_SCALE_QUERY_PRE_ATTN,
+        .embedding_scale = EMBEDDING_SCALE_WEIGHT_DTYPE,
+        .norm_adds_one = true,
+        .has_post_norms = true,
+        .has_softcaps = true,
+        .ignores_rope_scaling = true,
+        .head_dim = 256,
+        .max_position_embeddings = 8192,
+        .rms_norm_eps = 1e-6,
+        .rope_theta = 10000.0,
+        .query_pre_attn_scalar = 144.0,
+        .attn_logit_softcapping = 50.0,
+        .final_logit_softcapping = 30.0,
+    },
+    {
+        .model_type = "gemma3_text",
+        .tensor_prefix = "",
+        .activation = ACTIVATION_GELU_TANH,
+        .tie = TIE_BY_TENSORS,
+        .score_scale = SCORE_SCALE_QUERY_PRE_ATTN,
+        .embedding_scale = EMBEDDING_SCALE_BFLOAT16,
+        .norm_adds_one = true,
+        .has_post_norms = true,
+        .has_qk_norm = true,
+        .has_sliding_pattern = true,
+        .has_local_rope = true,
+        .reads_layer_types = true,
+        .hidden_size = 1152,
+        .num_hidden_layers = 26,
+        .intermediate_size = 6912,
+        .num_attention_heads = 4,
+        .num_key_value_heads = 1,
+        .head_dim = 256,
+        .vocab_size = 262144,
+        .max_position_embeddings = 32768,
+        .sliding_window = 512,
+        .rms_norm_eps = 1e-6,
+        .rope_theta = 1000000.0,
+        .rope_local_base_freq = 10000.0,
+        .query_pre_attn_scalar = 256.0,
+    },
+    {
+        .model_type = "gemma3",
+        .text_key = "text_config",
+        .tensor_prefix = "language_model.",
+        .activation = ACTIVATION_GELU_TANH,
+        .tie = TIE_BY_TENSORS,
+        .score_scale = SCORE_SCALE_QUERY_PRE_ATTN,
+        .embedding_scale = EMBEDDING_SCALE_BFLOAT16,
+        .norm_adds_one = true,
+        .has_post_norms = true,
+        .has_qk_norm = true,
+        .has_sliding_pattern = true,
+        .has_local_rope = true,
+        .reads_layer_types = true,
+        .hidden_size = 1152,
+        .num_hidden_layers = 26,
+        .intermediate_size = 6912,
+        .num_attention_heads = 8,
+        .num_key_value_heads = 4,
+        .head_dim = 256,
+        .vocab_size = 262208,
+        .max_position_embeddings = 131072,
+        .sliding_window = 512,
+        .rms_norm_eps = 1e-6,
+        .rope_theta = 1000000.0,
+        .rope_local_base_freq = 10000.0,
+        .query_pre_attn_scalar = 256.0,
+    },
+    {
+        .model_type = "phi3",
+        .tensor_prefix = "",
+        .tie = TIE_BY_KEY,
+        .has_fused_projections = true,
+        .head_dim_is_quotient = true,
+        .has_partial_rotary = true,
+        .max_position_embeddings = 131072,
+        .rope_theta = 10000.0,
+    },
+};
+
+const Architecture *architecture_find(Slice model_type)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(ARCHITECTURES); i++) {
+        if (slice_equal(slice_of(ARCHITECTURES[i].model_type), model_type))
+            return &ARCHITECTURES[i];
+    }
+    return NULL;
+}
+
+const char *model_supported_types(void)
+{
+    return "llama, mistral, qwen2, qwen3, qwen3_moe, gemma2, gemma3_text, gemma3, phi3";
+}

@@ -1,0 +1,74 @@
+/* Opens a model directory: config.json, generation_config.json, the safetensors, then the binding.
+ * The JSON trees live only while it opens; what outlives them is in the model's arena. */
+#include "model_parts.h"
+
+#include <string.h>
+
+static const size_t MODEL_ARENA_BYTES_MAX = (size_t)1 << 31;
+static const size_t MODEL_TREE_BYTES_MAX = (size_t)1 << 29;
+
+/* Parses directory/name into trees; *out is NULL when the file is absent and optional. */
+static bool read_json_file(const char *directory, const char *name, bool optional, Buffer *text,
+                           Arena *trees, const JsonValue **out, Error *err)
+{
+    char path[PATH_BYTES_MAX];
+    *out = NULL;
+    if (!path_join(path, sizeof path, directory, name, err))
+        return false;
+    if (!file_exists(path)) {
+        if (optional)
+            return true;
+        return error_set(
+            err, ERROR_NOT_FOUND,
+            "%s: not found, expected a model directory with config.json, *.safetensors "
+            "and tokenizer.json",
+            path);
+    }
+    return file_read(path, MODEL_CONFIG_BYTES_MAX, text, err) &&
+           (json_parse(buffer_view(text), trees, out, err) || error_prefix(err, "%s", path));
+}
+
+static bool load(const char *directory, Model *model, Buffer *config_text, Buffer *generation_text,
+                 Arena *trees, Error *err)
+{
+    const JsonValue *root, *generation;
+    ModelDraft draft;
+    return read_json_file(directory, "config.json", false, config_text, trees, &root, err) &&
+           read_json_file(directory, "generation_config.json", true, generation_text, trees,
+                          &generation, err) &&
+           config_build(root, generation, &model->arena, &model->config, &draft, err) &&
+           tensor_set_open(directory, &model->tensors, err) && weights_bind(model, &draft, err);
+}
+
+bool model_open(const char *directory, Model **out, Error *err)
+{
+    *out = NULL;
+    Model *model = memory_allocate_zeroed(1, sizeof *model);
+    if (!model)
+        return error_no_memory(err, "model");
+    arena_init(&model->arena, MODEL_ARENA_BYTES_MAX);
+    Buffer config_text, generation_text;
+    buffer_init(&config_text, MODEL_CONFIG_BYTES_MAX);
+    buffer_init(&generation_text, MODEL_CONFIG_BYTES_MAX);
+    Arena trees;
+    arena_init(&trees, MODEL_TREE_BYTES_MAX);
+    bool ok = load(directory, model, &config_text, &generation_text, &trees, err);
+    arena_reset(&trees);
+    buffer_reset(&generation_text);
+    buffer_reset(&config_text);
+    if (!ok) {
+        model_close(model);
+        return false;
+    }
+    *out = model;
+    return true;
+}
+
+void model_close(Model *model)
+{
+    if (!model)
+        return;
+    tensor_set_close(model->tensors);
+    arena_reset(&model->arena);
+    memory_free(model);
+}
