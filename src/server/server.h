@@ -14,10 +14,19 @@
 
 enum {
     SERVER_BODY_BYTES_MAX = 32 << 20,
+    SERVER_REQUEST_LINE_MAX = 16 << 10,
+    SERVER_HEADER_BYTES_MAX = 64 << 10,
+    SERVER_HEADER_FIELDS_MAX = 128,
+    SERVER_JSON_BYTES_MAX = 256 << 20, /* memory of one request's JSON values */
     SERVER_CONNECTIONS_MAX = 512,
     SERVER_REPLY_BYTES_MAX = 64 << 20, /* of one response that is not streamed */
     SERVER_MESSAGES_MAX = 1 << 16,
-    SERVER_IDLE_SECONDS = 75,
+    SERVER_STOP_STRINGS_MAX = 4, /* of one chat request */
+    SERVER_HEAD_SECONDS = 10, /* from a request's first byte to the end of its headers */
+    SERVER_BODY_SECONDS = 30, /* silence within a body */
+    SERVER_IDLE_SECONDS = 75, /* a connection without a request */
+    SERVER_STALLED_SECONDS = 300, /* a client that takes no byte of its response */
+    SERVER_KEEP_ALIVE_SECONDS = 5, /* silence of a stream before a comment is sent */
 };
 
 typedef struct ServerOptions {

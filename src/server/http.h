@@ -1,0 +1,162 @@
+/* http: the plumbing between libmicrohttpd and the dialects.
+ *
+ * One HttpRequest lives from the end of a request's head to the end of its response. A route's handler sees
+ * it once its body is complete and either answers at once (http_reply...) or starts a task: something that
+ * produces its answer while a generation runs, driven by advance(). Dialects know requests, replies and
+ * tasks; they see no socket, no thread and no libmicrohttpd.
+ *
+ * Waiting. A task that has nothing to say suspends its connection. Whoever has news (the scheduler's notify
+ * callback, the watcher, the stop of the server) sets `news` and resumes it. Both happen under the server's
+ * mutex, and advance() runs only after `news` was cleared, so no news is lost and no connection is resumed
+ * twice. */
+#ifndef SERVER_HTTP_H
+#define SERVER_HTTP_H
+
+#include "http_error.h"
+#include "json.h"
+#include "server.h"
+
+#include <microhttpd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    HTTP_REPLY_HEADERS_MAX = 8,
+    HTTP_THREADS = 4, /* rendering and tokenising a long prompt must not hold up other connections */
+    HTTP_STREAM_BYTES_MAX = 16 << 20, /* events written and not yet taken by libmicrohttpd */
+};
+
+typedef struct Route Route;
+typedef struct HttpRequest HttpRequest;
+typedef struct Watcher Watcher;
+
+typedef struct HttpHeader {
+    const char *name;
+    const char *value; /* in the request's arena, or constant */
+} HttpHeader;
+
+typedef enum HttpProgress {
+    HTTP_WAIT, /* nothing new until the next notification */
+    HTTP_MORE, /* bytes were appended to request->out */
+    HTTP_END   /* the stream, or request->reply, is complete */
+} HttpProgress;
+
+/* What a dialect does while its generation runs. All are called on the connection's thread, never at once. */
+typedef struct HttpTaskOps {
+    /* A streamed task appends events to request->out; another one collects and ends with http_reply. */
+    HttpProgress (*advance)(void *task, HttpRequest *request);
+    /* Ends a task from outside: a stream writes its error event, another task an error reply. */
+    void (*fail)(void *task, HttpRequest *request, const HttpError *error);
+    /* Streams: a sign of life after a silence. */
+    void (*keep_alive)(void *task, HttpRequest *request);
+    void (*free)(void *task); /* cancels what runs; may wait for a notify call */
+} HttpTaskOps;
+
+struct HttpRequest {
+    Server *server;
+    struct MHD_Connection *connection;
+    bool started;       /* the head is complete and was checked */
+    size_t target_size; /* of the request line, query included */
+    char id[24]; /* "req_" + 16 hex digits */
+    Slice path;  /* in the arena; as sent, without scheme, host and query */
+    Slice path_id; /* what a route's pattern left open, percent-decoded */
+    const char *origin; /* allowed and to be told so in the response, or NULL */
+    const char *preflight_headers; /* Access-Control-Request-Headers, or NULL */
+    bool is_get, is_head, is_post, is_options; /* method; none: another one */
+    bool has_body;
+    const Route *route;
+
+    Arena arena; /* everything of this request, JSON too */
+    Buffer body;
+    size_t body_seen; /* bytes received, stored or not */
+    bool refused;     /* error is the answer already: the body is not stored */
+    HttpError error;
+
+    /* The answer, once has_reply. */
+    bool has_reply, close_after, queued;
+    unsigned status;
+    const char *content_type;
+    Buffer reply;
+    HttpHeader headers[HTTP_REPLY_HEADERS_MAX];
+    size_t n_headers;
+
+    /* The task, when the answer takes time. */
+    const HttpTaskOps *ops;
+    void *task;
+    bool streams;
+    Buffer out;    /* events not yet given to libmicrohttpd */
+    size_t out_at; /* how much of out was given */
+    bool ended;    /* the task is complete */
+
+    /* Guarded by the server's mutex. */
+    bool registered, suspended, news, hung_up, keep_alive_due;
+    double last_progress; /* when the stream last had bytes */
+    HttpRequest *next, *previous;
+};
+
+struct Server {
+    struct MHD_Daemon *daemon;
+    int listen_socket;
+    uint16_t port;
+    bool loopback; /* bound to a loopback address: Host is checked */
+    Scheduler *scheduler;
+    const Tokenizer *tokenizer;
+    const ChatTemplate *chat;
+    Slice model_id;
+    float temperature;
+    size_t max_context;
+    int64_t started_at; /* unix seconds */
+    char fingerprint[16];
+    uint64_t request_key; /* makes request ids unguessable */
+    _Atomic uint64_t request_count;
+    _Atomic int64_t last_reply_id;
+    _Atomic size_t connections;
+    Watcher *watcher;
+
+    /* mutex guards the list of running tasks, the fields that HttpRequest marks, stopping and aborting.
+     * Nothing but libmicrohttpd's suspend and resume is called while it is held. */
+    pthread_mutex_t mutex;
+    pthread_cond_t idle; /* the list became empty */
+    HttpRequest *tasks;
+    size_t task_count;
+    bool stopping; /* no new tasks */
+    bool aborting; /* running tasks end now */
+};
+
+/* ---- For dialects ----------------------------------------------------------------------------- */
+
+/* Answers with what request->reply holds. */
+void http_reply(HttpRequest *request, unsigned status, const char *content_type);
+void http_reply_error(HttpRequest *request, const HttpError *error);
+/* value is copied; characters that a header cannot hold become '?'. */
+void http_add_header(HttpRequest *request, const char *name, Slice value);
+/* Makes the answer a task of the request, which owns it now. */
+void http_start_task(HttpRequest *request, const HttpTaskOps *ops, void *task, bool streams);
+/* Wakes the request's connection: the notify callback of its job. Any thread. */
+void http_notify(void *request);
+/* A number for "chatcmpl-...": milliseconds, bumped so that each is unique in the process. */
+int64_t http_next_reply_id(Server *server);
+
+/* ---- Between the parts of the plumbing -------------------------------------------------------- */
+
+/* http_check: head of the request. False with the refusal in request->error. */
+bool http_check_head(HttpRequest *request, const char *url, const char *method,
+                     const char *version) WARN_UNUSED;
+
+/* http_reply: queues request->reply, or the stream, on the connection. */
+enum MHD_Result http_queue_reply(HttpRequest *request);
+enum MHD_Result http_queue_stream(HttpRequest *request, MHD_ContentReaderCallback reader);
+
+/* http_connection: libmicrohttpd's callbacks; cls is the Server. A request begins with its target. */
+void *http_request_begin(void *cls, const char *target, struct MHD_Connection *connection);
+enum MHD_Result http_handle(void *cls, struct MHD_Connection *connection, const char *url,
+                            const char *method, const char *version, const char *upload_data,
+                            size_t *upload_data_size, void **con_cls);
+void http_completed(void *cls, struct MHD_Connection *connection, void **con_cls,
+                    enum MHD_RequestTerminationCode code);
+void http_connection_changed(void *cls, struct MHD_Connection *connection, void **socket_context,
+                             enum MHD_ConnectionNotificationCode code);
+/* The server's mutex is held: resumes the connection if it is suspended. */
+void http_wake_locked(HttpRequest *request);
+
+#endif

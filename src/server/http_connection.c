@@ -1,0 +1,367 @@
+/* libmicrohttpd's callbacks: one request from its target to the end of its response.
+ *
+ *   begin -> head checked -> body collected -> handler -> reply queued
+ *                                                     \-> task: advance ... suspended ... advance -> end
+ *
+ * A refusal of a request whose body is still to come is queued at once, and the socket lingers. Everything
+ * else is answered once the body is in. When a reply is queued early, libmicrohttpd closes the connection
+ * after it. */
+#include "http.h"
+#include "route.h"
+#include "watcher.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- Beginning and end ------------------------------------------------------------------------ */
+
+static uint64_t mix_bits(uint64_t x)
+{
+    x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdu;
+    x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53u;
+    return x ^ (x >> 33);
+}
+
+void *http_request_begin(void *cls, const char *target, struct MHD_Connection *connection)
+{
+    Server *server = cls;
+    HttpRequest *request = memory_allocate_zeroed(1, sizeof(*request));
+    if (!request)
+        return NULL; /* the handler closes the connection */
+    request->server = server;
+    request->connection = connection;
+    request->target_size = strlen(target);
+    uint64_t number = atomic_fetch_add(&server->request_count, 1) ^ server->request_key;
+    snprintf(request->id, sizeof(request->id), "req_%016llx", (unsigned long long)mix_bits(number));
+    arena_init(&request->arena, SERVER_JSON_BYTES_MAX);
+    buffer_init(&request->body, SERVER_BODY_BYTES_MAX);
+    buffer_init(&request->reply, SERVER_REPLY_BYTES_MAX);
+    buffer_init(&request->out, HTTP_STREAM_BYTES_MAX);
+    return request;
+}
+
+static void unregister_task(HttpRequest *request)
+{
+    Server *server = request->server;
+    pthread_mutex_lock(&server->mutex);
+    if (request->registered) {
+        if (request->previous)
+            request->previous->next = request->next;
+        else
+            server->tasks = request->next;
+        if (request->next)
+            request->next->previous = request->previous;
+        request->registered = false;
+        if (--server->task_count == 0)
+            pthread_cond_broadcast(&server->idle);
+    }
+    pthread_mutex_unlock(&server->mutex);
+}
+
+void http_completed(void *cls, struct MHD_Connection *connection, void **con_cls,
+                    enum MHD_RequestTerminationCode code)
+{
+    (void)cls;
+    (void)code;
+    HttpRequest *request = *con_cls;
+    if (!request)
+        return;
+    /* The task goes first: freeing it waits for a notify call, which needs the request. */
+    if (request->task)
+        request->ops->free(request->task);
+    unregister_task(request);
+    MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT,
+                              (unsigned)SERVER_IDLE_SECONDS);
+    buffer_reset(&request->out);
+    buffer_reset(&request->reply);
+    buffer_reset(&request->body);
+    arena_reset(&request->arena);
+    memory_free(request);
+    *con_cls = NULL;
+}
+
+void http_connection_changed(void *cls, struct MHD_Connection *connection, void **socket_context,
+                             enum MHD_ConnectionNotificationCode code)
+{
+    (void)connection;
+    (void)socket_context;
+    Server *server = cls;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED)
+        atomic_fetch_add(&server->connections, 1);
+    else
+        atomic_fetch_sub(&server->connections, 1);
+}
+
+/* ---- Waking and waiting ----------------------------------------------------------------------- */
+
+void http_wake_locked(HttpRequest *request)
+{
+    request->news = true;
+    if (request->suspended) {
+        request->suspended = false;
+        MHD_resume_connection(request->connection);
+    }
+}
+
+void http_notify(void *context)
+{
+    HttpRequest *request = context;
+    pthread_mutex_lock(&request->server->mutex);
+    http_wake_locked(request);
+    pthread_mutex_unlock(&request->server->mutex);
+}
+
+void http_start_task(HttpRequest *request, const HttpTaskOps *ops, void *task, bool streams)
+{
+    request->ops = ops;
+    request->task = task;
+    request->streams = streams;
+}
+
+static void register_task(HttpRequest *request)
+{
+    Server *server = request->server;
+    pthread_mutex_lock(&server->mutex);
+    request->next = server->tasks;
+    request->previous = NULL;
+    if (request->next)
+        request->next->previous = request;
+    server->tasks = request;
+    server->task_count++;
+    request->registered = true;
+    request->last_progress = clock_monotonic_seconds();
+    pthread_mutex_unlock(&server->mutex);
+    watcher_wake(server->watcher);
+}
+
+typedef enum WaitResult { WAIT_SUSPENDED, WAIT_NEWS, WAIT_HUNG_UP, WAIT_ABORTED, WAIT_SILENT } WaitResult;
+
+/* Suspends the connection unless there is a reason to go on, which is consumed. */
+static WaitResult wait_for_news(HttpRequest *request, bool may_suspend)
+{
+    WaitResult result = WAIT_NEWS;
+    Server *server = request->server;
+    pthread_mutex_lock(&server->mutex);
+    if (request->hung_up) {
+        result = WAIT_HUNG_UP;
+    } else if (server->aborting) {
+        result = WAIT_ABORTED;
+    } else if (request->keep_alive_due) {
+        result = WAIT_SILENT;
+    } else if (!request->news && may_suspend) {
+        request->suspended = true;
+        MHD_suspend_connection(request->connection);
+        result = WAIT_SUSPENDED;
+    }
+    request->keep_alive_due = false;
+    if (result != WAIT_SUSPENDED)
+        request->news = false;
+    pthread_mutex_unlock(&server->mutex);
+    return result;
+}
+
+static void note_progress(HttpRequest *request)
+{
+    pthread_mutex_lock(&request->server->mutex);
+    request->last_progress = clock_monotonic_seconds();
+    pthread_mutex_unlock(&request->server->mutex);
+}
+
+static void fail_task(HttpRequest *request)
+{
+    HttpError error;
+    http_error_set(&error, FAULT_SHUTTING_DOWN, NULL, "The server is shutting down.");
+    request->ops->fail(request->task, request, &error);
+    request->ended = true;
+}
+
+typedef enum DriveResult { DRIVE_SUSPENDED, DRIVE_MORE, DRIVE_ENDED, DRIVE_HUNG_UP } DriveResult;
+
+/* Advances the task until it has something to send, has ended, or the connection is suspended. */
+static DriveResult drive_task(HttpRequest *request)
+{
+    while (!request->ended) {
+        /* First take what there is; the second look happens with the news flag known to be clear. */
+        WaitResult wait = wait_for_news(request, false);
+        if (wait == WAIT_HUNG_UP)
+            return DRIVE_HUNG_UP;
+        if (wait == WAIT_ABORTED) {
+            fail_task(request);
+            break;
+        }
+        HttpProgress progress = request->ops->advance(request->task, request);
+        if (progress == HTTP_WAIT && wait == WAIT_SILENT && request->ops->keep_alive) {
+            request->ops->keep_alive(request->task, request);
+            progress = HTTP_MORE;
+        }
+        if (progress == HTTP_END)
+            request->ended = true;
+        else if (progress == HTTP_MORE)
+            return DRIVE_MORE;
+        else if (wait_for_news(request, true) == WAIT_SUSPENDED)
+            return DRIVE_SUSPENDED;
+    }
+    return DRIVE_ENDED;
+}
+
+/* ---- Streams ---------------------------------------------------------------------------------- */
+
+static size_t take_out(HttpRequest *request, char *to, size_t max)
+{
+    size_t left = request->out.len - request->out_at;
+    size_t count = left < max ? left : max;
+    memcpy(to, request->out.ptr + request->out_at, count);
+    request->out_at += count;
+    if (request->out_at == request->out.len) {
+        buffer_clear(&request->out);
+        request->out_at = 0;
+    }
+    return count;
+}
+
+static ssize_t read_stream(void *cls, uint64_t position, char *to, size_t max)
+{
+    (void)position;
+    HttpRequest *request = cls;
+    if (request->out.len == 0) {
+        if (request->ended)
+            return MHD_CONTENT_READER_END_OF_STREAM;
+        DriveResult result = drive_task(request);
+        if (result == DRIVE_SUSPENDED)
+            return 0;
+        if (result == DRIVE_HUNG_UP || request->out.failed)
+            return MHD_CONTENT_READER_END_WITH_ERROR;
+        if (request->out.len == 0)
+            return MHD_CONTENT_READER_END_OF_STREAM;
+        note_progress(request);
+    }
+    return (ssize_t)take_out(request, to, max);
+}
+
+/* ---- Requests --------------------------------------------------------------------------------- */
+
+static void set_timeout(HttpRequest *request, unsigned seconds)
+{
+    MHD_set_connection_option(request->connection, MHD_CONNECTION_OPTION_TIMEOUT, seconds);
+}
+
+static enum MHD_Result queue_refusal(HttpRequest *request)
+{
+    http_reply_error(request, &request->error);
+    return http_queue_reply(request);
+}
+
+static bool check_load(HttpRequest *request)
+{
+    Server *server = request->server;
+    pthread_mutex_lock(&server->mutex);
+    bool stopping = server->stopping;
+    pthread_mutex_unlock(&server->mutex);
+    if (stopping)
+        return http_error_set(&request->error, FAULT_SHUTTING_DOWN, NULL,
+                              "The server is shutting down.");
+    if (atomic_load(&server->connections) > SERVER_CONNECTIONS_MAX) {
+        request->close_after = true;
+        return http_error_set(&request->error, FAULT_OVERLOADED, NULL,
+                              "%d connections are open already.", SERVER_CONNECTIONS_MAX);
+    }
+    return true;
+}
+
+/* The head is complete. */
+static enum MHD_Result start_request(HttpRequest *request, const char *url, const char *method,
+                                     const char *version)
+{
+    request->started = true;
+    request->refused =
+        !http_check_head(request, url, method, version) || !check_load(request);
+    set_timeout(request, SERVER_BODY_SECONDS);
+    if (!request->refused || !request->has_body)
+        return MHD_YES;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    enum MHD_Result result = queue_refusal(request);
+    if (info && result == MHD_YES)
+        watcher_linger(request->server->watcher, info->connect_fd);
+    return result;
+}
+
+static void store_body(HttpRequest *request, const char *data, size_t size)
+{
+    request->body_seen = size > SIZE_MAX - request->body_seen ? SIZE_MAX : request->body_seen + size;
+    if (request->refused)
+        return;
+    if (request->body_seen > SERVER_BODY_BYTES_MAX) {
+        request->refused = true;
+        http_error_set(&request->error, FAULT_TOO_LARGE, NULL, "The body is larger than %d bytes.",
+                       SERVER_BODY_BYTES_MAX);
+    } else {
+        buffer_append(&request->body, data, size);
+        if (request->body.failed) {
+            request->refused = true;
+            http_error_set(&request->error, FAULT_INTERNAL, NULL, "Out of memory for the body.");
+        }
+    }
+    if (request->refused)
+        buffer_reset(&request->body);
+}
+
+/* The request is complete: its answer, or its task. */
+static enum MHD_Result handle_request(HttpRequest *request)
+{
+    if (request->refused)
+        return queue_refusal(request);
+    if (request->is_options) {
+        http_reply(request, MHD_HTTP_NO_CONTENT, NULL);
+        return http_queue_reply(request);
+    }
+    request->route->handle(request);
+    if (request->has_reply)
+        return http_queue_reply(request);
+    assert(request->task);
+    /* The client may think for long; what it does not read is bounded by the job's buffer. */
+    set_timeout(request, SERVER_STALLED_SECONDS);
+    register_task(request);
+    return MHD_YES;
+}
+
+static enum MHD_Result continue_task(HttpRequest *request)
+{
+    if (request->streams)
+        return http_queue_stream(request, read_stream);
+    switch (drive_task(request)) {
+    case DRIVE_SUSPENDED:
+    case DRIVE_MORE:
+        return MHD_YES;
+    case DRIVE_ENDED:
+        return http_queue_reply(request);
+    case DRIVE_HUNG_UP:
+        break;
+    }
+    return MHD_NO;
+}
+
+enum MHD_Result http_handle(void *cls, struct MHD_Connection *connection, const char *url,
+                            const char *method, const char *version, const char *upload_data,
+                            size_t *upload_data_size, void **con_cls)
+{
+    (void)cls;
+    (void)connection;
+    HttpRequest *request = *con_cls;
+    if (!request)
+        return MHD_NO;
+    if (!request->started)
+        return start_request(request, url, method, version);
+    if (*upload_data_size > 0) {
+        store_body(request, upload_data, *upload_data_size);
+        *upload_data_size = 0;
+        return MHD_YES;
+    }
+    if (!request->task) {
+        enum MHD_Result result = handle_request(request);
+        if (result != MHD_YES || request->queued)
+            return result;
+    }
+    return continue_task(request);
+}
