@@ -222,6 +222,16 @@ static bool is_power_of_two(double value)
     return frexp(value, &exponent) == 0.5;
 }
 
+/* Half-way between two normal floats. Such a quotient may have been rounded to that place, and then
+ * the text itself would round to either side. */
+static bool is_float_midpoint(double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    const uint64_t beyond_float = (UINT64_C(1) << (DBL_MANT_DIG - FLT_MANT_DIG)) - 1;
+    return (bits & beyond_float) == (beyond_float + 1) / 2;
+}
+
 /* Finds the first k with value = integer / 10^k; false if there is none, or if that need not be the
  * shortest. The quotient is rounded correctly, so equality means that the text reads back. A
  * double's integer stays below 10^15 and is unique. A float's has up to 9 digits: only below 10^6
@@ -241,9 +251,10 @@ static bool find_short_decimal(double value, bool single, Decimal *out)
         double quotient = (double)digits / powers_of_ten[power];
         if (single ? (float)quotient != (float)value : quotient != value)
             continue;
+        if (single && is_float_midpoint(quotient))
+            return false;
         set_integer_digits(out, digits, power);
-        /* A quotient half-way between two floats may have been rounded twice. */
-        return !single || reads_back(out, value, true);
+        return true;
     }
 #else
     (void)value, (void)single, (void)out;
