@@ -1,10 +1,10 @@
 /* tokenizer: text to token ids and back, as Hugging Face's tokenizer.json describes it.
  *
- * A Tokenizer is loaded once and immutable: pipeline of added-token search, normaliser, pre-tokeniser,
- * BPE, post-processor, decoder. Ids and text equal those of the `tokenizers` library; a component we do
- * not know is an error at load that names it, never an approximation. It knows nothing of chat templates
- * or of tokenizer_config.json. Threads: a Tokenizer may be used by any number of threads at once; a
- * TokenDecoder belongs to one. */
+ * A Tokenizer is loaded once and immutable: pipeline of added-token search, normaliser,
+ * pre-tokeniser, BPE, post-processor, decoder. Ids and text equal those of the `tokenizers`
+ * library; a component we do not know is an error at load that names it, never an approximation. It
+ * knows nothing of chat templates or of tokenizer_config.json. Threads: a Tokenizer may be used by
+ * any number of threads at once; a TokenDecoder belongs to one. */
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
 
@@ -35,33 +35,41 @@ void tokenizer_free(Tokenizer *tokenizer);
 
 /* One more than the largest id. The model's vocabulary may be larger. */
 size_t tokenizer_vocabulary_size(const Tokenizer *tokenizer);
-/* Content of a token as tokenizer.json writes it (byte-level alphabet, "▁"); empty slice when there is
- * no such id. Borrowed. */
+/* Content of a token as tokenizer.json writes it (byte-level alphabet, "▁"); empty slice when there
+ * is no such id. Borrowed. */
 Slice tokenizer_token_content(const Tokenizer *tokenizer, int32_t id);
 /* Id of exactly this content (added tokens first), or -1. */
 int32_t tokenizer_find_token(const Tokenizer *tokenizer, Slice content);
 bool tokenizer_is_special(const Tokenizer *tokenizer, int32_t id);
 
-/* Appends the ids of text to out. add_special applies the post-processor (BOS and the like). Text of added
- * tokens inside text is recognised always. Ill-formed UTF-8 becomes U+FFFD. On failure out is as before. */
+/* Appends the ids of text to out. add_special applies the post-processor (BOS and the like). Text
+ * of added tokens inside text is recognised always. Ill-formed UTF-8 becomes U+FFFD. On failure out
+ * is as before. */
 bool tokenizer_encode(const Tokenizer *tokenizer, Slice text, bool add_special, TokenList *out,
                       Error *err) WARN_UNUSED;
 
-/* Appends the text of ids. Ids without a token are skipped; skip_special leaves special tokens out. */
-bool tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip_special,
-                      Buffer *out, Error *err) WARN_UNUSED;
+/* Appends the text of ids. Ids without a token are skipped; skip_special leaves special tokens out.
+ */
+bool tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t count,
+                      bool skip_special, Buffer *out, Error *err) WARN_UNUSED;
 
-/* Incremental decoding: what push appends over all ids, then finish, equals tokenizer_decode of all at
- * once, and every appended piece is valid UTF-8. A piece is emitted as soon as its characters are whole.
- * Caller-owned, small, copyable. */
+enum { TOKEN_DECODER_PENDING_MAX = 240 };
+
+/* Incremental decoding: what push appends over all ids, then finish, equals tokenizer_decode of all
+ * at once, and every appended piece is valid UTF-8. A piece is emitted as soon as it is settled:
+ * byte-level tokens with their last byte; a run of byte-fallback tokens (<0xHH>) with the next
+ * other token, since one bad byte changes what the whole run means. Only a run of
+ * TOKEN_DECODER_PENDING_MAX bytes or more is given out early, and then may differ from
+ * tokenizer_decode if it is ill-formed. Caller-owned, small, copyable. */
 typedef struct TokenDecoder {
     const Tokenizer *tokenizer;
     bool skip_special;
-    bool started;       /* some text was emitted: no more leading-space stripping */
-    uint8_t pending_len;
-    bool byte_run;      /* pending came from byte-fallback tokens */
-    char pending[8];    /* an incomplete character */
-    uint32_t run_state; /* decoder's own */
+    bool started;        /* a token was decoded */
+    bool run_overflowed; /* the current run of fallback bytes is too long to be held back */
+    uint16_t pending_len;
+    uint32_t strip_left; /* characters that may still be stripped from the start of the text */
+    char pending[TOKEN_DECODER_PENDING_MAX]; /* an incomplete character, or a run of fallback bytes
+                                              */
 } TokenDecoder;
 
 void token_decoder_init(TokenDecoder *decoder, const Tokenizer *tokenizer, bool skip_special);
