@@ -9,7 +9,6 @@
 #ifndef BASE_H
 #define BASE_H
 
-#include <limits.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -35,8 +34,8 @@ typedef struct Slice {
 
 #define SLICE(literal) ((Slice){("" literal ""), sizeof(literal) - 1})
 #define SLICE_EMPTY ((Slice){NULL, 0})
-/* For printf's "%.*s", cut at INT_MAX; printf also stops at a NUL. */
-#define SLICE_ARG(s) (int)((s).len < INT_MAX ? (s).len : INT_MAX), ((s).ptr ? (s).ptr : "")
+/* For printf's "%.*s", cut at what an int holds; printf also stops at a NUL. */
+#define SLICE_ARG(s) (int)((s).len < INT32_MAX ? (s).len : INT32_MAX), ((s).ptr ? (s).ptr : "")
 
 Slice slice_of(const char *c_string);
 bool slice_equal(Slice a, Slice b);
