@@ -2,8 +2,8 @@
  *
  *   logits -> sampler -> id -> decoder -> piece of text -> stop matcher -> text that is certain
  *
- * Every id but an end token goes through all stages. Ending flushes the later stages in order, so the text
- * given out is the decoded reply up to the stop string, whole characters only. */
+ * Every id but an end token goes through all stages. Ending flushes the later stages in order, so
+ * the text given out is the decoded reply up to the stop string, whole characters only. */
 #include "generate.h"
 
 #include "sampler.h"
@@ -37,9 +37,9 @@ void generation_options_init(GenerationOptions *options)
     };
 }
 
-bool generation_create(const Tokenizer *tokenizer, const GenerationOptions *options, const int32_t *eos,
-                       size_t n_eos, const int32_t *prompt, size_t n_prompt, size_t vocab_size,
-                       Generation **out, Error *err)
+bool generation_create(const Tokenizer *tokenizer, const GenerationOptions *options,
+                       const int32_t *eos, size_t n_eos, const int32_t *prompt, size_t n_prompt,
+                       size_t vocab_size, Generation **out, Error *err)
 {
     *out = NULL;
     if (vocab_size == 0 || vocab_size > INT32_MAX)
@@ -52,7 +52,8 @@ bool generation_create(const Tokenizer *tokenizer, const GenerationOptions *opti
     generation->finish = options->max_tokens == 0 ? FINISH_LENGTH : FINISH_NONE;
     token_decoder_init(&generation->decoder, tokenizer, options->skip_special);
     size_t n_banned = options->ignore_eos ? n_eos : 0;
-    if (!sampler_init(&generation->sampler, options, eos, n_banned, prompt, n_prompt, vocab_size, err) ||
+    if (!sampler_init(&generation->sampler, options, eos, n_banned, prompt, n_prompt, vocab_size,
+                      err) ||
         !stop_match_init(&generation->stop, options->stop, options->n_stop, err))
         goto fail;
     if (n_eos > 0 && !options->ignore_eos) {

@@ -1,6 +1,7 @@
 /* random: the draws of one reply, the same on every platform.
- * Counter-based: draw n is a mixing function of (key, n), so that nothing but a counter is state. The mixing
- * is SplitMix64's finaliser (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014). */
+ * Counter-based: draw n is a mixing function of (key, n), so that nothing but a counter is state.
+ * The mixing is SplitMix64's finaliser (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
+ * Generators, 2014). */
 #ifndef GENERATE_RANDOM_H
 #define GENERATE_RANDOM_H
 

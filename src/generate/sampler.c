@@ -1,18 +1,18 @@
-/* The chain: logit_bias, bans, repetition, presence, frequency; then greedy or temperature, top_k, top_p,
- * min_p, draw.
+/* The chain: logit_bias, bans, repetition, presence, frequency; then greedy or temperature, top_k,
+ * top_p, min_p, draw.
  *
- * Weights are exp((logit - best) / temperature), so the best token has weight 1 and nothing overflows. The
- * exponential is our own polynomial of additions and multiplications: the same bits on every machine and
- * with every libm, and compilers vectorise it.
+ * Weights are exp((logit - best) / temperature), so the best token has weight 1 and nothing
+ * overflows. The exponential is our own polynomial of additions and multiplications: the same bits
+ * on every machine and with every libm, and compilers vectorise it.
  *
  * The full vocabulary is never sorted:
  *   top_k        a heap of the k best seen so far; most logits fail one comparison with its root;
- *   top_p        tokens below (1 - top_p) * total / vocab_size weigh less than 1 - top_p together, so they
- *                are outside the nucleus; the few others become a heap from which the best is taken until
+ *   top_p        tokens below (1 - top_p) * total / vocab_size weigh less than 1 - top_p together,
+ * so they are outside the nucleus; the few others become a heap from which the best is taken until
  *                the nucleus is full;
  *   neither      one pass for the weights and sums of blocks, then a walk over the blocks.
- * top_k, top_p and min_p each keep a prefix of the tokens in descending order, so the shortest one decides,
- * with the nucleus measured on what top_k left. */
+ * top_k, top_p and min_p each keep a prefix of the tokens in descending order, so the shortest one
+ * decides, with the nucleus measured on what top_k left. */
 #include "sampler.h"
 
 #include <math.h>
@@ -20,7 +20,8 @@
 
 enum { SAMPLER_BLOCK = 512, SAMPLER_LANES = 8 };
 
-/* ---- Logits ----------------------------------------------------------------------------------- */
+/* ---- Logits -----------------------------------------------------------------------------------
+ */
 
 int32_t logits_argmax(const float *logits, size_t count)
 {
@@ -73,8 +74,8 @@ static int32_t find_first(const float *logits, size_t count, float value)
     return 0;
 }
 
-/* e^x for x <= 0; below -87 it is 0. x = n ln 2 + r with |r| <= ln(2) / 2; e^r by its Taylor polynomial of
- * degree 6 (error below 2e-7 relative); ln 2 in two parts keeps r exact. */
+/* e^x for x <= 0; below -87 it is 0. x = n ln 2 + r with |r| <= ln(2) / 2; e^r by its Taylor
+ * polynomial of degree 6 (error below 2e-7 relative); ln 2 in two parts keeps r exact. */
 static inline float exp_negative(float x)
 {
     float clamped = x < -87.0f ? -87.0f : x;
@@ -94,7 +95,8 @@ static inline float exp_negative(float x)
     return x < -87.0f ? 0.0f : p * scale;
 }
 
-/* ---- Penalties -------------------------------------------------------------------------------- */
+/* ---- Penalties --------------------------------------------------------------------------------
+ */
 
 static void apply_bias(const Sampler *sampler, float *logits)
 {
@@ -159,7 +161,8 @@ static bool remember(Sampler *sampler, int32_t id, Error *err)
     return true;
 }
 
-/* ---- Candidates ------------------------------------------------------------------------------- */
+/* ---- Candidates -------------------------------------------------------------------------------
+ */
 
 /* Whether a comes before b in descending order; equal weights by id, so that the order is total. */
 static bool comes_before(Candidate a, Candidate b)
@@ -237,7 +240,8 @@ static size_t cut_sorted(const Sampler *sampler, size_t count)
     return kept;
 }
 
-/* Candidates of the nucleus over the whole vocabulary, best first. weights [vocab_size] sum to total. */
+/* Candidates of the nucleus over the whole vocabulary, best first. weights [vocab_size] sum to
+ * total. */
 static size_t select_nucleus(const Sampler *sampler, const float *weights, double total)
 {
     Candidate *heap = sampler->candidates;
@@ -252,7 +256,8 @@ static size_t select_nucleus(const Sampler *sampler, const float *weights, doubl
             heap[count++] = (Candidate){weights[i], (int32_t)i};
     }
     heap_build(heap, count, false);
-    /* Popping puts the best at the end of the shrinking heap: the sorted prefix grows from the back. */
+    /* Popping puts the best at the end of the shrinking heap: the sorted prefix grows from the
+     * back. */
     double sum = 0;
     double nucleus = (double)sampler->top_p * total;
     size_t left = count;
@@ -287,10 +292,11 @@ static int32_t draw_candidate(Sampler *sampler, size_t count)
     return kept[count - 1].id;
 }
 
-/* ---- Whole vocabulary ------------------------------------------------------------------------- */
+/* ---- Whole vocabulary -------------------------------------------------------------------------
+ */
 
-/* Turns logits into weights in place (those below min_p become 0 unless a nucleus is still to be measured)
- * and sums them by blocks; the sum of all. */
+/* Turns logits into weights in place (those below min_p become 0 unless a nucleus is still to be
+ * measured) and sums them by blocks; the sum of all. */
 static double weigh_all(const Sampler *sampler, float *logits, float best, float floor)
 {
     float temperature = sampler->temperature;
@@ -319,7 +325,8 @@ static int32_t draw_from_all(Sampler *sampler, const float *weights, double tota
     size_t block = 0;
     while (block + 1 < blocks && target >= sampler->block_sums[block])
         target -= sampler->block_sums[block++];
-    size_t last = SIZE_MAX; /* rounding may leave the target past the end: then the last with any weight */
+    size_t last =
+        SIZE_MAX; /* rounding may leave the target past the end: then the last with any weight */
     for (size_t i = block * SAMPLER_BLOCK; i < sampler->vocab_size; i++) {
         if (weights[i] <= 0)
             continue;
@@ -396,7 +403,8 @@ static bool sample(Sampler *sampler, float *logits, float best, int32_t *id, Err
     return true;
 }
 
-/* ---- Public ----------------------------------------------------------------------------------- */
+/* ---- Public -----------------------------------------------------------------------------------
+ */
 
 /* Keeps the last entry of each id, in ascending order of ids. Insertion moves at most
  * GENERATE_LOGIT_BIAS_MAX entries, which is bearable even when a stranger chooses them. */
@@ -413,8 +421,8 @@ static bool copy_bias(Sampler *sampler, const GenerationOptions *options, Error 
     for (size_t i = 0; i < options->n_logit_bias; i++) {
         LogitBias entry = options->logit_bias[i];
         if (entry.id < 0 || (size_t)entry.id >= sampler->vocab_size)
-            return error_set(err, ERROR_INVALID, "logit_bias: token id %d is not below %zu", entry.id,
-                             sampler->vocab_size);
+            return error_set(err, ERROR_INVALID, "logit_bias: token id %d is not below %zu",
+                             entry.id, sampler->vocab_size);
         size_t low = 0, high = sampler->n_bias;
         while (low < high) {
             size_t middle = (low + high) / 2;

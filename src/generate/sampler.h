@@ -1,8 +1,8 @@
 /* sampler: from a row of logits to one token id.
  *
- * Holds the options of the chain and what it remembers of a reply: the token history for the penalties and
- * the random stream. Scratch memory is made at the first step, so that a request that waits in a queue
- * costs little. Greedy steps need none. */
+ * Holds the options of the chain and what it remembers of a reply: the token history for the
+ * penalties and the random stream. Scratch memory is made at the first step, so that a request that
+ * waits in a queue costs little. Greedy steps need none. */
 #ifndef GENERATE_SAMPLER_H
 #define GENERATE_SAMPLER_H
 

@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-/* The held text is shorter than the longest stop string; the pushed piece is appended while it is searched,
- * and one piece is the text of one token. */
+/* The held text is shorter than the longest stop string; the pushed piece is appended while it is
+ * searched, and one piece is the text of one token. */
 enum { STOP_MATCH_HELD_BYTES_MAX = 64 << 20 };
 
 static void build_borders(StopString *stop)
@@ -29,8 +29,9 @@ static bool check_strings(const Slice *strings, size_t count, size_t *total, Err
                          GENERATE_STOP_STRINGS_MAX);
     for (size_t i = 0; i < count; i++) {
         if (strings[i].len > GENERATE_STOP_BYTES_MAX)
-            return error_set(err, ERROR_LIMIT, "stop string %zu has %zu bytes, at most %d are possible",
-                             i, strings[i].len, GENERATE_STOP_BYTES_MAX);
+            return error_set(err, ERROR_LIMIT,
+                             "stop string %zu has %zu bytes, at most %d are possible", i,
+                             strings[i].len, GENERATE_STOP_BYTES_MAX);
         if (!utf8_is_valid(strings[i]))
             return error_set(err, ERROR_INVALID, "stop string %zu is not UTF-8", i);
         *total += strings[i].len;

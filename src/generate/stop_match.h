@@ -1,9 +1,10 @@
 /* stop_match: finds stop strings in text that arrives in pieces.
  *
- * One Knuth-Morris-Pratt automaton per stop string walks the bytes as they come. Its state is the length of
- * the longest suffix of the text so far that begins the stop string, so the bytes that must be held back are
- * just the largest state. The result depends on the text alone, not on how it was cut into tokens: the match
- * that is complete first wins, and the longest of those complete at the same byte. */
+ * One Knuth-Morris-Pratt automaton per stop string walks the bytes as they come. Its state is the
+ * length of the longest suffix of the text so far that begins the stop string, so the bytes that
+ * must be held back are just the largest state. The result depends on the text alone, not on how it
+ * was cut into tokens: the match that is complete first wins, and the longest of those complete at
+ * the same byte. */
 #ifndef GENERATE_STOP_MATCH_H
 #define GENERATE_STOP_MATCH_H
 
@@ -18,10 +19,10 @@ typedef struct StopString {
 typedef struct StopMatch {
     StopString *strings;
     size_t count;
-    char *bytes;        /* all texts */
-    uint32_t *borders;  /* all tables */
-    Buffer held;        /* text not yet released: a possible beginning of a match */
-    bool matched;       /* a stop string was found: everything after is dropped */
+    char *bytes;       /* all texts */
+    uint32_t *borders; /* all tables */
+    Buffer held;       /* text not yet released: a possible beginning of a match */
+    bool matched;      /* a stop string was found: everything after is dropped */
 } StopMatch;
 
 /* Copies the strings, skipping empty ones. ERROR_INVALID, ERROR_LIMIT, ERROR_MEMORY. */

@@ -2,13 +2,14 @@
  *
  *   submit -> queue (bounded, guarded by mutex) -> slots (inference thread only) -> ended
  *
- * One step: take the queue's next jobs into free slots; drop slots whose owner has gone; one engine pass with
- * the next token of every slot that decodes and a share of the prompt of those that do not, oldest first;
- * sample every row that ended in logits; publish. A step that fails is tried again row by row, so that an
- * error ends only the job that causes it. Nothing runs and nothing waits: the thread sleeps.
+ * One step: take the queue's next jobs into free slots; drop slots whose owner has gone; one engine
+ * pass with the next token of every slot that decodes and a share of the prompt of those that do
+ * not, oldest first; sample every row that ended in logits; publish. A step that fails is tried
+ * again row by row, so that an error ends only the job that causes it. Nothing runs and nothing
+ * waits: the thread sleeps.
  *
- * KV memory is reserved at admission. When it is short, the job goes back to the head of the queue until a
- * running one has ended; if none runs, it fails. */
+ * KV memory is reserved at admission. When it is short, the job goes back to the head of the queue
+ * until a running one has ended; if none runs, it fails. */
 #include "job.h"
 
 #include <string.h>
@@ -28,7 +29,8 @@ struct Scheduler {
     size_t slot_count, max_context, vocab_size;
     pthread_t thread;
 
-    /* mutex guards the queue, draining, stopping and statistics; work is signalled when they change. */
+    /* mutex guards the queue, draining, stopping and statistics; work is signalled when they
+     * change. */
     pthread_mutex_t mutex;
     pthread_cond_t work;
     Job *queue_head, *queue_tail;
@@ -37,17 +39,18 @@ struct Scheduler {
     SchedulerStatistics statistics;
 
     /* The inference thread's own. */
-    Slot *slots;        /* [slot_count] */
-    EngineRow *rows;    /* [slot_count] of one step */
-    Slot **row_slots;   /* [slot_count] whose row it is */
-    float *logits;      /* [slot_count, vocab_size] */
-    Buffer text;        /* of one token; empty between jobs */
+    Slot *slots;      /* [slot_count] */
+    EngineRow *rows;  /* [slot_count] of one step */
+    Slot **row_slots; /* [slot_count] whose row it is */
+    float *logits;    /* [slot_count, vocab_size] */
+    Buffer text;      /* of one token; empty between jobs */
     uint64_t admissions;
     size_t running;
     bool memory_short; /* admission waits until a job ends */
 };
 
-/* ---- Queue ------------------------------------------------------------------------------------ */
+/* ---- Queue ------------------------------------------------------------------------------------
+ */
 
 static void queue_append(Scheduler *scheduler, Job *job)
 {
@@ -100,15 +103,18 @@ static void queue_purge(Scheduler *scheduler)
     }
 }
 
-/* ---- Slots ------------------------------------------------------------------------------------ */
+/* ---- Slots ------------------------------------------------------------------------------------
+ */
 
-/* Publishes scheduler->text as the job's last, and its end; gives the scheduler's reference back. */
+/* Publishes scheduler->text as the job's last, and its end; gives the scheduler's reference back.
+ */
 static void end_job(Scheduler *scheduler, Job *job, FinishReason reason, const Error *error)
 {
     Error err;
     Buffer *text = &scheduler->text;
     size_t certain = text->len;
-    /* Text held back for a stop string belongs to the reply, as far as it came; but not behind a gap. */
+    /* Text held back for a stop string belongs to the reply, as far as it came; but not behind a
+     * gap. */
     if (job->progress.finish == FINISH_NONE && job->generation &&
         !generation_end(job->generation, reason, text, &err))
         text->len = certain;
@@ -217,7 +223,8 @@ static void drop_released_slots(Scheduler *scheduler)
     }
 }
 
-/* ---- One step --------------------------------------------------------------------------------- */
+/* ---- One step ---------------------------------------------------------------------------------
+ */
 
 static void add_row(Scheduler *scheduler, size_t *n_rows, Slot *slot, const int32_t *tokens,
                     size_t count, EngineLogits logits)
@@ -335,7 +342,8 @@ static void run_step(Scheduler *scheduler)
     }
 }
 
-/* ---- Thread ----------------------------------------------------------------------------------- */
+/* ---- Thread -----------------------------------------------------------------------------------
+ */
 
 /* Sleeps until there is something to do; false when the scheduler stops. */
 static bool wait_for_work(Scheduler *scheduler)
@@ -377,7 +385,8 @@ static void *inference_thread(void *argument)
     return NULL;
 }
 
-/* ---- Public ----------------------------------------------------------------------------------- */
+/* ---- Public -----------------------------------------------------------------------------------
+ */
 
 static bool allocate_step_memory(Scheduler *scheduler, Error *err)
 {
@@ -473,10 +482,11 @@ static bool check_request(const Scheduler *scheduler, const JobRequest *request,
     if (request->n_prompt == 0)
         return error_set(err, ERROR_INVALID, "the prompt is empty");
     if (request->n_prompt >= scheduler->max_context)
-        return error_set(err, ERROR_LIMIT,
-                         "the prompt has %zu tokens, but the context holds %zu tokens, prompt and reply "
-                         "together",
-                         request->n_prompt, scheduler->max_context);
+        return error_set(
+            err, ERROR_LIMIT,
+            "the prompt has %zu tokens, but the context holds %zu tokens, prompt and reply "
+            "together",
+            request->n_prompt, scheduler->max_context);
     for (size_t i = 0; i < request->n_prompt; i++) {
         if (request->prompt[i] < 0 || (size_t)request->prompt[i] >= scheduler->vocab_size)
             return error_set(err, ERROR_INVALID, "prompt token %zu: id %d is not below %zu", i,
@@ -485,7 +495,8 @@ static bool check_request(const Scheduler *scheduler, const JobRequest *request,
     return true;
 }
 
-/* Fails with ERROR_BUSY when the queue is full or closed; else the queue has the scheduler's reference. */
+/* Fails with ERROR_BUSY when the queue is full or closed; else the queue has the scheduler's
+ * reference. */
 static bool enqueue(Scheduler *scheduler, Job *job, Error *err)
 {
     bool ok = false;

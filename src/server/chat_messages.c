@@ -34,7 +34,8 @@ static JsonValue string_value(Slice text)
     return value;
 }
 
-/* ---- Content ---------------------------------------------------------------------------------- */
+/* ---- Content ----------------------------------------------------------------------------------
+ */
 
 static bool read_part(MessageReader *reader, const JsonValue *part, size_t at, bool is_assistant,
                       Slice *text)
@@ -69,7 +70,8 @@ static bool read_part(MessageReader *reader, const JsonValue *part, size_t at, b
     return field_read_string(value, param_of(reader, member), text, reader->error);
 }
 
-static bool join_parts(MessageReader *reader, const JsonValue *parts, bool is_assistant, JsonValue *out)
+static bool join_parts(MessageReader *reader, const JsonValue *parts, bool is_assistant,
+                       JsonValue *out)
 {
     size_t count = parts->as.array.count, total = 0;
     if (count == 0)
@@ -105,8 +107,9 @@ static bool read_content(MessageReader *reader, const JsonValue *value, Slice ro
         out->kind = JSON_NULL;
         if (is_assistant && has_calls)
             return true;
-        return http_error_set(reader->error, FAULT_MISSING, param_of(reader, "content"),
-                              "A message needs a 'content' unless it is an assistant's with tool calls.");
+        return http_error_set(
+            reader->error, FAULT_MISSING, param_of(reader, "content"),
+            "A message needs a 'content' unless it is an assistant's with tool calls.");
     }
     if (value->kind == JSON_STRING) {
         *out = *value;
@@ -118,15 +121,16 @@ static bool read_content(MessageReader *reader, const JsonValue *value, Slice ro
                             reader->error);
 }
 
-/* ---- Other members ---------------------------------------------------------------------------- */
+/* ---- Other members ----------------------------------------------------------------------------
+ */
 
 static bool need_string(MessageReader *reader, const JsonValue *object, const char *key,
                         const char *path, Slice *out)
 {
     const JsonValue *value = json_get_present(object, key);
     if (!value)
-        return http_error_set(reader->error, FAULT_MISSING, param_of(reader, path), "'%s' is missing.",
-                              reader->param);
+        return http_error_set(reader->error, FAULT_MISSING, param_of(reader, path),
+                              "'%s' is missing.", reader->param);
     return field_read_string(value, param_of(reader, path), out, reader->error);
 }
 
@@ -169,8 +173,8 @@ static bool check_tool_calls(MessageReader *reader, const JsonValue *message, Sl
 {
     const JsonValue *calls;
     *has_calls = false;
-    if (!field_read_array(json_get(message, SLICE("tool_calls")), param_of(reader, "tool_calls"), &calls,
-                          reader->error))
+    if (!field_read_array(json_get(message, SLICE("tool_calls")), param_of(reader, "tool_calls"),
+                          &calls, reader->error))
         return false;
     if (!calls)
         return true;
@@ -194,9 +198,10 @@ static bool read_role(MessageReader *reader, const JsonValue *message, Slice *ro
         if (slice_equal(*role, slice_of(ROLES[i])))
             return true;
     }
-    return http_error_set(reader->error, FAULT_VALUE, param_of(reader, "role"),
-                          "The role '%.*s' is unknown; it is system, developer, user, assistant or tool.",
-                          QUOTE_ARG(*role));
+    return http_error_set(
+        reader->error, FAULT_VALUE, param_of(reader, "role"),
+        "The role '%.*s' is unknown; it is system, developer, user, assistant or tool.",
+        QUOTE_ARG(*role));
 }
 
 static bool check_strings(MessageReader *reader, const JsonValue *message, Slice role)
@@ -265,7 +270,8 @@ static bool read_message(MessageReader *reader, const JsonValue *message, JsonVa
            build_message(reader, message, role, &content, out);
 }
 
-bool chat_messages_read(const JsonValue *value, Arena *arena, const JsonValue **out, HttpError *error)
+bool chat_messages_read(const JsonValue *value, Arena *arena, const JsonValue **out,
+                        HttpError *error)
 {
     const JsonValue *array;
     *out = NULL;

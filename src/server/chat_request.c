@@ -10,8 +10,8 @@ static const char *const KNOWN_FIELDS[] = {
     "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "response_format",
     "chat_template_kwargs", "enable_thinking", "reasoning_effort", "reasoning_budget_tokens",
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "repetition_context_size",
-    "presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop", "ignore_eos", "modalities",
-    "audio", "functions", "function_call", "guided_regex", "guided_choice", "grammar",
+    "presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop", "ignore_eos",
+    "modalities", "audio", "functions", "function_call", "guided_regex", "guided_choice", "grammar",
     /* Accepted without effect. */
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
     "prompt_cache_retention", "verbosity", "prediction", "web_search_options", "moderation"};
@@ -47,15 +47,16 @@ static void collect_ignored(const JsonValue *body, ChatCall *out)
     }
 }
 
-/* ---- Groups of fields ------------------------------------------------------------------------- */
+/* ---- Groups of fields -------------------------------------------------------------------------
+ */
 
 static bool read_length(const JsonValue *body, ChatCall *out, HttpError *error)
 {
     int64_t limit = GENERATE_MAX_TOKENS_DEFAULT, newer = 0;
     if (!field_read_integer(json_get(body, SLICE("max_tokens")), "max_tokens", 1, INT32_MAX, &limit,
                             error) ||
-        !field_read_integer(json_get(body, SLICE("max_completion_tokens")), "max_completion_tokens", 1,
-                            INT32_MAX, &newer, error))
+        !field_read_integer(json_get(body, SLICE("max_completion_tokens")), "max_completion_tokens",
+                            1, INT32_MAX, &newer, error))
         return false;
     out->generation.max_tokens = (size_t)(newer > 0 ? newer : limit);
     return true;
@@ -65,13 +66,14 @@ static bool read_stream(const JsonValue *body, ChatCall *out, HttpError *error)
 {
     const JsonValue *options;
     if (!field_read_bool(json_get(body, SLICE("stream")), "stream", &out->stream, error) ||
-        !field_read_object(json_get(body, SLICE("stream_options")), "stream_options", &options, error))
+        !field_read_object(json_get(body, SLICE("stream_options")), "stream_options", &options,
+                           error))
         return false;
     if (options && !out->stream)
         return http_error_set(error, FAULT_VALUE, "stream_options",
                               "'stream_options' is possible only with 'stream' set to true.");
-    return field_read_bool(json_get(options, SLICE("include_usage")), "stream_options.include_usage",
-                           &out->include_usage, error);
+    return field_read_bool(json_get(options, SLICE("include_usage")),
+                           "stream_options.include_usage", &out->include_usage, error);
 }
 
 static bool check_choices(const JsonValue *body, HttpError *error)
@@ -80,7 +82,8 @@ static bool check_choices(const JsonValue *body, HttpError *error)
     bool logprobs = false;
     if (!field_read_integer(json_get(body, SLICE("n")), "n", 1, 16, &n, error) ||
         !field_read_bool(json_get(body, SLICE("logprobs")), "logprobs", &logprobs, error) ||
-        !field_read_integer(json_get(body, SLICE("top_logprobs")), "top_logprobs", 0, 20, &top, error))
+        !field_read_integer(json_get(body, SLICE("top_logprobs")), "top_logprobs", 0, 20, &top,
+                            error))
         return false;
     if (top > 0 && !logprobs)
         return http_error_set(error, FAULT_VALUE, "top_logprobs",
@@ -95,8 +98,8 @@ static bool check_tools(const JsonValue *body, HttpError *error)
     const JsonValue *tools;
     bool parallel;
     if (!field_read_array(json_get(body, SLICE("tools")), "tools", &tools, error) ||
-        !field_read_bool(json_get(body, SLICE("parallel_tool_calls")), "parallel_tool_calls", &parallel,
-                         error))
+        !field_read_bool(json_get(body, SLICE("parallel_tool_calls")), "parallel_tool_calls",
+                         &parallel, error))
         return false;
     if (tools && tools->as.array.count > 0)
         return unsupported("tools", error);
@@ -120,7 +123,8 @@ static bool check_response_format(const JsonValue *body, HttpError *error)
 {
     const JsonValue *format;
     Slice type = SLICE_EMPTY;
-    if (!field_read_object(json_get(body, SLICE("response_format")), "response_format", &format, error))
+    if (!field_read_object(json_get(body, SLICE("response_format")), "response_format", &format,
+                           error))
         return false;
     if (!format)
         return true;
@@ -167,13 +171,14 @@ static bool check_refused(const JsonValue *body, HttpError *error)
             return unsupported(REFUSED_FIELDS[i], error);
     }
     int64_t budget = -1;
-    if (!field_read_integer(json_get(body, SLICE("reasoning_budget_tokens")), "reasoning_budget_tokens",
-                            -1, INT32_MAX, &budget, error))
+    if (!field_read_integer(json_get(body, SLICE("reasoning_budget_tokens")),
+                            "reasoning_budget_tokens", -1, INT32_MAX, &budget, error))
         return false;
     return budget < 0 || unsupported("reasoning_budget_tokens", error);
 }
 
-/* ---- Variables of the template ---------------------------------------------------------------- */
+/* ---- Variables of the template ----------------------------------------------------------------
+ */
 
 static JsonMember bool_member(Slice key, bool value)
 {
@@ -182,11 +187,13 @@ static JsonMember bool_member(Slice key, bool value)
     return member;
 }
 
-/* chat_template_kwargs with the switches of reasoning. A later member wins: reasoning_effort gives way to
- * the kwargs, which say exactly what the template gets, and enable_thinking wins over both. */
+/* chat_template_kwargs with the switches of reasoning. A later member wins: reasoning_effort gives
+ * way to the kwargs, which say exactly what the template gets, and enable_thinking wins over both.
+ */
 static bool read_kwargs(const JsonValue *body, Arena *arena, ChatCall *out, HttpError *error)
 {
-    static const char *const EFFORTS[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
+    static const char *const EFFORTS[] = {"none", "minimal", "low", "medium",
+                                          "high", "xhigh",   "max"};
     const JsonValue *kwargs, *effort = json_get_present(body, "reasoning_effort");
     const JsonValue *thinking = json_get_present(body, "enable_thinking");
     bool enable = false;
@@ -221,15 +228,16 @@ static bool read_kwargs(const JsonValue *body, Arena *arena, ChatCall *out, Http
     return true;
 }
 
-bool chat_request_read(const JsonValue *body, const ChatDefaults *defaults, Arena *arena, ChatCall *out,
-                       HttpError *error)
+bool chat_request_read(const JsonValue *body, const ChatDefaults *defaults, Arena *arena,
+                       ChatCall *out, HttpError *error)
 {
     Slice model;
     *out = (ChatCall){0};
     generation_options_init(&out->generation);
     out->generation.temperature = defaults->temperature;
     if (body->kind != JSON_OBJECT)
-        return http_error_set(error, FAULT_TYPE, NULL, "The body must be a JSON object, not of type %s.",
+        return http_error_set(error, FAULT_TYPE, NULL,
+                              "The body must be a JSON object, not of type %s.",
                               json_kind_name(body->kind));
     collect_ignored(body, out);
     return chat_messages_read(json_get(body, SLICE("messages")), arena, &out->messages, error) &&

@@ -1,5 +1,6 @@
 /* chat_request: the body of POST /v1/chat/completions, checked field by field.
- * Every field is honoured, refused, or known to have no effect here; unknown ones are collected by name. */
+ * Every field is honoured, refused, or known to have no effect here; unknown ones are collected by
+ * name. */
 #ifndef SERVER_CHAT_REQUEST_H
 #define SERVER_CHAT_REQUEST_H
 
@@ -22,11 +23,11 @@ typedef struct ChatDefaults {
 } ChatDefaults;
 
 /* body: any JSON. What out points at lives in arena or in body. */
-bool chat_request_read(const JsonValue *body, const ChatDefaults *defaults, Arena *arena, ChatCall *out,
-                       HttpError *error) WARN_UNUSED;
+bool chat_request_read(const JsonValue *body, const ChatDefaults *defaults, Arena *arena,
+                       ChatCall *out, HttpError *error) WARN_UNUSED;
 
-/* chat_messages: checks messages and makes the array that templates get: `developer` becomes `system`, the
- * parts of a content one string, absent members are left out. */
+/* chat_messages: checks messages and makes the array that templates get: `developer` becomes
+ * `system`, the parts of a content one string, absent members are left out. */
 bool chat_messages_read(const JsonValue *value, Arena *arena, const JsonValue **out,
                         HttpError *error) WARN_UNUSED;
 

@@ -31,15 +31,15 @@ static double round_to_microsecond(double milliseconds)
     return (double)(int64_t)(milliseconds * 1000 + 0.5) / 1000;
 }
 
-static void write_timing(const char *const keys[3], size_t tokens, double seconds, JsonWriter *writer)
+static void write_timing(const char *const keys[3], size_t tokens, double seconds,
+                         JsonWriter *writer)
 {
     json_write_key(writer, keys[0]);
     json_write_uint(writer, tokens);
     json_write_key(writer, keys[1]);
     json_write_double(writer, round_to_microsecond(seconds * 1000));
     json_write_key(writer, keys[2]);
-    json_write_double(writer,
-                      seconds > 0 ? round_to_microsecond((double)tokens / seconds) : 0.0);
+    json_write_double(writer, seconds > 0 ? round_to_microsecond((double)tokens / seconds) : 0.0);
 }
 
 static void write_timings(const JobStatus *status, JsonWriter *writer)
@@ -109,7 +109,8 @@ void chat_response_write(const ChatReply *reply, Slice text, const JobStatus *st
     json_write_object_end(&writer);
 }
 
-/* ---- Chunks ----------------------------------------------------------------------------------- */
+/* ---- Chunks -----------------------------------------------------------------------------------
+ */
 
 static void begin_chunk(const ChatReply *reply, JsonWriter *writer, Buffer *out)
 {

@@ -1,4 +1,5 @@
-/* chat_response: the JSON of chat completions, whole and in chunks. Appends to buffers; knows no sockets. */
+/* chat_response: the JSON of chat completions, whole and in chunks. Appends to buffers; knows no
+ * sockets. */
 #ifndef SERVER_CHAT_RESPONSE_H
 #define SERVER_CHAT_RESPONSE_H
 

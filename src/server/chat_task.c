@@ -20,7 +20,8 @@ static void task_free(void *context)
     memory_free(task);
 }
 
-/* ---- Progress --------------------------------------------------------------------------------- */
+/* ---- Progress ---------------------------------------------------------------------------------
+ */
 
 static void append_error_event(const HttpError *error, Buffer *out)
 {
@@ -44,17 +45,17 @@ static void task_keep_alive(void *context, HttpRequest *request)
     buffer_append_text(&request->out, ": keep-alive\n\n");
 }
 
-/* A generation that did not end as it should. Its message is the engine's, not the client's fault. */
+/* A generation that did not end as it should. Its message is the engine's, not the client's fault.
+ */
 static bool check_outcome(const ChatTask *task, const JobStatus *status, HttpError *error)
 {
     Error fault = status->error;
     if (status->finish == FINISH_ERROR)
         return http_error_from(error, &fault, FAULT_VALUE, FAULT_INTERNAL, NULL);
     if (status->finish == FINISH_CANCELLED)
-        return http_error_set(error, fault.code == ERROR_CANCELLED ? FAULT_INTERNAL : FAULT_SHUTTING_DOWN,
-                              NULL, "%s",
-                              fault.code == ERROR_CANCELLED ? fault.message
-                                                            : "The server is shutting down.");
+        return http_error_set(
+            error, fault.code == ERROR_CANCELLED ? FAULT_INTERNAL : FAULT_SHUTTING_DOWN, NULL, "%s",
+            fault.code == ERROR_CANCELLED ? fault.message : "The server is shutting down.");
     if (!buffer_check(&task->text, "the reply", &fault))
         return http_error_from(error, &fault, FAULT_INTERNAL, FAULT_INTERNAL, NULL);
     return true;
@@ -103,7 +104,8 @@ static HttpProgress task_advance(void *context, HttpRequest *request)
 
 static const HttpTaskOps CHAT_OPS = {task_advance, task_fail, task_keep_alive, task_free};
 
-/* ---- Start ------------------------------------------------------------------------------------ */
+/* ---- Start ------------------------------------------------------------------------------------
+ */
 
 static bool parse_body(HttpRequest *request, const JsonValue **body, HttpError *error)
 {
@@ -137,8 +139,9 @@ static bool render_prompt(HttpRequest *request, const ChatCall *call, TokenList 
     buffer_init(&prompt, CHAT_PROMPT_BYTES_MAX);
     ChatRequest chat = {
         .messages = call->messages, .kwargs = call->kwargs, .add_generation_prompt = true};
-    bool ok = chat_template_render(request->server->chat, &chat, &request->arena, &prompt, &err) &&
-              tokenizer_encode(request->server->tokenizer, buffer_view(&prompt), false, tokens, &err);
+    bool ok =
+        chat_template_render(request->server->chat, &chat, &request->arena, &prompt, &err) &&
+        tokenizer_encode(request->server->tokenizer, buffer_view(&prompt), false, tokens, &err);
     buffer_reset(&prompt);
     if (!ok)
         return http_error_from(error, &err, FAULT_VALUE, FAULT_VALUE, "messages");
@@ -166,8 +169,8 @@ static bool make_task(HttpRequest *request, const ChatCall *call, ChatTask **out
     return true;
 }
 
-static bool submit(HttpRequest *request, const ChatCall *call, const TokenList *tokens, ChatTask *task,
-                   HttpError *error)
+static bool submit(HttpRequest *request, const ChatCall *call, const TokenList *tokens,
+                   ChatTask *task, HttpError *error)
 {
     Error err = {0};
     JobRequest job = {
@@ -182,7 +185,8 @@ static bool submit(HttpRequest *request, const ChatCall *call, const TokenList *
     if (scheduler_submit(request->server->scheduler, &job, &task->job, &err))
         return true;
     return http_error_from(error, &err, FAULT_VALUE,
-                           err.code == ERROR_LIMIT ? FAULT_CONTEXT_LENGTH : FAULT_VALUE, "messages");
+                           err.code == ERROR_LIMIT ? FAULT_CONTEXT_LENGTH : FAULT_VALUE,
+                           "messages");
 }
 
 static bool start_chat(HttpRequest *request, HttpError *error)
@@ -199,8 +203,8 @@ static bool start_chat(HttpRequest *request, HttpError *error)
               chat_request_read(body, &defaults, &request->arena, &call, error);
     if (ok)
         report_ignored(request, &call);
-    ok = ok && render_prompt(request, &call, &tokens, error) && make_task(request, &call, &task, error) &&
-         submit(request, &call, &tokens, task, error);
+    ok = ok && render_prompt(request, &call, &tokens, error) &&
+         make_task(request, &call, &task, error) && submit(request, &call, &tokens, task, error);
     token_list_reset(&tokens);
     if (ok)
         http_start_task(request, &CHAT_OPS, task, call.stream);

@@ -8,7 +8,8 @@ static bool is_absent(const JsonValue *value)
     return !value || value->kind == JSON_NULL;
 }
 
-bool field_wrong_type(const JsonValue *value, const char *param, const char *expected, HttpError *error)
+bool field_wrong_type(const JsonValue *value, const char *param, const char *expected,
+                      HttpError *error)
 {
     return http_error_set(error, FAULT_TYPE, param, "'%s' must be %s, but it is of type %s.", param,
                           expected, json_kind_name(value->kind));
@@ -36,8 +37,8 @@ static int beyond_int64(const JsonValue *value)
     return value->as.number < -0x1p63 ? -1 : 0;
 }
 
-bool field_read_integer(const JsonValue *value, const char *param, int64_t min, int64_t max, int64_t *out,
-                        HttpError *error)
+bool field_read_integer(const JsonValue *value, const char *param, int64_t min, int64_t max,
+                        int64_t *out, HttpError *error)
 {
     if (is_absent(value))
         return true;
@@ -58,8 +59,8 @@ bool field_read_integer(const JsonValue *value, const char *param, int64_t min, 
     return true;
 }
 
-bool field_read_number(const JsonValue *value, const char *param, double min, double max, float *out,
-                       HttpError *error)
+bool field_read_number(const JsonValue *value, const char *param, double min, double max,
+                       float *out, HttpError *error)
 {
     if (is_absent(value))
         return true;
@@ -67,9 +68,11 @@ bool field_read_number(const JsonValue *value, const char *param, double min, do
         return field_wrong_type(value, param, "a number", error);
     double number = json_to_double(value);
     if (!(number >= min))
-        return http_error_set(error, FAULT_DECIMAL_MIN, param, "'%s' must be at least %g.", param, min);
+        return http_error_set(error, FAULT_DECIMAL_MIN, param, "'%s' must be at least %g.", param,
+                              min);
     if (!(number <= max))
-        return http_error_set(error, FAULT_DECIMAL_MAX, param, "'%s' must be at most %g.", param, max);
+        return http_error_set(error, FAULT_DECIMAL_MAX, param, "'%s' must be at most %g.", param,
+                              max);
     *out = (float)number;
     return true;
 }
@@ -96,7 +99,8 @@ bool field_read_object(const JsonValue *value, const char *param, const JsonValu
     return true;
 }
 
-bool field_read_array(const JsonValue *value, const char *param, const JsonValue **out, HttpError *error)
+bool field_read_array(const JsonValue *value, const char *param, const JsonValue **out,
+                      HttpError *error)
 {
     *out = NULL;
     if (is_absent(value))
@@ -107,7 +111,8 @@ bool field_read_array(const JsonValue *value, const char *param, const JsonValue
     return true;
 }
 
-/* ---- Sampling --------------------------------------------------------------------------------- */
+/* ---- Sampling ---------------------------------------------------------------------------------
+ */
 
 static bool read_seed(const JsonValue *value, GenerationOptions *out, HttpError *error)
 {
@@ -125,7 +130,8 @@ static bool read_seed(const JsonValue *value, GenerationOptions *out, HttpError 
     return true;
 }
 
-static bool read_repetition_penalty(const JsonValue *value, GenerationOptions *out, HttpError *error)
+static bool read_repetition_penalty(const JsonValue *value, GenerationOptions *out,
+                                    HttpError *error)
 {
     float penalty = out->repetition_penalty;
     if (!field_read_number(value, "repetition_penalty", 0, 10, &penalty, error))
@@ -140,7 +146,8 @@ static bool read_repetition_penalty(const JsonValue *value, GenerationOptions *o
 static bool read_integers(const JsonValue *object, GenerationOptions *out, HttpError *error)
 {
     int64_t top_k = out->top_k, context = out->repetition_context_size;
-    if (!field_read_integer(json_get(object, SLICE("top_k")), "top_k", -1, INT64_MAX, &top_k, error) ||
+    if (!field_read_integer(json_get(object, SLICE("top_k")), "top_k", -1, INT64_MAX, &top_k,
+                            error) ||
         !field_read_integer(json_get(object, SLICE("repetition_context_size")),
                             "repetition_context_size", 0, INT64_MAX, &context, error))
         return false;
@@ -186,9 +193,10 @@ static bool read_logit_bias(const JsonValue *value, size_t vocab_size, Arena *ar
     for (size_t i = 0; i < count; i++) {
         const JsonMember *member = &object->as.object.members[i];
         if (!parse_token_id(member->key, vocab_size, &entries[i].id))
-            return http_error_set(error, FAULT_VALUE, "logit_bias",
-                                  "'logit_bias' has the key '%.*s', which is no token id below %zu.",
-                                  QUOTE_ARG(member->key), vocab_size);
+            return http_error_set(
+                error, FAULT_VALUE, "logit_bias",
+                "'logit_bias' has the key '%.*s', which is no token id below %zu.",
+                QUOTE_ARG(member->key), vocab_size);
         char param[64];
         snprintf(param, sizeof(param), "logit_bias.%d", entries[i].id);
         entries[i].bias = 0;

@@ -1,14 +1,14 @@
 /* http: the plumbing between libmicrohttpd and the dialects.
  *
- * One HttpRequest lives from the end of a request's head to the end of its response. A route's handler sees
- * it once its body is complete and either answers at once (http_reply...) or starts a task: something that
- * produces its answer while a generation runs, driven by advance(). Dialects know requests, replies and
- * tasks; they see no socket, no thread and no libmicrohttpd.
+ * One HttpRequest lives from the end of a request's head to the end of its response. A route's
+ * handler sees it once its body is complete and either answers at once (http_reply...) or starts a
+ * task: something that produces its answer while a generation runs, driven by advance(). Dialects
+ * know requests, replies and tasks; they see no socket, no thread and no libmicrohttpd.
  *
- * Waiting. A task that has nothing to say suspends its connection. Whoever has news (the scheduler's notify
- * callback, the watcher, the stop of the server) sets `news` and resumes it. Both happen under the server's
- * mutex, and advance() runs only after `news` was cleared, so no news is lost and no connection is resumed
- * twice. */
+ * Waiting. A task that has nothing to say suspends its connection. Whoever has news (the
+ * scheduler's notify callback, the watcher, the stop of the server) sets `news` and resumes it.
+ * Both happen under the server's mutex, and advance() runs only after `news` was cleared, so no
+ * news is lost and no connection is resumed twice. */
 #ifndef SERVER_HTTP_H
 #define SERVER_HTTP_H
 
@@ -22,7 +22,8 @@
 
 enum {
     HTTP_REPLY_HEADERS_MAX = 8,
-    HTTP_THREADS = 4, /* rendering and tokenising a long prompt must not hold up other connections */
+    HTTP_THREADS =
+        4, /* rendering and tokenising a long prompt must not hold up other connections */
     HTTP_STREAM_BYTES_MAX = 16 << 20, /* events written and not yet taken by libmicrohttpd */
 };
 
@@ -41,9 +42,11 @@ typedef enum HttpProgress {
     HTTP_END   /* the stream, or request->reply, is complete */
 } HttpProgress;
 
-/* What a dialect does while its generation runs. All are called on the connection's thread, never at once. */
+/* What a dialect does while its generation runs. All are called on the connection's thread, never
+ * at once. */
 typedef struct HttpTaskOps {
-    /* A streamed task appends events to request->out; another one collects and ends with http_reply. */
+    /* A streamed task appends events to request->out; another one collects and ends with
+     * http_reply. */
     HttpProgress (*advance)(void *task, HttpRequest *request);
     /* Ends a task from outside: a stream writes its error event, another task an error reply. */
     void (*fail)(void *task, HttpRequest *request, const HttpError *error);
@@ -55,12 +58,12 @@ typedef struct HttpTaskOps {
 struct HttpRequest {
     Server *server;
     struct MHD_Connection *connection;
-    bool started;       /* the head is complete and was checked */
-    size_t target_size; /* of the request line, query included */
-    char id[24]; /* "req_" + 16 hex digits */
-    Slice path;  /* in the arena; as sent, without scheme, host and query */
-    Slice path_id; /* what a route's pattern left open, percent-decoded */
-    const char *origin; /* allowed and to be told so in the response, or NULL */
+    bool started;                  /* the head is complete and was checked */
+    size_t target_size;            /* of the request line, query included */
+    char id[24];                   /* "req_" + 16 hex digits */
+    Slice path;                    /* in the arena; as sent, without scheme, host and query */
+    Slice path_id;                 /* what a route's pattern left open, percent-decoded */
+    const char *origin;            /* allowed and to be told so in the response, or NULL */
     const char *preflight_headers; /* Access-Control-Request-Headers, or NULL */
     bool is_get, is_head, is_post, is_options; /* method; none: another one */
     bool has_body;
@@ -113,8 +116,8 @@ struct Server {
     _Atomic size_t connections;
     Watcher *watcher;
 
-    /* mutex guards the list of running tasks, the fields that HttpRequest marks, stopping and aborting.
-     * Nothing but libmicrohttpd's suspend and resume is called while it is held. */
+    /* mutex guards the list of running tasks, the fields that HttpRequest marks, stopping and
+     * aborting. Nothing but libmicrohttpd's suspend and resume is called while it is held. */
     pthread_mutex_t mutex;
     pthread_cond_t idle; /* the list became empty */
     HttpRequest *tasks;
@@ -123,7 +126,8 @@ struct Server {
     bool aborting; /* running tasks end now */
 };
 
-/* ---- For dialects ----------------------------------------------------------------------------- */
+/* ---- For dialects -----------------------------------------------------------------------------
+ */
 
 /* Answers with what request->reply holds. */
 void http_reply(HttpRequest *request, unsigned status, const char *content_type);
@@ -137,7 +141,8 @@ void http_notify(void *request);
 /* A number for "chatcmpl-...": milliseconds, bumped so that each is unique in the process. */
 int64_t http_next_reply_id(Server *server);
 
-/* ---- Between the parts of the plumbing -------------------------------------------------------- */
+/* ---- Between the parts of the plumbing --------------------------------------------------------
+ */
 
 /* http_check: head of the request. False with the refusal in request->error. */
 bool http_check_head(HttpRequest *request, const char *url, const char *method,
@@ -147,7 +152,8 @@ bool http_check_head(HttpRequest *request, const char *url, const char *method,
 enum MHD_Result http_queue_reply(HttpRequest *request);
 enum MHD_Result http_queue_stream(HttpRequest *request, MHD_ContentReaderCallback reader);
 
-/* http_connection: libmicrohttpd's callbacks; cls is the Server. A request begins with its target. */
+/* http_connection: libmicrohttpd's callbacks; cls is the Server. A request begins with its target.
+ */
 void *http_request_begin(void *cls, const char *target, struct MHD_Connection *connection);
 enum MHD_Result http_handle(void *cls, struct MHD_Connection *connection, const char *url,
                             const char *method, const char *version, const char *upload_data,

@@ -1,6 +1,7 @@
-/* The head of a request, checked in the order of the wire contract: Origin and Host (a page on the web must
- * not drive a server on this machine), size of the head, HTTP/1.1's Host, then, for all but OPTIONS, route,
- * method, framing and declared size. libmicrohttpd has already refused what is not HTTP. */
+/* The head of a request, checked in the order of the wire contract: Origin and Host (a page on the
+ * web must not drive a server on this machine), size of the head, HTTP/1.1's Host, then, for all
+ * but OPTIONS, route, method, framing and declared size. libmicrohttpd has already refused what is
+ * not HTTP. */
 #include "http.h"
 #include "route.h"
 
@@ -49,7 +50,8 @@ static enum MHD_Result collect_header(void *cls, enum MHD_ValueKind kind, const 
     return MHD_YES;
 }
 
-/* ---- Origin and Host -------------------------------------------------------------------------- */
+/* ---- Origin and Host --------------------------------------------------------------------------
+ */
 
 /* "localhost", 127.0.0.0/8 or ::1 (in brackets or not). */
 static bool is_loopback_name(Slice name)
@@ -137,11 +139,13 @@ static bool check_host(HttpRequest *request, const HeadFacts *facts, Slice autho
                               QUOTE_ARG(facts->host));
     if (authority.len > 0 && (!split_port(authority, &name) || !is_loopback_name(name)))
         return http_error_set(&request->error, FAULT_HOST, NULL,
-                              "This server does not answer to the host %.*s.", QUOTE_ARG(authority));
+                              "This server does not answer to the host %.*s.",
+                              QUOTE_ARG(authority));
     return true;
 }
 
-/* ---- Target, sizes, framing ------------------------------------------------------------------- */
+/* ---- Target, sizes, framing -------------------------------------------------------------------
+ */
 
 /* Cuts scheme and authority off an absolute-form target. */
 static void split_target(Slice target, Slice *authority, Slice *path)
@@ -188,9 +192,10 @@ static bool check_framing(HttpRequest *request, const HeadFacts *facts)
         return http_error_set(error, FAULT_LENGTH_REQUIRED, NULL,
                               "A POST needs Content-Length or Transfer-Encoding: chunked.");
     if (facts->encoding.len > 0 && !name_is(facts->encoding, "identity"))
-        return http_error_set(error, FAULT_MEDIA_TYPE, NULL,
-                              "The Content-Encoding %.*s is not understood; send the body as it is.",
-                              QUOTE_ARG(facts->encoding));
+        return http_error_set(
+            error, FAULT_MEDIA_TYPE, NULL,
+            "The Content-Encoding %.*s is not understood; send the body as it is.",
+            QUOTE_ARG(facts->encoding));
     if (facts->lengths == 0)
         return true;
     /* libmicrohttpd has refused what is not a decimal number. */

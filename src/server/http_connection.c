@@ -1,11 +1,12 @@
 /* libmicrohttpd's callbacks: one request from its target to the end of its response.
  *
  *   begin -> head checked -> body collected -> handler -> reply queued
- *                                                     \-> task: advance ... suspended ... advance -> end
+ *                                                     \-> task: advance ... suspended ... advance
+ * -> end
  *
- * A refusal of a request whose body is still to come is queued at once, and the socket lingers. Everything
- * else is answered once the body is in. When a reply is queued early, libmicrohttpd closes the connection
- * after it. */
+ * A refusal of a request whose body is still to come is queued at once, and the socket lingers.
+ * Everything else is answered once the body is in. When a reply is queued early, libmicrohttpd
+ * closes the connection after it. */
 #include "http.h"
 #include "route.h"
 #include "watcher.h"
@@ -14,7 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- Beginning and end ------------------------------------------------------------------------ */
+/* ---- Beginning and end ------------------------------------------------------------------------
+ */
 
 static uint64_t mix_bits(uint64_t x)
 {
@@ -93,7 +95,8 @@ void http_connection_changed(void *cls, struct MHD_Connection *connection, void 
         atomic_fetch_sub(&server->connections, 1);
 }
 
-/* ---- Waking and waiting ----------------------------------------------------------------------- */
+/* ---- Waking and waiting -----------------------------------------------------------------------
+ */
 
 void http_wake_locked(HttpRequest *request)
 {
@@ -135,7 +138,13 @@ static void register_task(HttpRequest *request)
     watcher_wake(server->watcher);
 }
 
-typedef enum WaitResult { WAIT_SUSPENDED, WAIT_NEWS, WAIT_HUNG_UP, WAIT_ABORTED, WAIT_SILENT } WaitResult;
+typedef enum WaitResult {
+    WAIT_SUSPENDED,
+    WAIT_NEWS,
+    WAIT_HUNG_UP,
+    WAIT_ABORTED,
+    WAIT_SILENT
+} WaitResult;
 
 /* Suspends the connection unless there is a reason to go on, which is consumed. */
 static WaitResult wait_for_news(HttpRequest *request, bool may_suspend)
@@ -182,7 +191,8 @@ typedef enum DriveResult { DRIVE_SUSPENDED, DRIVE_MORE, DRIVE_ENDED, DRIVE_HUNG_
 static DriveResult drive_task(HttpRequest *request)
 {
     while (!request->ended) {
-        /* First take what there is; the second look happens with the news flag known to be clear. */
+        /* First take what there is; the second look happens with the news flag known to be clear.
+         */
         WaitResult wait = wait_for_news(request, false);
         if (wait == WAIT_HUNG_UP)
             return DRIVE_HUNG_UP;
@@ -205,7 +215,8 @@ static DriveResult drive_task(HttpRequest *request)
     return DRIVE_ENDED;
 }
 
-/* ---- Streams ---------------------------------------------------------------------------------- */
+/* ---- Streams ----------------------------------------------------------------------------------
+ */
 
 static size_t take_out(HttpRequest *request, char *to, size_t max)
 {
@@ -239,7 +250,8 @@ static ssize_t read_stream(void *cls, uint64_t position, char *to, size_t max)
     return (ssize_t)take_out(request, to, max);
 }
 
-/* ---- Requests --------------------------------------------------------------------------------- */
+/* ---- Requests ---------------------------------------------------------------------------------
+ */
 
 static void set_timeout(HttpRequest *request, unsigned seconds)
 {
@@ -274,8 +286,7 @@ static enum MHD_Result start_request(HttpRequest *request, const char *url, cons
                                      const char *version)
 {
     request->started = true;
-    request->refused =
-        !http_check_head(request, url, method, version) || !check_load(request);
+    request->refused = !http_check_head(request, url, method, version) || !check_load(request);
     set_timeout(request, SERVER_BODY_SECONDS);
     if (!request->refused || !request->has_body)
         return MHD_YES;
@@ -289,7 +300,8 @@ static enum MHD_Result start_request(HttpRequest *request, const char *url, cons
 
 static void store_body(HttpRequest *request, const char *data, size_t size)
 {
-    request->body_seen = size > SIZE_MAX - request->body_seen ? SIZE_MAX : request->body_seen + size;
+    request->body_seen =
+        size > SIZE_MAX - request->body_seen ? SIZE_MAX : request->body_seen + size;
     if (request->refused)
         return;
     if (request->body_seen > SERVER_BODY_BYTES_MAX) {

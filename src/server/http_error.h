@@ -49,13 +49,14 @@ typedef struct HttpError {
 } HttpError;
 
 /* For "%.*s": a stranger's text, cut. */
-#define QUOTE_ARG(s)                                                                                 \
+#define QUOTE_ARG(s)                                                                               \
     (int)((s).len < HTTP_QUOTE_BYTES_MAX ? (s).len : HTTP_QUOTE_BYTES_MAX), ((s).ptr ? (s).ptr : "")
 
 /* Returns false, so that `return http_error_set(...)` reads well. param may be NULL. */
 bool http_error_set(HttpError *out, HttpFault fault, const char *param, const char *format, ...)
     PRINTF_LIKE(4, 5);
-/* From an Error of the rooms below; invalid and limit say what bad input and a passed limit mean here. */
+/* From an Error of the rooms below; invalid and limit say what bad input and a passed limit mean
+ * here. */
 bool http_error_from(HttpError *out, const Error *err, HttpFault invalid, HttpFault limit,
                      const char *param);
 

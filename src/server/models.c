@@ -51,8 +51,8 @@ void models_handle_get(HttpRequest *request)
 {
     if (!is_served_name(request->server, request->path_id)) {
         HttpError error;
-        http_error_set(&error, FAULT_MODEL_NOT_FOUND, "model", "The model '%.*s' is not served here.",
-                       QUOTE_ARG(request->path_id));
+        http_error_set(&error, FAULT_MODEL_NOT_FOUND, "model",
+                       "The model '%.*s' is not served here.", QUOTE_ARG(request->path_id));
         http_reply_error(request, &error);
         return;
     }

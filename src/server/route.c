@@ -3,14 +3,10 @@
 #include <string.h>
 
 static const Route ROUTES[] = {
-    {"/v1/chat/completions", true, chat_handle},
-    {"/chat/completions", true, chat_handle},
-    {"/v1/models", false, models_handle_list},
-    {"/models", false, models_handle_list},
-    {"/v1/models/", false, models_handle_get},
-    {"/models/", false, models_handle_get},
-    {"/health", false, models_handle_health},
-    {"/v1/health", false, models_handle_health},
+    {"/v1/chat/completions", true, chat_handle}, {"/chat/completions", true, chat_handle},
+    {"/v1/models", false, models_handle_list},   {"/models", false, models_handle_list},
+    {"/v1/models/", false, models_handle_get},   {"/models/", false, models_handle_get},
+    {"/health", false, models_handle_health},    {"/v1/health", false, models_handle_health},
 };
 
 static int hex_digit(char c)
@@ -68,7 +64,8 @@ bool route_find(HttpRequest *request)
                             route->is_post ? SLICE("POST, OPTIONS") : SLICE("GET, HEAD, OPTIONS"));
             return http_error_set(&request->error, FAULT_METHOD, NULL,
                                   "%.*s does not answer this method; it answers %s.",
-                                  QUOTE_ARG(request->path), route->is_post ? "POST" : "GET and HEAD");
+                                  QUOTE_ARG(request->path),
+                                  route->is_post ? "POST" : "GET and HEAD");
         }
         size_t fixed = strlen(route->path);
         Slice id = {request->path.ptr + fixed, request->path.len - fixed};

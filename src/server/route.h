@@ -10,7 +10,8 @@ struct Route {
     void (*handle)(HttpRequest *request);
 };
 
-/* Finds the route of request->path and sets request->route (and path_id). False with the 404 or 405. */
+/* Finds the route of request->path and sets request->route (and path_id). False with the 404 or
+ * 405. */
 bool route_find(HttpRequest *request) WARN_UNUSED;
 
 /* Handlers. */

@@ -1,8 +1,8 @@
 /* Starting and stopping: the listening socket, libmicrohttpd's daemon, the watcher.
  *
- * Stopping, in this order: no new connections and no new tasks; running tasks get their grace; what still
- * runs is told to fail, which also ends every suspension; then libmicrohttpd closes the connections. The
- * order matters: it must not be stopped while a connection is suspended. */
+ * Stopping, in this order: no new connections and no new tasks; running tasks get their grace; what
+ * still runs is told to fail, which also ends every suspension; then libmicrohttpd closes the
+ * connections. The order matters: it must not be stopped while a connection is suspended. */
 #include "http.h"
 #include "watcher.h"
 
@@ -20,7 +20,8 @@
 enum {
     SERVER_BACKLOG = 511,
     SERVER_CONNECTIONS_SPARE = 64, /* accepted above the maximum, to tell them so */
-    /* A request's head and its parsed fields: the largest allowed header section twice, and more. */
+    /* A request's head and its parsed fields: the largest allowed header section twice, and more.
+     */
     SERVER_CONNECTION_MEMORY = 256 << 10,
     SERVER_CONNECTION_STEP = 16 << 10,
 };
@@ -28,7 +29,8 @@ enum {
 /* What clients get to take their last bytes after the grace is over. */
 static const double SERVER_FAREWELL_SECONDS = 1;
 
-/* ---- Socket ----------------------------------------------------------------------------------- */
+/* ---- Socket -----------------------------------------------------------------------------------
+ */
 
 typedef union Address {
     struct sockaddr any;
@@ -81,12 +83,13 @@ static bool open_listener(Server *server, const char *host, uint16_t port, Error
         getsockname(fd, &address.any, &size) != 0)
         return fail_with_errno(fd, host, port, err);
     server->listen_socket = fd;
-    server->port = ntohs(address.any.sa_family == AF_INET ? address.v4.sin_port
-                                                          : address.v6.sin6_port);
+    server->port =
+        ntohs(address.any.sa_family == AF_INET ? address.v4.sin_port : address.v6.sin6_port);
     return true;
 }
 
-/* ---- Daemon ----------------------------------------------------------------------------------- */
+/* ---- Daemon -----------------------------------------------------------------------------------
+ */
 
 /* Paths are compared as they were sent. */
 static size_t keep_escapes(void *cls, struct MHD_Connection *connection, char *text)
@@ -98,8 +101,8 @@ static size_t keep_escapes(void *cls, struct MHD_Connection *connection, char *t
 
 static bool start_daemon(Server *server, Error *err)
 {
-    unsigned flags = MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME |
-                     MHD_USE_ITC;
+    unsigned flags =
+        MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC;
     struct MHD_OptionItem options[] = {
         {MHD_OPTION_LISTEN_SOCKET, server->listen_socket, NULL},
         {MHD_OPTION_THREAD_POOL_SIZE, HTTP_THREADS, NULL},
@@ -119,7 +122,8 @@ static bool start_daemon(Server *server, Error *err)
     return true;
 }
 
-/* ---- Public ----------------------------------------------------------------------------------- */
+/* ---- Public -----------------------------------------------------------------------------------
+ */
 
 static void describe_server(Server *server)
 {

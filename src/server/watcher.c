@@ -1,5 +1,6 @@
-/* POLLRDHUP, which tells that the client has closed its side even while unread bytes lie before that, is a
- * Linux extension; elsewhere an empty peek says the same once the bytes before it were read. */
+/* POLLRDHUP, which tells that the client has closed its side even while unread bytes lie before
+ * that, is a Linux extension; elsewhere an empty peek says the same once the bytes before it were
+ * read. */
 #define _GNU_SOURCE
 #include "watcher.h"
 
@@ -35,7 +36,8 @@ struct Watcher {
     size_t n_lingers;
 };
 
-/* ---- Running tasks ---------------------------------------------------------------------------- */
+/* ---- Running tasks ----------------------------------------------------------------------------
+ */
 
 static int socket_of(const HttpRequest *request)
 {
@@ -56,8 +58,9 @@ static bool client_is_gone(int socket)
 #endif
 }
 
-/* The list's lock is held over the polls, which do not wait: a request leaves the list before its socket is
- * closed, so no descriptor here can be another's. False when there was none to look at. */
+/* The list's lock is held over the polls, which do not wait: a request leaves the list before its
+ * socket is closed, so no descriptor here can be another's. False when there was none to look at.
+ */
 static bool look_at_tasks(Server *server)
 {
     double now = clock_monotonic_seconds();
@@ -77,7 +80,8 @@ static bool look_at_tasks(Server *server)
     return any;
 }
 
-/* ---- Lingering sockets ------------------------------------------------------------------------ */
+/* ---- Lingering sockets ------------------------------------------------------------------------
+ */
 
 /* Discards what has come; true when the client has closed or broken the connection. */
 static bool drain_socket(int socket)
@@ -124,7 +128,8 @@ void watcher_linger(Watcher *watcher, int socket)
         close(copy);
 }
 
-/* ---- Thread ----------------------------------------------------------------------------------- */
+/* ---- Thread -----------------------------------------------------------------------------------
+ */
 
 /* The watcher's mutex is held. A change of the wall clock only stretches or cuts one period. */
 static void wait_period(Watcher *watcher)

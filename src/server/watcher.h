@@ -1,10 +1,11 @@
 /* watcher: the thread that looks at sockets nobody reads.
  *
- * While a connection waits for tokens it is suspended, and libmicrohttpd does not look at its socket. Every
- * quarter of a second the watcher polls the sockets of running tasks for the end of the client, wakes those
- * connections as hung up, and wakes streams that have been silent for too long. It also lingers: a socket
- * whose request was refused before its body had arrived is read to its end for a while, since closing it
- * with unread bytes would take the answer away from the client. With nothing to watch it sleeps. */
+ * While a connection waits for tokens it is suspended, and libmicrohttpd does not look at its
+ * socket. Every quarter of a second the watcher polls the sockets of running tasks for the end of
+ * the client, wakes those connections as hung up, and wakes streams that have been silent for too
+ * long. It also lingers: a socket whose request was refused before its body had arrived is read to
+ * its end for a while, since closing it with unread bytes would take the answer away from the
+ * client. With nothing to watch it sleeps. */
 #ifndef SERVER_WATCHER_H
 #define SERVER_WATCHER_H
 
@@ -14,7 +15,8 @@ bool watcher_start(Server *server, Watcher **out, Error *err) WARN_UNUSED;
 void watcher_stop(Watcher *watcher); /* accepts NULL */
 /* A task was registered. */
 void watcher_wake(Watcher *watcher);
-/* Keeps a duplicate of the socket open and empty until the client closes it or some seconds pass. */
+/* Keeps a duplicate of the socket open and empty until the client closes it or some seconds pass.
+ */
 void watcher_linger(Watcher *watcher, int socket);
 
 #endif

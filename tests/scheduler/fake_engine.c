@@ -1,0 +1,224 @@
+#include "fake_engine.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+
+struct EngineSequence {
+    uint64_t hash;
+    size_t length, reserved;
+    int32_t last;
+    bool euro, is_long;
+    size_t euro_at;
+};
+
+static void sequence_push(EngineSequence *sequence, int32_t token)
+{
+    sequence->hash = (sequence->hash ^ (uint64_t)token) * 0x9e3779b97f4a7c15u;
+    sequence->hash ^= sequence->hash >> 29;
+    sequence->length++;
+    sequence->last = token;
+    if (token == FAKE_LONG)
+        sequence->is_long = true;
+    if (token == FAKE_EURO) {
+        sequence->euro = true;
+        sequence->euro_at = 0;
+    } else if (sequence->euro) {
+        sequence->euro_at++;
+    }
+}
+
+static int32_t next_token(const EngineSequence *sequence, bool never_ends)
+{
+    static const unsigned char euro[] = {0xe2, 0x82, 0xac};
+    if (sequence->is_long)
+        return FAKE_LONG_TOKEN;
+    if (sequence->euro)
+        return euro[sequence->euro_at % 3];
+    if (!never_ends && sequence->hash % 41 == 0)
+        return FAKE_END;
+    return 'a' + (int32_t)(sequence->hash % 26);
+}
+
+size_t fake_reply(const int32_t *prompt, size_t n_prompt, bool never_ends, char *out, size_t max,
+                  bool *ended)
+{
+    EngineSequence sequence = {0};
+    for (size_t i = 0; i < n_prompt; i++)
+        sequence_push(&sequence, prompt[i]);
+    *ended = false;
+    size_t count = 0;
+    while (count < max) {
+        int32_t token = next_token(&sequence, never_ends);
+        if (token == FAKE_END) {
+            *ended = true;
+            break;
+        }
+        out[count++] = (char)token;
+        sequence_push(&sequence, token);
+    }
+    return count;
+}
+
+/* ---- Operations -------------------------------------------------------------------------------
+ */
+
+static FakeEngine *fake_of(Engine *engine)
+{
+    FakeEngine *fake = (FakeEngine *)engine;
+    uintptr_t self = (uintptr_t)pthread_self(), none = 0;
+    if (!atomic_compare_exchange_strong(&fake->thread, &none, self) && none != self)
+        atomic_store(&fake->misused, true);
+    return fake;
+}
+
+static void pause_microseconds(int microseconds)
+{
+    struct timespec time = {microseconds / 1000000, (microseconds % 1000000) * 1000L};
+    nanosleep(&time, NULL);
+}
+
+static void raise_to(atomic_size_t *most, size_t value)
+{
+    if (value > atomic_load(most))
+        atomic_store(most, value);
+}
+
+static bool fake_sequence_create(Engine *engine, size_t max_tokens, EngineSequence **out,
+                                 Error *err)
+{
+    FakeEngine *fake = fake_of(engine);
+    size_t capacity = atomic_load(&fake->kv_tokens);
+    *out = NULL;
+    if (capacity > 0 && atomic_load(&fake->reserved) + max_tokens > capacity)
+        return error_set(err, ERROR_MEMORY, "no KV memory for %zu tokens", max_tokens);
+    *out = memory_allocate_zeroed(1, sizeof(**out));
+    if (!*out)
+        return error_no_memory(err, "sequence");
+    (*out)->reserved = max_tokens;
+    atomic_fetch_add(&fake->reserved, max_tokens);
+    atomic_fetch_add(&fake->sequences, 1);
+    return true;
+}
+
+static void fake_sequence_free(Engine *engine, EngineSequence *sequence)
+{
+    FakeEngine *fake = fake_of(engine);
+    if (!sequence)
+        return;
+    atomic_fetch_sub(&fake->reserved, sequence->reserved);
+    atomic_fetch_sub(&fake->sequences, 1);
+    memory_free(sequence);
+}
+
+static bool check_rows(FakeEngine *fake, const EngineRow *rows, size_t n_rows, Error *err)
+{
+    for (size_t i = 0; i < n_rows; i++) {
+        for (size_t k = 0; k < i; k++) {
+            if (rows[k].sequence == rows[i].sequence)
+                atomic_store(&fake->misused, true);
+        }
+        if (rows[i].n_tokens == 0 ||
+            rows[i].sequence->length + rows[i].n_tokens > rows[i].sequence->reserved)
+            atomic_store(&fake->misused, true);
+        for (size_t t = 0; t < rows[i].n_tokens; t++) {
+            if (rows[i].tokens[t] < 0 || rows[i].tokens[t] >= FAKE_VOCAB)
+                atomic_store(&fake->misused, true);
+            if (rows[i].tokens[t] == FAKE_POISON)
+                return error_set(err, ERROR_INTERNAL, "poisoned token");
+        }
+    }
+    return true;
+}
+
+static void count_rows(FakeEngine *fake, const EngineRow *rows, size_t n_rows)
+{
+    size_t tokens = 0, decoding = 0;
+    for (size_t i = 0; i < n_rows; i++) {
+        tokens += rows[i].n_tokens;
+        decoding += rows[i].n_tokens == 1 && rows[i].sequence->length > 0;
+    }
+    atomic_fetch_add(&fake->passes, 1);
+    raise_to(&fake->most_rows, n_rows);
+    raise_to(&fake->most_tokens, tokens);
+    raise_to(&fake->rows_with_decode, decoding);
+    for (size_t i = 0; i < n_rows; i++)
+        raise_to(decoding > 0 ? &fake->largest_chunk_beside_decode : &fake->largest_chunk_alone,
+                 rows[i].n_tokens);
+}
+
+static bool fake_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
+                         Error *err)
+{
+    FakeEngine *fake = fake_of(engine);
+    while (atomic_load(&fake->hold))
+        pause_microseconds(500);
+    int delay = atomic_load(&fake->delay_microseconds);
+    if (delay > 0)
+        pause_microseconds(delay);
+    if (!check_rows(fake, rows, n_rows, err))
+        return false;
+    count_rows(fake, rows, n_rows);
+    for (size_t i = 0; i < n_rows; i++) {
+        EngineSequence *sequence = rows[i].sequence;
+        for (size_t t = 0; t < rows[i].n_tokens; t++)
+            sequence_push(sequence, rows[i].tokens[t]);
+        if (rows[i].logits == ENGINE_LOGITS_NONE)
+            continue;
+        for (size_t v = 0; v < FAKE_VOCAB; v++)
+            logits[v] = (float)((sequence->hash >> (v % 48)) % 64) / 32;
+        logits[FAKE_END] = -20;
+        logits[next_token(sequence, atomic_load(&fake->never_ends))] = 12;
+        if (sequence->last == FAKE_NAN)
+            logits[17] = NAN;
+        logits += FAKE_VOCAB;
+    }
+    return true;
+}
+
+static size_t fake_sequence_length(const EngineSequence *sequence)
+{
+    return sequence->length;
+}
+
+static bool fake_sequence_truncate(Engine *engine, EngineSequence *sequence, size_t length,
+                                   Error *err)
+{
+    (void)engine;
+    (void)sequence;
+    return error_set(err, ERROR_UNSUPPORTED, "cannot truncate to %zu", length);
+}
+
+static void fake_describe(const Engine *engine, EngineDescription *out)
+{
+    const FakeEngine *fake = (const FakeEngine *)engine;
+    *out = (EngineDescription){.backend = "fake",
+                               .max_batch_tokens = 1 << 16,
+                               .vocab_size = FAKE_VOCAB,
+                               .max_context = fake->config.max_position_embeddings};
+}
+
+static void fake_close(Engine *engine)
+{
+    (void)engine;
+}
+
+void fake_engine_init(FakeEngine *fake, uint32_t max_context)
+{
+    static const EngineOps OPS = {
+        .close = fake_close,
+        .describe = fake_describe,
+        .sequence_create = fake_sequence_create,
+        .sequence_free = fake_sequence_free,
+        .sequence_truncate = fake_sequence_truncate,
+        .sequence_length = fake_sequence_length,
+        .forward = fake_forward,
+    };
+    memset(fake, 0, sizeof(*fake));
+    fake->engine.ops = &OPS;
+    fake->config.vocab_size = FAKE_VOCAB;
+    fake->config.max_position_embeddings = max_context;
+    fake->config.eos_token_ids[0] = FAKE_END;
+    fake->config.n_eos_token_ids = 1;
+}

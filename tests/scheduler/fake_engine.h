@@ -1,0 +1,44 @@
+/* fake_engine: an Engine whose logits are a hash of all tokens of the sequence.
+ * The reply to a prompt is therefore fixed, and any mixing of sequences, lost or doubled token
+ * changes it. */
+#ifndef TESTS_FAKE_ENGINE_H
+#define TESTS_FAKE_ENGINE_H
+
+#include "engine.h"
+
+#include <stdatomic.h>
+
+enum {
+    FAKE_VOCAB = 260,
+    FAKE_END = 257,
+    FAKE_POISON = 258, /* a row with this token fails */
+    FAKE_NAN = 1,      /* a row that ends with this token has a NaN among its logits */
+    FAKE_EURO =
+        2, /* after this token the reply is the character U+20AC, byte by byte, over and over */
+    FAKE_LONG = 3, /* after this token the reply is token 259, 4096 bytes, over and over */
+    FAKE_LONG_TOKEN = 259,
+    FAKE_LONG_BYTES = 4096,
+};
+
+typedef struct FakeEngine {
+    Engine engine; /* first */
+    ModelConfig config;
+    atomic_int delay_microseconds; /* of one pass */
+    atomic_size_t kv_tokens;       /* capacity of all sequences together; 0: no limit */
+    atomic_bool never_ends;        /* no end token of its own accord */
+    atomic_bool hold;              /* passes wait until it is cleared */
+
+    atomic_size_t reserved, sequences, passes, most_rows, most_tokens, rows_with_decode;
+    atomic_size_t largest_chunk_beside_decode, largest_chunk_alone;
+    atomic_bool
+        misused; /* called from two threads, two rows of one sequence, overflow of a reservation */
+    atomic_uintptr_t thread;
+} FakeEngine;
+
+void fake_engine_init(FakeEngine *fake, uint32_t max_context);
+/* The greedy reply to a prompt as bytes, computed without an engine; its length. ended tells
+ * whether it came to its end token within max. */
+size_t fake_reply(const int32_t *prompt, size_t n_prompt, bool never_ends, char *out, size_t max,
+                  bool *ended);
+
+#endif

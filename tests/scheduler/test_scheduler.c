@@ -1,0 +1,759 @@
+#include "fake_engine.h"
+#include "scheduler.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+static Tokenizer *tokenizer;
+
+typedef struct Fixture {
+    FakeEngine fake;
+    Scheduler *scheduler;
+} Fixture;
+
+static int setup(void **state)
+{
+    (void)state;
+    Error err;
+    return tokenizer_open(TEST_DATA_DIR "/generate/bytes-tokenizer.json", &tokenizer, &err) ? 0
+                                                                                            : -1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    tokenizer_free(tokenizer);
+    return 0;
+}
+
+static void fixture_init(Fixture *fixture, size_t slots, size_t max_context)
+{
+    Error err = {0};
+    fake_engine_init(&fixture->fake, 100000);
+    SchedulerOptions options = {.slots = slots, .max_context = max_context};
+    if (!scheduler_create(&fixture->fake.engine, tokenizer, &fixture->fake.config, &options,
+                          &fixture->scheduler, &err))
+        fail_msg("%s", err.message);
+}
+
+static void fixture_reset(Fixture *fixture)
+{
+    scheduler_free(fixture->scheduler);
+    assert_int_equal(atomic_load(&fixture->fake.sequences), 0);
+    assert_int_equal(atomic_load(&fixture->fake.reserved), 0);
+    assert_false(atomic_load(&fixture->fake.misused));
+}
+
+static void make_prompt(uint32_t number, size_t length, int32_t *out)
+{
+    for (size_t i = 0; i < length; i++) {
+        number = number * 1664525u + 1013904223u;
+        out[i] = (int32_t)('A' + (number >> 16) % 26);
+    }
+}
+
+static void request_init(JobRequest *request, const int32_t *prompt, size_t n_prompt,
+                         size_t max_tokens)
+{
+    *request = (JobRequest){.prompt = prompt, .n_prompt = n_prompt};
+    generation_options_init(&request->generation);
+    request->generation.max_tokens = max_tokens;
+}
+
+static Job *submit(Fixture *fixture, const JobRequest *request)
+{
+    Job *job;
+    Error err = {0};
+    if (!scheduler_submit(fixture->scheduler, request, &job, &err))
+        fail_msg("%s", err.message);
+    return job;
+}
+
+/* Reads to the end. */
+static void collect(Job *job, Buffer *text, JobStatus *status)
+{
+    do {
+        if (!job_wait(job, 30))
+            fail_msg("nothing new for 30 seconds");
+        job_read(job, text, status);
+    } while (status->finish == FINISH_NONE);
+    assert_false(text->failed);
+}
+
+static void assert_reply(Fixture *fixture, const int32_t *prompt, size_t n_prompt,
+                         size_t max_tokens, const Buffer *text, const JobStatus *status)
+{
+    char *expected = malloc(max_tokens + 1);
+    bool ended;
+    assert_non_null(expected);
+    size_t length = fake_reply(prompt, n_prompt, atomic_load(&fixture->fake.never_ends), expected,
+                               max_tokens, &ended);
+    assert_int_equal(text->len, length);
+    if (length > 0)
+        assert_memory_equal(text->ptr, expected, length);
+    assert_int_equal(status->finish, ended ? FINISH_STOP : FINISH_LENGTH);
+    assert_int_equal(status->prompt_tokens, n_prompt);
+    assert_int_equal(status->completion_tokens, length);
+    free(expected);
+}
+
+static void run_and_check(Fixture *fixture, uint32_t number, size_t n_prompt, size_t max_tokens)
+{
+    int32_t *prompt = calloc(n_prompt, sizeof(*prompt));
+    JobRequest request;
+    JobStatus status;
+    Buffer text;
+    assert_non_null(prompt);
+    buffer_init(&text, 1 << 24);
+    make_prompt(number, n_prompt, prompt);
+    request_init(&request, prompt, n_prompt, max_tokens);
+    Job *job = submit(fixture, &request);
+    collect(job, &text, &status);
+    assert_reply(fixture, prompt, n_prompt, max_tokens, &text, &status);
+    job_release(job);
+    buffer_reset(&text);
+    free(prompt);
+}
+
+static void pause_milliseconds(long milliseconds)
+{
+    struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+    nanosleep(&time, NULL);
+}
+
+/* Statistics are published between steps: waits until they say so. */
+static void wait_for_idle(Fixture *fixture)
+{
+    for (int i = 0; i < 5000; i++) {
+        SchedulerStatistics statistics;
+        scheduler_statistics(fixture->scheduler, &statistics);
+        if (statistics.running == 0 && statistics.waiting == 0)
+            return;
+        pause_milliseconds(2);
+    }
+    fail_msg("jobs are still running after ten seconds");
+}
+
+/* ---- One job ----------------------------------------------------------------------------------
+ */
+
+static void replies_are_those_of_the_engine(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    fixture_init(&fixture, 2, 4000);
+    for (uint32_t i = 0; i < 20; i++)
+        run_and_check(&fixture, i, 1 + i * 7, 1 + i * 13 % 200);
+    run_and_check(&fixture, 99, 1500, 20);
+    assert_int_equal(atomic_load(&fixture.fake.largest_chunk_alone), SCHEDULER_PREFILL_CHUNK_ALONE);
+    fixture_reset(&fixture);
+}
+
+static void context_bounds_prompt_and_reply(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[100];
+    JobRequest request;
+    Job *job;
+    Error err = {0};
+    JobStatus status;
+    Buffer text;
+    fixture_init(&fixture, 1, 100);
+    atomic_store(&fixture.fake.never_ends, true);
+    make_prompt(5, 100, prompt);
+    request_init(&request, prompt, 100, 10);
+    assert_false(scheduler_submit(fixture.scheduler, &request, &job, &err));
+    assert_int_equal(err.code, ERROR_LIMIT);
+    assert_null(job);
+    assert_non_null(strstr(err.message, "100 tokens, but the context holds 100"));
+    request.n_prompt = 99;
+    buffer_init(&text, 1000);
+    job = submit(&fixture, &request);
+    collect(job, &text, &status);
+    assert_int_equal(status.finish, FINISH_LENGTH);
+    assert_int_equal(text.len, 1);
+    job_release(job);
+    buffer_clear(&text);
+    request.n_prompt = 60;
+    request.generation.max_tokens = SIZE_MAX;
+    job = submit(&fixture, &request);
+    collect(job, &text, &status);
+    assert_int_equal(status.completion_tokens, 40);
+    job_release(job);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
+static void bad_requests_are_refused(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    JobRequest request;
+    Job *job;
+    Error err = {0};
+    const int32_t outside[] = {65, FAKE_VOCAB}, negative[] = {-1};
+    const LogitBias bias = {FAKE_VOCAB, 1};
+    fixture_init(&fixture, 1, 100);
+    request_init(&request, outside, 0, 10);
+    assert_false(scheduler_submit(fixture.scheduler, &request, &job, &err));
+    assert_int_equal(err.code, ERROR_INVALID);
+    request_init(&request, outside, 2, 10);
+    assert_false(scheduler_submit(fixture.scheduler, &request, &job, &err));
+    assert_int_equal(err.code, ERROR_INVALID);
+    request_init(&request, negative, 1, 10);
+    assert_false(scheduler_submit(fixture.scheduler, &request, &job, &err));
+    request_init(&request, outside, 1, 10);
+    request.generation.logit_bias = &bias;
+    request.generation.n_logit_bias = 1;
+    assert_false(scheduler_submit(fixture.scheduler, &request, &job, &err));
+    assert_int_equal(err.code, ERROR_INVALID);
+    assert_null(job);
+    request_init(&request, outside, 1, 0);
+    job = submit(&fixture, &request);
+    JobStatus status;
+    Buffer text;
+    buffer_init(&text, 10);
+    collect(job, &text, &status);
+    assert_int_equal(status.finish, FINISH_LENGTH);
+    assert_int_equal(text.len, 0);
+    job_release(job);
+    fixture_reset(&fixture);
+}
+
+static void stop_strings_cut_the_reply(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[8];
+    char reply[100];
+    bool ended;
+    JobRequest request;
+    JobStatus status;
+    Buffer text;
+    fixture_init(&fixture, 1, 1000);
+    atomic_store(&fixture.fake.never_ends, true);
+    make_prompt(3, 8, prompt);
+    fake_reply(prompt, 8, true, reply, 100, &ended);
+    const Slice stop = {reply + 40, 5};
+    request_init(&request, prompt, 8, 100);
+    request.generation.stop = &stop;
+    request.generation.n_stop = 1;
+    buffer_init(&text, 1000);
+    Job *job = submit(&fixture, &request);
+    collect(job, &text, &status);
+    assert_int_equal(status.finish, FINISH_STOP);
+    assert_int_equal(text.len, 40);
+    assert_int_equal(status.completion_tokens, 45);
+    assert_memory_equal(text.ptr, reply, 40);
+    job_release(job);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
+static void timings_add_up(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[600];
+    JobRequest request;
+    JobStatus status;
+    Buffer text;
+    fixture_init(&fixture, 1, 4000);
+    atomic_store(&fixture.fake.never_ends, true);
+    atomic_store(&fixture.fake.delay_microseconds, 10000);
+    make_prompt(3, 600, prompt);
+    request_init(&request, prompt, 600, 11);
+    buffer_init(&text, 1000);
+    double start = clock_monotonic_seconds();
+    Job *job = submit(&fixture, &request);
+    collect(job, &text, &status);
+    double total = clock_monotonic_seconds() - start;
+    assert_true(status.prompt_seconds >= 0.019); /* two chunks */
+    assert_true(status.decode_seconds >= 0.095); /* ten further tokens */
+    assert_true(status.queue_seconds >= 0);
+    assert_true(status.queue_seconds + status.prompt_seconds + status.decode_seconds <= total);
+    job_release(job);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
+/* ---- Errors -----------------------------------------------------------------------------------
+ */
+
+static void errors_end_only_their_job(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t good[3][50], poisoned[50], nan_prompt[] = {65, FAKE_NAN};
+    JobRequest request;
+    Job *jobs[5];
+    JobStatus status;
+    Buffer text;
+    fixture_init(&fixture, 5, 1000);
+    atomic_store(&fixture.fake.hold, true); /* so that all are in one batch */
+    for (uint32_t i = 0; i < 3; i++) {
+        make_prompt(i, 50, good[i]);
+        request_init(&request, good[i], 50, 60);
+        jobs[i] = submit(&fixture, &request);
+    }
+    make_prompt(9, 50, poisoned);
+    poisoned[30] = FAKE_POISON;
+    request_init(&request, poisoned, 50, 60);
+    jobs[3] = submit(&fixture, &request);
+    request_init(&request, nan_prompt, 2, 60);
+    jobs[4] = submit(&fixture, &request);
+    atomic_store(&fixture.fake.hold, false);
+    buffer_init(&text, 1000);
+    for (uint32_t i = 0; i < 3; i++) {
+        buffer_clear(&text);
+        collect(jobs[i], &text, &status);
+        assert_reply(&fixture, good[i], 50, 60, &text, &status);
+    }
+    for (uint32_t i = 3; i < 5; i++) {
+        buffer_clear(&text);
+        collect(jobs[i], &text, &status);
+        assert_int_equal(status.finish, FINISH_ERROR);
+        assert_int_equal(status.error.code, ERROR_INTERNAL);
+        assert_int_equal(text.len, 0);
+    }
+    for (uint32_t i = 0; i < 5; i++)
+        job_release(jobs[i]);
+    buffer_reset(&text);
+    run_and_check(&fixture, 77, 20, 50);
+    fixture_reset(&fixture);
+}
+
+static void jobs_wait_for_kv_memory(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[50];
+    JobRequest request;
+    Job *jobs[6];
+    JobStatus status;
+    Buffer text;
+    fixture_init(&fixture, 6, 1000);
+    atomic_store(&fixture.fake.kv_tokens, 250); /* two jobs of 100 at a time */
+    make_prompt(4, 50, prompt);
+    request_init(&request, prompt, 50, 50);
+    for (int i = 0; i < 6; i++)
+        jobs[i] = submit(&fixture, &request);
+    buffer_init(&text, 1000);
+    for (int i = 0; i < 6; i++) {
+        buffer_clear(&text);
+        collect(jobs[i], &text, &status);
+        assert_reply(&fixture, prompt, 50, 50, &text, &status);
+        job_release(jobs[i]);
+    }
+    request.generation.max_tokens = 300; /* never fits */
+    Job *job = submit(&fixture, &request);
+    buffer_clear(&text);
+    collect(job, &text, &status);
+    assert_int_equal(status.finish, FINISH_ERROR);
+    assert_int_equal(status.error.code, ERROR_MEMORY);
+    job_release(job);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
+static void unread_text_is_bounded(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[] = {'a', FAKE_LONG};
+    JobRequest request;
+    JobStatus status;
+    Buffer text;
+    SchedulerStatistics statistics;
+    enum { TOKENS = SCHEDULER_JOB_TEXT_BYTES_MAX / FAKE_LONG_BYTES + 100 };
+    Error err = {0};
+    fake_engine_init(&fixture.fake, TOKENS * 2);
+    SchedulerOptions options = {.slots = 1};
+    assert_true(scheduler_create(&fixture.fake.engine, tokenizer, &fixture.fake.config, &options,
+                                 &fixture.scheduler, &err));
+    request_init(&request, prompt, 2, TOKENS);
+    Job *job = submit(&fixture, &request);
+    for (int i = 0; i < 1000; i++) {
+        scheduler_statistics(fixture.scheduler, &statistics);
+        if (statistics.cancelled_total > 0)
+            break;
+        pause_milliseconds(10);
+    }
+    assert_int_equal(statistics.cancelled_total, 1);
+    buffer_init(&text, 1 << 24);
+    job_read(job, &text, &status);
+    assert_int_equal(status.finish, FINISH_CANCELLED);
+    assert_int_equal(text.len, SCHEDULER_JOB_TEXT_BYTES_MAX);
+    job_release(job);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
+/* ---- Queue, cancellation, end -----------------------------------------------------------------
+ */
+
+static void queue_is_bounded_and_closes(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[20];
+    JobRequest request;
+    Job *jobs[SCHEDULER_QUEUE_MAX + 1], *job;
+    Error err = {0};
+    SchedulerStatistics statistics;
+    fixture_init(&fixture, 1, 1000);
+    atomic_store(&fixture.fake.hold, true);
+    make_prompt(1, 20, prompt);
+    request_init(&request, prompt, 20, 2);
+    jobs[0] = submit(&fixture, &request);
+    do { /* until the first has left the queue */
+        pause_milliseconds(1);
+        scheduler_statistics(fixture.scheduler, &statistics);
+    } while (statistics.waiting > 0);
+    for (size_t i = 1; i <= SCHEDULER_QUEUE_MAX; i++)
+        jobs[i] = submit(&fixture, &request);
+    assert_false(scheduler_submit(fixture.scheduler, &request, &job, &err));
+    assert_int_equal(err.code, ERROR_BUSY);
+    scheduler_statistics(fixture.scheduler, &statistics);
+    assert_int_equal(statistics.waiting, SCHEDULER_QUEUE_MAX);
+    assert_int_equal(statistics.running, 1);
+    /* A waiting job whose owner goes makes room at once. */
+    job_release(jobs[100]);
+    jobs[100] = submit(&fixture, &request);
+    scheduler_drain(fixture.scheduler);
+    assert_false(scheduler_submit(fixture.scheduler, &request, &job, &err));
+    assert_int_equal(err.code, ERROR_BUSY);
+    atomic_store(&fixture.fake.hold, false);
+    for (size_t i = 0; i <= SCHEDULER_QUEUE_MAX; i++) {
+        Buffer text;
+        JobStatus status;
+        buffer_init(&text, 100);
+        collect(jobs[i], &text, &status);
+        assert_reply(&fixture, prompt, 20, 2, &text, &status);
+        buffer_reset(&text);
+        job_release(jobs[i]);
+    }
+    wait_for_idle(&fixture);
+    scheduler_statistics(fixture.scheduler, &statistics);
+    assert_int_equal(statistics.cancelled_total, 1);
+    assert_int_equal(statistics.prompt_tokens_total, 20 * (SCHEDULER_QUEUE_MAX + 1));
+    fixture_reset(&fixture);
+}
+
+static void decoding_goes_on_beside_prefill(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[3000], small[10];
+    JobRequest request;
+    JobStatus status;
+    Buffer text;
+    fixture_init(&fixture, 2, 10000);
+    atomic_store(&fixture.fake.never_ends, true);
+    make_prompt(1, 10, small);
+    make_prompt(2, 3000, prompt);
+    buffer_init(&text, 10000);
+    request_init(&request, small, 10, 5000);
+    Job *first = submit(&fixture, &request);
+    assert_true(job_wait(first, 10));
+    request_init(&request, prompt, 3000, 3);
+    Job *second = submit(&fixture, &request);
+    collect(second, &text, &status);
+    assert_reply(&fixture, prompt, 3000, 3, &text, &status);
+    assert_int_equal(atomic_load(&fixture.fake.largest_chunk_beside_decode),
+                     SCHEDULER_PREFILL_CHUNK);
+    buffer_clear(&text);
+    collect(first, &text, &status);
+    assert_reply(&fixture, small, 10, 5000, &text, &status);
+    job_release(first);
+    job_release(second);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
+static void count_notify(void *context)
+{
+    atomic_fetch_add((atomic_int *)context, 1);
+}
+
+static void released_jobs_are_cancelled_and_silent(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[10];
+    JobRequest request;
+    SchedulerStatistics statistics;
+    atomic_int notified = 0;
+    fixture_init(&fixture, 1, 90000);
+    atomic_store(&fixture.fake.never_ends, true);
+    atomic_store(&fixture.fake.delay_microseconds, 200);
+    make_prompt(1, 10, prompt);
+    request_init(&request, prompt, 10, 80000);
+    request.notify = count_notify;
+    request.notify_context = &notified;
+    Job *job = submit(&fixture, &request);
+    Job *waiting = submit(&fixture, &request);
+    assert_true(job_wait(job, 10));
+    assert_false(job_wait(waiting, 0.01));
+    job_release(waiting);
+    job_release(job);
+    int after = atomic_load(&notified);
+    assert_true(after > 0);
+    wait_for_idle(&fixture);
+    assert_int_equal(atomic_load(&notified), after);
+    scheduler_statistics(fixture.scheduler, &statistics);
+    assert_int_equal(statistics.cancelled_total, 2);
+    fixture_reset(&fixture);
+}
+
+static void notifications_can_be_rare(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[10];
+    JobRequest request;
+    JobStatus status;
+    Buffer text;
+    atomic_int notified = 0;
+    fixture_init(&fixture, 1, 9000);
+    atomic_store(&fixture.fake.never_ends, true);
+    make_prompt(1, 10, prompt);
+    request_init(&request, prompt, 10, 500);
+    request.notify = count_notify;
+    request.notify_context = &notified;
+    request.notify_bytes = 1 << 20;
+    buffer_init(&text, 1000);
+    Job *job = submit(&fixture, &request);
+    do {
+        pause_milliseconds(1);
+        status.finish = FINISH_NONE;
+        if (atomic_load(&notified) > 0)
+            job_read(job, &text, &status);
+    } while (status.finish == FINISH_NONE);
+    assert_int_equal(text.len, 500);
+    assert_int_equal(atomic_load(&notified), 1);
+    job_release(job);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
+static void jobs_outlive_the_scheduler(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[10];
+    JobRequest request;
+    JobStatus status;
+    Buffer text;
+    fixture_init(&fixture, 1, 90000);
+    atomic_store(&fixture.fake.never_ends, true);
+    atomic_store(&fixture.fake.delay_microseconds, 500);
+    make_prompt(1, 10, prompt);
+    request_init(&request, prompt, 10, 80000);
+    Job *running = submit(&fixture, &request), *waiting = submit(&fixture, &request);
+    assert_true(job_wait(running, 10));
+    fixture_reset(&fixture);
+    buffer_init(&text, 1 << 20);
+    assert_true(job_wait(waiting, 0));
+    job_read(waiting, &text, &status);
+    assert_int_equal(status.finish, FINISH_CANCELLED);
+    assert_int_equal(text.len, 0);
+    job_read(running, &text, &status);
+    assert_int_equal(status.finish, FINISH_CANCELLED);
+    assert_true(text.len > 0);
+    job_release(running);
+    job_release(waiting);
+    buffer_reset(&text);
+}
+
+/* ---- Many threads -----------------------------------------------------------------------------
+ */
+
+typedef struct Caller {
+    Fixture *fixture;
+    uint32_t number;
+    size_t completed, cancelled, wrong;
+} Caller;
+
+static bool reply_is_right(const Caller *caller, const int32_t *prompt, size_t n_prompt, size_t max,
+                           const Buffer *text)
+{
+    char expected[400];
+    bool ended;
+    size_t length = fake_reply(prompt, n_prompt, atomic_load(&caller->fixture->fake.never_ends),
+                               expected, max, &ended);
+    return length == text->len && (length == 0 || memcmp(expected, text->ptr, length) == 0);
+}
+
+/* Assertions belong to the main thread: this one counts. */
+static void *call_many(void *argument)
+{
+    Caller *caller = argument;
+    uint32_t random = caller->number * 7919 + 1;
+    for (int i = 0; i < 60; i++) {
+        int32_t prompt[700];
+        JobRequest request;
+        JobStatus status = {0};
+        Job *job;
+        Error err;
+        Buffer text;
+        random = random * 1664525u + 1013904223u;
+        size_t n_prompt = 1 + (random >> 8) % 699, max = 1 + (random >> 18) % 300;
+        bool cancels = (random >> 4) % 3 == 0;
+        make_prompt(random, n_prompt, prompt);
+        request_init(&request, prompt, n_prompt, max);
+        if (!scheduler_submit(caller->fixture->scheduler, &request, &job, &err)) {
+            caller->wrong++;
+            continue;
+        }
+        buffer_init(&text, 1000);
+        if (cancels) {
+            job_wait(job, (double)(random % 5) / 1000);
+            caller->cancelled++;
+        } else {
+            while (status.finish == FINISH_NONE && job_wait(job, 60))
+                job_read(job, &text, &status);
+            caller->wrong += !reply_is_right(caller, prompt, n_prompt, max, &text);
+            caller->completed++;
+        }
+        job_release(job);
+        buffer_reset(&text);
+    }
+    return NULL;
+}
+
+static void many_callers_get_their_own_replies(void **state)
+{
+    (void)state;
+    enum { CALLERS = 8 };
+    Fixture fixture;
+    pthread_t threads[CALLERS];
+    Caller callers[CALLERS];
+    size_t completed = 0;
+    SchedulerStatistics statistics;
+    fixture_init(&fixture, 5, 2000);
+    for (uint32_t i = 0; i < CALLERS; i++) {
+        callers[i] = (Caller){.fixture = &fixture, .number = i};
+        assert_int_equal(pthread_create(&threads[i], NULL, call_many, &callers[i]), 0);
+    }
+    for (int i = 0; i < CALLERS; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(callers[i].wrong, 0);
+        completed += callers[i].completed;
+    }
+    assert_true(completed > 200);
+    assert_true(atomic_load(&fixture.fake.most_rows) >= 2); /* they did share batches */
+    assert_true(atomic_load(&fixture.fake.most_rows) <= 5);
+    wait_for_idle(&fixture);
+    scheduler_statistics(fixture.scheduler, &statistics);
+    assert_true(statistics.cancelled_total <= 60 * CALLERS - completed);
+    assert_int_equal(statistics.slots, 5);
+    fixture_reset(&fixture);
+}
+
+static void sampled_replies_do_not_depend_on_the_batch(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[30];
+    JobRequest request;
+    JobStatus status;
+    Buffer alone, text;
+    Job *jobs[12];
+    buffer_init(&alone, 1 << 16);
+    buffer_init(&text, 1 << 16);
+    fixture_init(&fixture, 4, 2000);
+    make_prompt(8, 30, prompt);
+    request_init(&request, prompt, 30, 100);
+    request.generation.temperature = 1.9f;
+    request.generation.has_seed = true;
+    request.generation.seed = 4711;
+    request.generation.ignore_eos = true;
+    Job *job = submit(&fixture, &request);
+    collect(job, &alone, &status);
+    job_release(job);
+    assert_int_equal(status.completion_tokens, 100);
+    for (size_t i = 0; i < ARRAY_COUNT(jobs); i++) {
+        JobRequest other = request;
+        other.generation.seed = i % 3 == 0 ? 4711 : i;
+        jobs[i] = submit(&fixture, &other);
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(jobs); i++) {
+        buffer_clear(&text);
+        collect(jobs[i], &text, &status);
+        bool same = slice_equal(buffer_view(&text), buffer_view(&alone));
+        assert_int_equal(same, i % 3 == 0);
+        job_release(jobs[i]);
+    }
+    buffer_reset(&alone);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
+static void failing_allocations_end_cleanly(void **state)
+{
+    (void)state;
+    int32_t prompt[10];
+    make_prompt(1, 10, prompt);
+    for (uint64_t nth = 1; nth < 60; nth++) {
+        FakeEngine fake;
+        Scheduler *scheduler = NULL;
+        SchedulerOptions options = {.slots = 2, .max_context = 100};
+        JobRequest request;
+        Job *job = NULL;
+        Error err = {0};
+        fake_engine_init(&fake, 1000);
+        request_init(&request, prompt, 10, 20);
+        fault_fail_allocation(nth);
+        if (scheduler_create(&fake.engine, tokenizer, &fake.config, &options, &scheduler, &err) &&
+            scheduler_submit(scheduler, &request, &job, &err)) {
+            Buffer text;
+            JobStatus status = {0};
+            buffer_init(&text, 1000);
+            while (status.finish == FINISH_NONE && job_wait(job, 30))
+                job_read(job, &text, &status);
+            assert_int_not_equal(status.finish, FINISH_NONE);
+            assert_int_not_equal(status.finish, FINISH_CANCELLED);
+            if (status.finish == FINISH_ERROR)
+                assert_int_equal(status.error.code, ERROR_MEMORY);
+            job_release(job);
+            buffer_reset(&text);
+        } else {
+            assert_int_equal(err.code, ERROR_MEMORY);
+            assert_null(job);
+        }
+        scheduler_free(scheduler);
+        fault_fail_allocation(0);
+        assert_int_equal(atomic_load(&fake.sequences), 0);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(replies_are_those_of_the_engine),
+        cmocka_unit_test(context_bounds_prompt_and_reply),
+        cmocka_unit_test(bad_requests_are_refused),
+        cmocka_unit_test(stop_strings_cut_the_reply),
+        cmocka_unit_test(timings_add_up),
+        cmocka_unit_test(errors_end_only_their_job),
+        cmocka_unit_test(jobs_wait_for_kv_memory),
+        cmocka_unit_test(unread_text_is_bounded),
+        cmocka_unit_test(queue_is_bounded_and_closes),
+        cmocka_unit_test(decoding_goes_on_beside_prefill),
+        cmocka_unit_test(released_jobs_are_cancelled_and_silent),
+        cmocka_unit_test(notifications_can_be_rare),
+        cmocka_unit_test(jobs_outlive_the_scheduler),
+        cmocka_unit_test(many_callers_get_their_own_replies),
+        cmocka_unit_test(sampled_replies_do_not_depend_on_the_batch),
+        cmocka_unit_test(failing_allocations_end_cleanly),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
