@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""Writes tests/data/tokenizer/pipelines.json: small tokenizers, one for each option of the pipeline, with what
+Hugging Face's `tokenizers` (0.23) makes of a few texts.
+
+    python3 make_pipeline_cases.py [--texts N] > tests/data/tokenizer/pipelines.json
+"""
+import argparse
+import json
+import random
+import sys
+
+from tokenizers import Tokenizer
+
+import check_real
+
+
+def byte_alphabet():
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    chars = {b: chr(b) for b in plain}
+    for i, b in enumerate(b for b in range(256) if b not in chars):
+        chars[b] = chr(0x100 + i)
+    return [chars[b] for b in range(256)]
+
+
+def model(symbols, merges, **flags):
+    vocab = {}
+    for token in symbols + ["".join(m) for m in merges]:
+        vocab.setdefault(token, len(vocab))
+    return {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+            **flags, "vocab": vocab, "merges": [list(m) for m in merges]}
+
+
+def pairs(*texts):
+    """Merges that build each text from the left."""
+    out = []
+    for text in texts:
+        for i in range(1, len(text)):
+            if (text[:i], text[i]) not in out:
+                out.append((text[:i], text[i]))
+    return out
+
+
+BYTES = model(byte_alphabet(), pairs("Ġhello", "the", "Ġworld", "ing", "ĊĊ", "12", "ĠĠ", "Ã©", "ab", "ba"))
+LETTERS = list("▁ abcdefghijklmnopqrstuvwxyz0123456789.,!'éα\n") + ["<x>"]
+SPM_MERGES = pairs("▁hello", "▁the", "▁▁", "ing", "ab", "ba", "▁w", "12", "or")
+FALLBACK = ["<unk>"] + ["<0x%02X>" % b for b in range(256)]
+SPM = model(FALLBACK + LETTERS, SPM_MERGES, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+SPM_DECODER = {"type": "Sequence", "decoders": [
+    {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+def byte_level(pre_tokenizer, **more):
+    return {"model": BYTES, "pre_tokenizer": pre_tokenizer, "decoder": BYTE_LEVEL, **more}
+
+
+def sequence(*items):
+    return {"type": "Sequence", "pretokenizers": list(items)}
+
+
+def split(pattern, behavior, invert=False):
+    return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert}
+
+
+def spm(pre_tokenizer=None, **more):
+    return {"model": SPM, "pre_tokenizer": pre_tokenizer, "decoder": SPM_DECODER, **more}
+
+
+def metaspace(scheme, do_split=True):
+    return {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": do_split}
+
+
+def added(content, **flags):
+    return {"content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+            "special": False, **flags}
+
+
+def pipelines():
+    for behavior in ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
+        for invert in (False, True):
+            yield ("split regex %s %s" % (behavior, invert),
+                   byte_level(sequence(split({"Regex": "[aeiou]|\\d+"}, behavior, invert), BYTE_LEVEL)))
+        yield "split string " + behavior, byte_level(sequence(split({"String": "l"}, behavior), BYTE_LEVEL))
+        yield "punctuation " + behavior, byte_level(
+            sequence({"type": "Punctuation", "behavior": behavior}, BYTE_LEVEL))
+    yield "empty matches", byte_level(sequence(split({"Regex": "x*"}, "Isolated"), BYTE_LEVEL))
+    yield "line anchors", byte_level(sequence(split({"Regex": "^.|.$"}, "Isolated"), BYTE_LEVEL))
+    yield "digits", byte_level(sequence({"type": "Digits", "individual_digits": False}, BYTE_LEVEL))
+    yield "prefix space", byte_level({**BYTE_LEVEL, "add_prefix_space": True, "use_regex": True})
+    yield "split then prefix space", byte_level(
+        sequence(split({"String": ","}, "Removed"), {**BYTE_LEVEL, "add_prefix_space": True}))
+    yield "bytes before digits", byte_level(
+        sequence({"type": "Punctuation", "behavior": "Contiguous"}, {**BYTE_LEVEL, "use_regex": True},
+                 {"type": "Digits", "individual_digits": True}, split({"Regex": "[0-9][0-9][0-9]"}, "Isolated")))
+    for scheme in ("always", "first", "never"):
+        for do_split in (False, True):
+            yield "metaspace %s %s" % (scheme, do_split), spm(
+                metaspace(scheme, do_split), decoder=metaspace(scheme, do_split),
+                added_tokens=[added("<x>", special=True)])
+    yield "prepend and replace", spm(normalizer={"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        decoder={"type": "Sequence", "decoders": SPM_DECODER["decoders"] + [
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]})
+    yield "lowercase, regex", spm(normalizer={"type": "Sequence", "normalizers": [
+        {"type": "Lowercase"}, {"type": "Replace", "pattern": {"Regex": "\\s+"}, "content": "▁"}]})
+    yield "nfc", byte_level({**BYTE_LEVEL, "use_regex": True}, normalizer={"type": "NFC"})
+    flags = dict(unk_token="<unk>")
+    for fuse in (False, True):
+        for fallback in (None, 128, 256):
+            symbols = FALLBACK[:1 + (fallback or 0)] + LETTERS
+            yield "unk fuse %s fallback %s" % (fuse, fallback), spm(model=model(
+                symbols, SPM_MERGES, fuse_unk=fuse, byte_fallback=fallback is not None, **flags))
+    yield "no unk", spm(model=model(LETTERS, SPM_MERGES + [("a", "c")]), decoder=None)
+    yield "merges of fallback tokens", spm(model=model(
+        FALLBACK + LETTERS, SPM_MERGES + [("<0xC3>", "<0xA4>"), ("<unk>", "a"), ("<0xC3><0xA4>", "b")],
+        fuse_unk=True, byte_fallback=True, **flags))
+    yield "ignore merges", spm(model={**model(FALLBACK + LETTERS + ["hellos", "abba"], SPM_MERGES, fuse_unk=True,
+                                              byte_fallback=True, **flags), "ignore_merges": True},
+                               pre_tokenizer=split({"String": " "}, "Isolated"))
+    yield "added tokens", byte_level(
+        {**BYTE_LEVEL, "use_regex": True},
+        added_tokens=[added("<x>"), added("<xy>", special=True), added("hello", single_word=True),
+                      added("[L]", lstrip=True), added("[R]", rstrip=True), added("[B]", lstrip=True, rstrip=True),
+                      added("\n"), added("world", normalized=True), added("wor", single_word=True)],
+        post_processor={"type": "Sequence", "processors": [{**BYTE_LEVEL, "trim_offsets": False}, {
+            "type": "TemplateProcessing", "single": [
+                {"SpecialToken": {"id": "B", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "E", "type_id": 0}}], "pair": [
+                {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"B": {"id": "B", "ids": [1, 2], "tokens": ["x", "y"]},
+                               "E": {"id": "E", "ids": [3], "tokens": ["z"]}}}]})
+    yield "added tokens, normalised", spm(
+        normalizer={"type": "Sequence", "normalizers": [
+            {"type": "Lowercase"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        added_tokens=[added("Hello The", normalized=True), added("<X>"), added("ING", normalized=True,
+                                                                                single_word=True)])
+
+
+TEXTS = ["", " ", "hello world", "Hello the  THE hello,the", "a1b22c333", "naïve café, ab-ba!", "<x>hi</x> <xy>yo",
+         "  lead", "trail  ", "a\n\nb\r\nc", "x[L]y [R] z  [B]  \n[R]\n\nworld worlds hello hellos", "²³½ ①",
+         "ä§日本 äb", "e\u0301 \u0323\u0307a", "\ud7b0 가각", "wor world", "ſ 'S's", "Hello The<X>ing sing"]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--texts", type=int, default=0, help="random texts beside the fixed ones")
+    args = parser.parse_args()
+    rng = random.Random(5)
+    out = []
+    for name, parts in pipelines():
+        data = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+                "pre_tokenizer": None, "post_processor": None, "decoder": None, **parts}
+        vocab = data["model"]["vocab"]
+        size = max(vocab.values()) + 1
+        for token in data["added_tokens"]:
+            token["id"] = vocab.get(token["content"], size)
+            size = max(size, token["id"] + 1)
+        tokenizer = Tokenizer.from_str(json.dumps(data))
+        cases = []
+        extra = [t["content"] for t in data["added_tokens"]] + ["▁", " ", "hello", "ab", "12"]
+        texts = TEXTS + [check_real.random_text(rng, extra) for _ in range(args.texts)]
+        for text in texts:
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
+            special = tokenizer.encode(text).ids
+            cases.append([text, ids, special, tokenizer.decode(special, skip_special_tokens=False),
+                          tokenizer.decode(special)])
+        for _ in range(4 + args.texts):
+            ids = [rng.randrange(size + 2) for _ in range(rng.randint(1, 9))]
+            cases.append([None, ids, ids, tokenizer.decode(ids, skip_special_tokens=False), tokenizer.decode(ids)])
+        out.append({"name": name, "tokenizer": data, "cases": cases})
+    sys.stdout.write("[\n")
+    for i, item in enumerate(out):
+        sys.stdout.write(json.dumps(item, ensure_ascii=True, separators=(",", ":")) + (",\n" if i + 1 < len(out) else "\n"))
+    sys.stdout.write("]\n")
+
+
+main()
