@@ -1,7 +1,8 @@
 /* GGUF, private to the room: the file's parsed form, its block formats, and the importer's parts.
  *
- * gguf_read.c parses, gguf_blocks.c knows the block layouts, gguf_config.c and gguf_tokenizer.c turn
- * metadata into JSON, gguf_import.c drives them and writes the weights. */
+ * gguf_read.c parses, gguf_blocks.c knows the block layouts, gguf_config.c and gguf_tokenizer.c
+ * (with gguf_merges.c) turn metadata into JSON, gguf_import.c drives them and converts the weights,
+ * gguf_output.c holds the file that they go to. */
 #ifndef WEIGHTS_GGUF_H
 #define WEIGHTS_GGUF_H
 
@@ -62,11 +63,13 @@ typedef struct GgufBlockType {
 
 /* NULL for an id that this file does not know. */
 const GgufBlockType *gguf_block_type(uint32_t id);
-/* values [GGUF_GROUP] to 8-bit codes, with the grid that loses least; for formats whose scales cover less
- * than a group. half_steps [2]: the spacing of values in each half of the group, 0 if unknown. */
-void gguf_requantize_group(const float *values, const float *half_steps, uint8_t *codes, float *scale,
-                           float *bias);
-/* The spacing of values in each 16-value part of a block [block_values / 16], where the format has one. */
+/* values [GGUF_GROUP] to 8-bit codes, with the grid that loses least; for formats whose scales
+ * cover less than a group. half_steps [2]: the spacing of values in each half of the group, 0 if
+ * unknown. */
+void gguf_requantize_group(const float *values, const float *half_steps, uint8_t *codes,
+                           float *scale, float *bias);
+/* The spacing of values in each 16-value part of a block [block_values / 16], where the format has
+ * one. */
 bool gguf_block_steps(const GgufBlockType *type, const uint8_t *block, float *steps);
 
 typedef struct GgufTensor {
@@ -90,7 +93,8 @@ typedef struct GgufFile {
     size_t data_offset;
 } GgufFile;
 
-/* Parses header, metadata and tensor table; everything points into image. On failure nothing is held. */
+/* Parses header, metadata and tensor table; everything points into image. On failure nothing is
+ * held. */
 bool gguf_parse(Slice image, const char *name, GgufFile *out, Error *err) WARN_UNUSED;
 void gguf_reset(GgufFile *file);
 
@@ -100,8 +104,8 @@ const GgufTensor *gguf_find_tensor(const GgufFile *file, Slice name);
 /* Readers for metadata. Absent: *out keeps its default and the result is true, unless is_required.
  * A wrong type or a value out of range is ERROR_INVALID naming the key. */
 typedef enum GgufNeed { GGUF_OPTIONAL, GGUF_REQUIRED } GgufNeed;
-bool gguf_read_uint(const GgufFile *file, const char *key, GgufNeed need, uint64_t max, uint64_t *out,
-                    Error *err) WARN_UNUSED;
+bool gguf_read_uint(const GgufFile *file, const char *key, GgufNeed need, uint64_t max,
+                    uint64_t *out, Error *err) WARN_UNUSED;
 bool gguf_read_double(const GgufFile *file, const char *key, GgufNeed need, double *out,
                       Error *err) WARN_UNUSED;
 bool gguf_read_bool(const GgufFile *file, const char *key, bool *out, Error *err) WARN_UNUSED;
@@ -116,7 +120,44 @@ bool gguf_read_int_array(const GgufFile *file, const char *key, Arena *arena, co
 bool gguf_read_float_array(const GgufFile *file, const char *key, Arena *arena, const float **out,
                            size_t *count, Error *err) WARN_UNUSED;
 
-/* ---- The importer's parts --------------------------------------------------------------------- */
+/* ---- The safetensors file being written -------------------------------------------------------
+ */
+
+typedef struct GgufOutputTensor {
+    const char *name;
+    DType dtype;
+    uint32_t n_dims;
+    uint64_t shape[2];
+    size_t begin, end; /* within the data */
+} GgufOutputTensor;
+
+typedef struct GgufOutput {
+    int fd;
+    char path[PATH_BYTES_MAX], temporary[PATH_BYTES_MAX + 16];
+    size_t header_size; /* reserved, without the 8 length bytes */
+    size_t data_size;
+    GgufOutputTensor *tensors;
+    size_t n_tensors, capacity;
+} GgufOutput;
+
+/* Creates model.safetensors in directory under a temporary name, header_size bytes of header
+ * reserved. A GgufOutput with fd -1 is empty; gguf_output_abandon is due in every case and keeps a
+ * finished file. */
+bool gguf_output_open(GgufOutput *output, const char *directory, size_t header_size,
+                      Error *err) WARN_UNUSED;
+/* Enters a tensor whose data take size bytes from the current end; *begin says where in the data.
+ */
+bool gguf_output_add(GgufOutput *output, GgufOutputTensor tensor, size_t size, size_t *begin,
+                     Error *err) WARN_UNUSED;
+/* Position in the file of an offset in the data. */
+size_t gguf_output_data_at(const GgufOutput *output, size_t offset);
+bool gguf_output_write(const GgufOutput *output, const void *bytes, size_t size, size_t at,
+                       Error *err) WARN_UNUSED;
+bool gguf_output_finish(GgufOutput *output, Error *err) WARN_UNUSED;
+void gguf_output_abandon(GgufOutput *output);
+
+/* ---- The importer's parts ---------------------------------------------------------------------
+ */
 
 typedef struct GgufNameRule {
     const char *gguf; /* without "blk.N." and suffix */
@@ -131,14 +172,16 @@ typedef struct GgufArchitecture {
     const GgufNameRule *layer_rules;
     size_t n_layer_rules;
     double default_rope_theta;
-    bool has_permuted_qk;    /* rows of q and k are stored for interleaved RoPE */
-    bool has_norm_plus_one;  /* norm weights are stored as 1 + w */
-    bool writes_head_dim;    /* the configuration has its own head_dim */
-    bool writes_bias_keys;   /* attention_bias and mlp_bias exist in its configuration */
+    bool has_permuted_qk;   /* rows of q and k are stored for interleaved RoPE */
+    bool has_norm_plus_one; /* norm weights are stored as 1 + w */
+    bool writes_head_dim;   /* the configuration has its own head_dim */
+    bool writes_bias_keys;  /* attention_bias and mlp_bias exist in its configuration */
 } GgufArchitecture;
 
-/* ERROR_UNSUPPORTED, naming it and listing the known ones, when the file's architecture is unknown. */
-bool gguf_find_architecture(const GgufFile *file, const GgufArchitecture **out, Error *err) WARN_UNUSED;
+/* ERROR_UNSUPPORTED, naming it and listing the known ones, when the file's architecture is unknown.
+ */
+bool gguf_find_architecture(const GgufFile *file, const GgufArchitecture **out,
+                            Error *err) WARN_UNUSED;
 
 /* The model's dimensions, checked to be usable. */
 typedef struct GgufDims {
@@ -155,14 +198,41 @@ typedef struct GgufModule {
     uint32_t bits;    /* 0: dense */
 } GgufModule;
 
-bool gguf_write_config(const GgufFile *file, const GgufArchitecture *architecture, const GgufDims *dims,
-                       const GgufModule *modules, size_t n_modules, DType dtype, Buffer *out,
-                       Error *err) WARN_UNUSED;
+bool gguf_write_config(const GgufFile *file, const GgufArchitecture *architecture,
+                       const GgufDims *dims, const GgufModule *modules, size_t n_modules,
+                       DType dtype, Buffer *out, Error *err) WARN_UNUSED;
 bool gguf_write_generation_config(const GgufFile *file, Buffer *out, Error *err) WARN_UNUSED;
 
-/* tokenizer.json and tokenizer_config.json; an unknown tokenizer or pre-tokenizer is ERROR_UNSUPPORTED
- * naming it. */
-bool gguf_write_tokenizer(const GgufFile *file, const GgufArchitecture *architecture, Buffer *tokenizer,
-                          Buffer *config, Error *err) WARN_UNUSED;
+/* tokenizer.ggml.token_type */
+enum {
+    GGUF_TOKEN_NORMAL = 1,
+    GGUF_TOKEN_UNKNOWN = 2,
+    GGUF_TOKEN_CONTROL = 3,
+    GGUF_TOKEN_USER_DEFINED = 4,
+    GGUF_TOKEN_UNUSED = 5,
+    GGUF_TOKEN_BYTE = 6
+};
+
+typedef struct GgufVocabulary {
+    const GgufFile *file;
+    const Slice *tokens;
+    const int64_t *types; /* [count] */
+    const float *scores;  /* [count], or NULL */
+    size_t count;
+    uint64_t bos, eos, unknown, padding; /* UINT64_MAX: none */
+    bool is_spm;
+    bool adds_bos;
+    Arena *arena;
+    Error *err;
+} GgufVocabulary;
+
+/* Writes the merges that a SentencePiece vocabulary's scores amount to, as one array. */
+bool gguf_write_scored_merges(const GgufVocabulary *v, JsonWriter *w) WARN_UNUSED;
+void gguf_write_merge(JsonWriter *w, Slice left, Slice right);
+
+/* tokenizer.json and tokenizer_config.json; an unknown tokenizer or pre-tokenizer is
+ * ERROR_UNSUPPORTED naming it. */
+bool gguf_write_tokenizer(const GgufFile *file, const GgufArchitecture *architecture,
+                          Buffer *tokenizer, Buffer *config, Error *err) WARN_UNUSED;
 
 #endif

@@ -1,21 +1,21 @@
 /* GGUF's block formats: layouts, and what MLX form holds each.
  *
- * Most are affine by nature: 32 codes under one scale and one offset, which MLX's affine mode with groups of
- * 32 states exactly (bytes of a block, f16 d and m, low nibbles are values 0..15, high ones 16..31):
+ * Most are affine by nature: 32 codes under one scale and one offset, which MLX's affine mode with
+ * groups of 32 states exactly (bytes of a block, f16 d and m, low nibbles are values 0..15, high
+ * ones 16..31):
  *
  *     Q4_0  d qs[16]           d * (q - 8)       4 bits, bias   -8 d
  *     Q4_1  d m qs[16]         d * q + m         4 bits
- *     Q5_0  d qh[4] qs[16]     d * (q - 16)      5 bits, bias  -16 d, bit j of qh is value j's fifth bit
- *     Q5_1  d m qh[4] qs[16]   d * q + m         5 bits
- *     Q8_0  d qs[32] signed    d * q             8 bits, code q + 128, bias -128 d
- *     IQ4_NL d qs[16]          d * table[q]      8 bits, code table[q] + 127: the table holds integers
- *     Q4_K  256 values: d, dmin, 6-bit scales and minima of 8 groups: (d sc) q - (dmin m)        4 bits
- *     Q5_K  the same with a fifth bit plane                                                       5 bits
- *     IQ4_XS 256 values: as IQ4_NL, with a 6-bit scale for each 32                                8 bits
+ *     Q5_0  d qh[4] qs[16]     d * (q - 16)      5 bits, bias  -16 d, bit j of qh is value j's
+ * fifth bit Q5_1  d m qh[4] qs[16]   d * q + m         5 bits Q8_0  d qs[32] signed    d * q 8
+ * bits, code q + 128, bias -128 d IQ4_NL d qs[16]          d * table[q]      8 bits, code table[q]
+ * + 127: the table holds integers Q4_K  256 values: d, dmin, 6-bit scales and minima of 8 groups:
+ * (d sc) q - (dmin m)        4 bits Q5_K  the same with a fifth bit plane 5 bits IQ4_XS 256 values:
+ * as IQ4_NL, with a 6-bit scale for each 32                                8 bits
  *
- * Where a scale is a product (the last three) it is exact in float32 and rounded when stored as f16.
- * Q2_K, Q3_K and Q6_K have a scale for 16 values, which no MLX group is as small as: their values are quantised
- * anew to 8 bits. Layouts: ggml's ggml-common.h, as read in files. */
+ * Where a scale is a product (the last three) it is exact in float32 and rounded when stored as
+ * f16. Q2_K, Q3_K and Q6_K have a scale for 16 values, which no MLX group is as small as: their
+ * values are quantised anew to 8 bits. Layouts: ggml's ggml-common.h, as read in files. */
 #include "gguf.h"
 
 #include <math.h>
@@ -42,7 +42,8 @@ static void expand(const uint8_t *codes, const float *scales, const float *biase
         values[i] = scales[i / GGUF_GROUP] * (float)codes[i] + biases[i / GGUF_GROUP];
 }
 
-/* ---- Blocks of 32 ----------------------------------------------------------------------------- */
+/* ---- Blocks of 32 -----------------------------------------------------------------------------
+ */
 
 static void q4_0_codes(const uint8_t *block, uint8_t *codes, float *scales, float *biases)
 {
@@ -91,7 +92,8 @@ static void q8_0_codes(const uint8_t *block, uint8_t *codes, float *scales, floa
 static const uint8_t iq4_codes[16] = {0,   23,  44,  62,  78,  92,  105, 117,
                                       128, 140, 152, 165, 180, 196, 216, 240};
 
-static void iq4_group(const uint8_t *packed, float scale, uint8_t *codes, float *scales, float *biases)
+static void iq4_group(const uint8_t *packed, float scale, uint8_t *codes, float *scales,
+                      float *biases)
 {
     *scales = scale;
     *biases = -127 * scale;
@@ -105,7 +107,8 @@ static void iq4_nl_codes(const uint8_t *block, uint8_t *codes, float *scales, fl
     iq4_group(block + 2, half_at(block), codes, scales, biases);
 }
 
-/* ---- Blocks of 256 ---------------------------------------------------------------------------- */
+/* ---- Blocks of 256 ----------------------------------------------------------------------------
+ */
 
 /* d, scales_h u16, scales_l[4], qs[128]: six bits per scale, less 32. */
 static void iq4_xs_codes(const uint8_t *block, uint8_t *codes, float *scales, float *biases)
@@ -115,12 +118,14 @@ static void iq4_xs_codes(const uint8_t *block, uint8_t *codes, float *scales, fl
     for (uint32_t g = 0; g < 8; g++) {
         uint32_t low = block[4 + g / 2] >> (4 * (g % 2)) & 0xf;
         int scale = (int)(low | (high >> (2 * g) & 3) << 4) - 32;
-        iq4_group(block + 8 + 16 * g, d * (float)scale, codes + GGUF_GROUP * g, scales + g, biases + g);
+        iq4_group(block + 8 + 16 * g, d * (float)scale, codes + GGUF_GROUP * g, scales + g,
+                  biases + g);
     }
 }
 
-/* The 12 bytes of Q4_K and Q5_K: scales and minima of 8 groups, 6 bits each. The first four of both lie in
- * the low six bits of bytes 0-7; the last four take a nibble of bytes 8-11 and the two bits left above. */
+/* The 12 bytes of Q4_K and Q5_K: scales and minima of 8 groups, 6 bits each. The first four of both
+ * lie in the low six bits of bytes 0-7; the last four take a nibble of bytes 8-11 and the two bits
+ * left above. */
 static void k_scales(const uint8_t *block, float *scales, float *biases)
 {
     float d = half_at(block), d_min = half_at(block + 2);
@@ -187,7 +192,8 @@ static void q3_k_values(const uint8_t *block, float *values)
     }
 }
 
-/* ql[128], qh[64], scales[16] signed, d: per 128 values, ql holds 32 + 32 low nibbles, then the high ones. */
+/* ql[128], qh[64], scales[16] signed, d: per 128 values, ql holds 32 + 32 low nibbles, then the
+ * high ones. */
 static void q6_k_values(const uint8_t *block, float *values)
 {
     float d = half_at(block + 208);
@@ -213,7 +219,8 @@ bool gguf_block_steps(const GgufBlockType *type, const uint8_t *block, float *st
     return true;
 }
 
-/* ---- Requantising ----------------------------------------------------------------------------- */
+/* ---- Requantising -----------------------------------------------------------------------------
+ */
 
 static double squared_error(const float *values, const uint8_t *codes, float scale, float bias)
 {
@@ -225,10 +232,11 @@ static double squared_error(const float *values, const uint8_t *codes, float sca
     return sum;
 }
 
-/* A grid around zero whose step divides the coarser half's spacing, so that this half stays exact and
- * the finer one is off by at most half a step. Returns false when the values leave no such grid. */
-static bool try_aligned_grid(const float *values, const float *half_steps, uint8_t *codes, float *scale,
-                             float *bias)
+/* A grid around zero whose step divides the coarser half's spacing, so that this half stays exact
+ * and the finer one is off by at most half a step. Returns false when the values leave no such
+ * grid. */
+static bool try_aligned_grid(const float *values, const float *half_steps, uint8_t *codes,
+                             float *scale, float *bias)
 {
     float spacing = fmaxf(half_steps[0], half_steps[1]), largest = 0;
     for (size_t i = 0; i < GGUF_GROUP; i++)
@@ -248,13 +256,14 @@ static bool try_aligned_grid(const float *values, const float *half_steps, uint8
     return true;
 }
 
-void gguf_requantize_group(const float *values, const float *half_steps, uint8_t *codes, float *scale,
-                           float *bias)
+void gguf_requantize_group(const float *values, const float *half_steps, uint8_t *codes,
+                           float *scale, float *bias)
 {
     affine_quantize_group(values, GGUF_GROUP, 8, codes, scale, bias);
     uint8_t other_codes[GGUF_GROUP];
     float other_scale, other_bias;
-    if (!half_steps || !try_aligned_grid(values, half_steps, other_codes, &other_scale, &other_bias))
+    if (!half_steps ||
+        !try_aligned_grid(values, half_steps, other_codes, &other_scale, &other_bias))
         return;
     if (squared_error(values, other_codes, other_scale, other_bias) <
         squared_error(values, codes, *scale, *bias)) {
@@ -264,16 +273,17 @@ void gguf_requantize_group(const float *values, const float *half_steps, uint8_t
     }
 }
 
-/* ---- Table ------------------------------------------------------------------------------------ */
+/* ---- Table ------------------------------------------------------------------------------------
+ */
 
 /* read_values of the affine formats: codes first, then the formula. */
-#define AFFINE_VALUES(format, count)                                                                   \
-    static void format##_values(const uint8_t *block, float *values)                                   \
-    {                                                                                                  \
-        uint8_t codes[count];                                                                          \
-        float scales[(count) / GGUF_GROUP], biases[(count) / GGUF_GROUP];                              \
-        format##_codes(block, codes, scales, biases);                                                  \
-        expand(codes, scales, biases, count, values);                                                  \
+#define AFFINE_VALUES(format, count)                                                               \
+    static void format##_values(const uint8_t *block, float *values)                               \
+    {                                                                                              \
+        uint8_t codes[count];                                                                      \
+        float scales[(count) / GGUF_GROUP], biases[(count) / GGUF_GROUP];                          \
+        format##_codes(block, codes, scales, biases);                                              \
+        expand(codes, scales, biases, count, values);                                              \
     }
 
 AFFINE_VALUES(q4_0, 32)
@@ -286,12 +296,22 @@ AFFINE_VALUES(q4_k, 256)
 AFFINE_VALUES(q5_k, 256)
 AFFINE_VALUES(iq4_xs, 256)
 
-#define DENSE(id, name, bytes, dtype) {id, name, 1, bytes, true, dtype, 0, NULL, NULL}
-#define AFFINE(id, name, values, bytes, bits, format)                                                  \
-    {id, name, values, bytes, true, DTYPE_OTHER, bits, format##_codes, format##_values}
-#define REQUANTIZED(id, name, bytes, format)                                                           \
-    {id, name, 256, bytes, true, DTYPE_OTHER, 8, NULL, format##_values}
-#define KNOWN(id, name, values, bytes) {id, name, values, bytes, false, DTYPE_OTHER, 0, NULL, NULL}
+#define DENSE(id, name, bytes, dtype)                                                              \
+    {                                                                                              \
+        id, name, 1, bytes, true, dtype, 0, NULL, NULL                                             \
+    }
+#define AFFINE(id, name, values, bytes, bits, format)                                              \
+    {                                                                                              \
+        id, name, values, bytes, true, DTYPE_OTHER, bits, format##_codes, format##_values          \
+    }
+#define REQUANTIZED(id, name, bytes, format)                                                       \
+    {                                                                                              \
+        id, name, 256, bytes, true, DTYPE_OTHER, 8, NULL, format##_values                          \
+    }
+#define KNOWN(id, name, values, bytes)                                                             \
+    {                                                                                              \
+        id, name, values, bytes, false, DTYPE_OTHER, 0, NULL, NULL                                 \
+    }
 
 static const GgufBlockType block_types[] = {
     DENSE(0, "F32", 4, DTYPE_F32),

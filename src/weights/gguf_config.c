@@ -1,8 +1,8 @@
 /* GGUF metadata to config.json and generation_config.json, and the table of architectures.
  *
- * config.json carries the keys that mlx-lm's configuration of the model type reads, plus the few that
- * tools expect of every model. Numbers that GGUF stores as float32 are written with the fewest digits that give
- * that float32 back: 1e-05 and not 9.999999747378752e-06. */
+ * config.json carries the keys that mlx-lm's configuration of the model type reads, plus the few
+ * that tools expect of every model. Numbers that GGUF stores as float32 are written with the fewest
+ * digits that give that float32 back: 1e-05 and not 9.999999747378752e-06. */
 #include "gguf.h"
 
 #include <math.h>
@@ -11,28 +11,37 @@
 
 enum { KEY_MAX = 128, LAYERS_MAX = 1024, HEADS_MAX = 1024, DIM_MAX = 1 << 20 };
 
-/* ---- Architectures ---------------------------------------------------------------------------- */
+/* ---- Architectures ----------------------------------------------------------------------------
+ */
 
-#define ATTENTION_RULES                                                                                \
-    {"attn_norm", "input_layernorm", true}, {"attn_q", "self_attn.q_proj", true},                      \
-        {"attn_k", "self_attn.k_proj", true}, {"attn_v", "self_attn.v_proj", true},                    \
-        {"attn_output", "self_attn.o_proj", true}
-#define MLP_RULES                                                                                      \
-    {"ffn_gate", "mlp.gate_proj", true}, {"ffn_up", "mlp.up_proj", true},                              \
-        {"ffn_down", "mlp.down_proj", true}
-#define QK_NORM_RULES                                                                                  \
-    {"attn_q_norm", "self_attn.q_norm", true}, {"attn_k_norm", "self_attn.k_norm", true}
+#define ATTENTION_RULES                                                                            \
+    {"attn_norm", "input_layernorm", true}, {"attn_q", "self_attn.q_proj", true},                  \
+        {"attn_k", "self_attn.k_proj", true}, {"attn_v", "self_attn.v_proj", true},                \
+    {                                                                                              \
+        "attn_output", "self_attn.o_proj", true                                                    \
+    }
+#define MLP_RULES                                                                                  \
+    {"ffn_gate", "mlp.gate_proj", true}, {"ffn_up", "mlp.up_proj", true},                          \
+    {                                                                                              \
+        "ffn_down", "mlp.down_proj", true                                                          \
+    }
+#define QK_NORM_RULES                                                                              \
+    {"attn_q_norm", "self_attn.q_norm", true},                                                     \
+    {                                                                                              \
+        "attn_k_norm", "self_attn.k_norm", true                                                    \
+    }
 
 static const GgufNameRule llama_rules[] = {
     ATTENTION_RULES, MLP_RULES, {"ffn_norm", "post_attention_layernorm", true}};
 static const GgufNameRule qwen3_rules[] = {
     ATTENTION_RULES, QK_NORM_RULES, MLP_RULES, {"ffn_norm", "post_attention_layernorm", true}};
-static const GgufNameRule gemma3_rules[] = {ATTENTION_RULES,
-                                            QK_NORM_RULES,
-                                            MLP_RULES,
-                                            {"post_attention_norm", "post_attention_layernorm", true},
-                                            {"ffn_norm", "pre_feedforward_layernorm", true},
-                                            {"post_ffw_norm", "post_feedforward_layernorm", true}};
+static const GgufNameRule gemma3_rules[] = {
+    ATTENTION_RULES,
+    QK_NORM_RULES,
+    MLP_RULES,
+    {"post_attention_norm", "post_attention_layernorm", true},
+    {"ffn_norm", "pre_feedforward_layernorm", true},
+    {"post_ffw_norm", "post_feedforward_layernorm", true}};
 
 static const GgufArchitecture architectures[] = {
     {.name = "llama",
@@ -100,7 +109,8 @@ static ArchKey arch_key(const GgufArchitecture *architecture, const char *suffix
     return key;
 }
 
-/* ---- Dimensions ------------------------------------------------------------------------------- */
+/* ---- Dimensions -------------------------------------------------------------------------------
+ */
 
 static bool read_dim(const GgufFile *file, const GgufArchitecture *architecture, const char *suffix,
                      GgufNeed need, uint64_t max, uint64_t *out, Error *err)
@@ -115,18 +125,21 @@ static bool check_head_dims(const GgufFile *file, const GgufArchitecture *archit
                             const GgufDims *dims, Error *err)
 {
     uint64_t value_length = dims->head_dim, rotated = dims->head_dim;
-    if (!read_dim(file, architecture, "attention.value_length", GGUF_OPTIONAL, DIM_MAX, &value_length,
-                  err) ||
-        !read_dim(file, architecture, "rope.dimension_count", GGUF_OPTIONAL, DIM_MAX, &rotated, err))
+    if (!read_dim(file, architecture, "attention.value_length", GGUF_OPTIONAL, DIM_MAX,
+                  &value_length, err) ||
+        !read_dim(file, architecture, "rope.dimension_count", GGUF_OPTIONAL, DIM_MAX, &rotated,
+                  err))
         return false;
     if (value_length != dims->head_dim || rotated != dims->head_dim)
-        return error_set(err, ERROR_UNSUPPORTED,
-                         "%s: heads of %llu, values of %llu and %llu rotated dimensions: they must be "
-                         "the same",
-                         file->name, (unsigned long long)dims->head_dim,
-                         (unsigned long long)value_length, (unsigned long long)rotated);
+        return error_set(
+            err, ERROR_UNSUPPORTED,
+            "%s: heads of %llu, values of %llu and %llu rotated dimensions: they must be "
+            "the same",
+            file->name, (unsigned long long)dims->head_dim, (unsigned long long)value_length,
+            (unsigned long long)rotated);
     if (!architecture->writes_head_dim && dims->head_dim * dims->heads != dims->hidden)
-        return error_set(err, ERROR_UNSUPPORTED, "%s: head_dim is not hidden_size / heads", file->name);
+        return error_set(err, ERROR_UNSUPPORTED, "%s: head_dim is not hidden_size / heads",
+                         file->name);
     return true;
 }
 
@@ -136,8 +149,8 @@ static bool check_no_experts(const GgufFile *file, const GgufArchitecture *archi
     ArchKey key = arch_key(architecture, "expert_count");
     if (!gguf_read_uint(file, key.text, GGUF_OPTIONAL, UINT32_MAX, &experts, err))
         return false;
-    return experts == 0 || error_set(err, ERROR_UNSUPPORTED, "%s: mixtures of experts are not imported",
-                                     file->name);
+    return experts == 0 || error_set(err, ERROR_UNSUPPORTED,
+                                     "%s: mixtures of experts are not imported", file->name);
 }
 
 bool gguf_read_dims(const GgufFile *file, const GgufArchitecture *architecture, GgufDims *out,
@@ -146,16 +159,18 @@ bool gguf_read_dims(const GgufFile *file, const GgufArchitecture *architecture, 
     GgufDims d = {.layers = 0};
     if (!read_dim(file, architecture, "block_count", GGUF_REQUIRED, LAYERS_MAX, &d.layers, err) ||
         !read_dim(file, architecture, "embedding_length", GGUF_REQUIRED, DIM_MAX, &d.hidden, err) ||
-        !read_dim(file, architecture, "attention.head_count", GGUF_REQUIRED, HEADS_MAX, &d.heads, err) ||
-        !read_dim(file, architecture, "feed_forward_length", GGUF_REQUIRED, DIM_MAX, &d.feed_forward,
+        !read_dim(file, architecture, "attention.head_count", GGUF_REQUIRED, HEADS_MAX, &d.heads,
                   err) ||
+        !read_dim(file, architecture, "feed_forward_length", GGUF_REQUIRED, DIM_MAX,
+                  &d.feed_forward, err) ||
         !read_dim(file, architecture, "context_length", GGUF_REQUIRED, INT32_MAX, &d.context, err))
         return false;
     d.kv_heads = d.heads;
     d.head_dim = d.hidden / d.heads;
-    if (!read_dim(file, architecture, "attention.head_count_kv", GGUF_OPTIONAL, d.heads, &d.kv_heads,
-                  err) ||
-        !read_dim(file, architecture, "attention.key_length", GGUF_OPTIONAL, DIM_MAX, &d.head_dim, err))
+    if (!read_dim(file, architecture, "attention.head_count_kv", GGUF_OPTIONAL, d.heads,
+                  &d.kv_heads, err) ||
+        !read_dim(file, architecture, "attention.key_length", GGUF_OPTIONAL, DIM_MAX, &d.head_dim,
+                  err))
         return false;
     if (d.head_dim == 0 || d.head_dim % 2 != 0 || d.heads % d.kv_heads != 0)
         return error_set(err, ERROR_INVALID, "%s: %llu heads of %llu on %llu KV heads", file->name,
@@ -165,17 +180,19 @@ bool gguf_read_dims(const GgufFile *file, const GgufArchitecture *architecture, 
         return false;
     const GgufTensor *embedding = gguf_find_tensor(file, SLICE("token_embd.weight"));
     if (!embedding || embedding->n_dims != 2)
-        return error_set(err, ERROR_NOT_FOUND, "%s: tensor token_embd.weight is missing", file->name);
+        return error_set(err, ERROR_NOT_FOUND, "%s: tensor token_embd.weight is missing",
+                         file->name);
     d.vocab = embedding->rows;
     d.is_tied = gguf_find_tensor(file, SLICE("output.weight")) == NULL;
     *out = d;
     return true;
 }
 
-/* ---- RoPE ------------------------------------------------------------------------------------- */
+/* ---- RoPE -------------------------------------------------------------------------------------
+ */
 
-/* Llama-3's scaling is stored as one divisor per frequency. Its parameters but the factor are the same in
- * every published model; they are believed only if they reproduce the divisors. */
+/* Llama-3's scaling is stored as one divisor per frequency. Its parameters but the factor are the
+ * same in every published model; they are believed only if they reproduce the divisors. */
 static const double llama3_low = 1, llama3_high = 4, llama3_context = 8192;
 
 static double llama3_divisor(double inverse_frequency, double factor)
@@ -189,8 +206,8 @@ static double llama3_divisor(double inverse_frequency, double factor)
     return 1 / ((1 - smooth) / factor + smooth);
 }
 
-static bool write_llama3_scaling(const GgufFile *file, const GgufTensor *divisors, double rope_theta,
-                                 uint64_t head_dim, JsonWriter *w, Error *err)
+static bool write_llama3_scaling(const GgufFile *file, const GgufTensor *divisors,
+                                 double rope_theta, uint64_t head_dim, JsonWriter *w, Error *err)
 {
     uint64_t count = head_dim / 2;
     if (divisors->type->dtype != DTYPE_F32 || divisors->n_dims != 1 || divisors->dims[0] != count)
@@ -239,10 +256,10 @@ static bool write_named_scaling(const GgufFile *file, const GgufArchitecture *ar
     Slice type = SLICE("none");
     double factor = 0;
     uint64_t original = dims->context;
-    if (!gguf_read_string(file, arch_key(architecture, "rope.scaling.type").text, GGUF_OPTIONAL, &type,
-                          err) ||
-        !gguf_read_double(file, arch_key(architecture, "rope.scale_linear").text, GGUF_OPTIONAL, &factor,
-                          err) ||
+    if (!gguf_read_string(file, arch_key(architecture, "rope.scaling.type").text, GGUF_OPTIONAL,
+                          &type, err) ||
+        !gguf_read_double(file, arch_key(architecture, "rope.scale_linear").text, GGUF_OPTIONAL,
+                          &factor, err) ||
         !gguf_read_double(file, arch_key(architecture, "rope.scaling.factor").text, GGUF_OPTIONAL,
                           &factor, err) ||
         !gguf_read_uint(file, arch_key(architecture, "rope.scaling.original_context_length").text,
@@ -251,8 +268,8 @@ static bool write_named_scaling(const GgufFile *file, const GgufArchitecture *ar
     bool is_yarn = slice_equal(type, SLICE("yarn"));
     bool is_none = slice_equal(type, SLICE("none"));
     if (!is_yarn && !is_none && !slice_equal(type, SLICE("linear")))
-        return error_set(err, ERROR_UNSUPPORTED, "%s: rope scaling %.*s cannot be imported", file->name,
-                         SLICE_ARG(type));
+        return error_set(err, ERROR_UNSUPPORTED, "%s: rope scaling %.*s cannot be imported",
+                         file->name, SLICE_ARG(type));
     bool has_old_key = gguf_find(file, slice_of(arch_key(architecture, "rope.scale_linear").text));
     json_write_key(w, "rope_scaling");
     if ((is_none && !has_old_key) || factor <= 0 || factor == 1) {
@@ -272,12 +289,12 @@ static bool write_named_scaling(const GgufFile *file, const GgufArchitecture *ar
     return true;
 }
 
-static bool write_rope(const GgufFile *file, const GgufArchitecture *architecture, const GgufDims *dims,
-                       JsonWriter *w, Error *err)
+static bool write_rope(const GgufFile *file, const GgufArchitecture *architecture,
+                       const GgufDims *dims, JsonWriter *w, Error *err)
 {
     double theta = architecture->default_rope_theta;
-    if (!gguf_read_double(file, arch_key(architecture, "rope.freq_base").text, GGUF_OPTIONAL, &theta,
-                          err))
+    if (!gguf_read_double(file, arch_key(architecture, "rope.freq_base").text, GGUF_OPTIONAL,
+                          &theta, err))
         return false;
     json_write_key(w, "rope_theta");
     json_write_float(w, (float)theta);
@@ -287,7 +304,8 @@ static bool write_rope(const GgufFile *file, const GgufArchitecture *architectur
     return write_named_scaling(file, architecture, dims, w, err);
 }
 
-/* ---- config.json ------------------------------------------------------------------------------ */
+/* ---- config.json ------------------------------------------------------------------------------
+ */
 
 static void write_count(JsonWriter *w, const char *key, uint64_t value)
 {
@@ -312,10 +330,12 @@ static bool write_gemma3(const GgufFile *file, const GgufArchitecture *architect
     bool has_number = value && value->type != GGUF_ARRAY; /* a per-layer array only restates it */
     if (!read_dim(file, architecture, "attention.sliding_window", GGUF_OPTIONAL, INT32_MAX, &window,
                   err) ||
-        (has_number && !gguf_read_uint(file, pattern_key, GGUF_OPTIONAL, LAYERS_MAX, &pattern, err)) ||
+        (has_number &&
+         !gguf_read_uint(file, pattern_key, GGUF_OPTIONAL, LAYERS_MAX, &pattern, err)) ||
         !gguf_read_double(file, "gemma3.rope.freq_base_swa", GGUF_OPTIONAL, &local_theta, err))
         return false;
-    /* Only the 27B model scales scores by the width that heads would have without their own head_dim. */
+    /* Only the 27B model scales scores by the width that heads would have without their own
+     * head_dim. */
     enum { LAYERS_OF_27B = 62 };
     uint64_t scalar = dims->layers == LAYERS_OF_27B ? dims->hidden / dims->heads : dims->head_dim;
     write_count(w, "sliding_window", window);
@@ -423,9 +443,9 @@ static bool write_numbers(const GgufFile *file, const GgufArchitecture *architec
     return true;
 }
 
-bool gguf_write_config(const GgufFile *file, const GgufArchitecture *architecture, const GgufDims *dims,
-                       const GgufModule *modules, size_t n_modules, DType dtype, Buffer *out,
-                       Error *err)
+bool gguf_write_config(const GgufFile *file, const GgufArchitecture *architecture,
+                       const GgufDims *dims, const GgufModule *modules, size_t n_modules,
+                       DType dtype, Buffer *out, Error *err)
 {
     JsonWriter w;
     json_writer_init(&w, out, 2);
@@ -455,7 +475,8 @@ bool gguf_write_config(const GgufFile *file, const GgufArchitecture *architectur
 /* Every token that ends a turn: GGUF keeps end of text, of turn and of message apart. */
 bool gguf_write_generation_config(const GgufFile *file, Buffer *out, Error *err)
 {
-    static const char *const end_keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+    static const char *const end_keys[] = {"tokenizer.ggml.eos_token_id",
+                                           "tokenizer.ggml.eot_token_id",
                                            "tokenizer.ggml.eom_token_id"};
     JsonWriter w;
     json_writer_init(&w, out, 2);

@@ -1,23 +1,21 @@
 /* A GGUF file to an MLX model directory.
  *
- * First everything that can refuse without touching the weights: architecture, names, shapes, tokenizer,
- * configuration. Then the weights go through in one pass, a few rows at a time: the file's header is
- * reserved at its greatest length (safetensors allows spaces after the JSON), data follow, the header
- * is filled in at the end. Memory is bounded by the row buffers, whatever the model's size; source pages
- * are given back tensor by tensor. All files appear under their names only when complete, config.json last.
+ * First everything that can refuse without touching the weights: architecture, names, shapes,
+ * tokenizer, configuration. Then the weights go through in one pass, a few rows at a time: the
+ * file's header is reserved at its greatest length (safetensors allows spaces after the JSON), data
+ * follow, the header is filled in at the end. Memory is bounded by the row buffers, whatever the
+ * model's size; source pages are given back tensor by tensor. All files appear under their names
+ * only when complete, config.json last.
  *
- * Scales and biases are stored as f16, which is exact for the plain block formats. Where a value leaves f16's range, or
- * rounding would cost more than F16_ERROR_MAX, that tensor is written again with float32 ones. Norms and biases
- * (float32 in GGUF) become the model's 16-bit type when that loses nothing. */
-#define _GNU_SOURCE /* nothing more than pwrite's declaration under every libc */
+ * Scales and biases are stored as f16, which is exact for the plain block formats. Where a value
+ * leaves f16's range, or rounding would cost more than f16_error_max, that tensor is written again
+ * with float32 ones. Norms and biases (float32 in GGUF) become the model's 16-bit type when that
+ * loses nothing. */
 #include "gguf.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 enum {
     CHUNK_BYTES = 1 << 20,     /* of packed rows written at a time */
@@ -27,33 +25,15 @@ enum {
     JSON_BYTES_MAX = 512 << 20 /* of tokenizer.json, the largest text */
 };
 static const size_t names_bytes_max = (size_t)256 << 20;
-static const double f16_error_max = 1.0 / 1024;
+static const double f16_error_max = 1.0 / 512;
 
-/* ---- The safetensors file being written ------------------------------------------------------- */
-
-typedef struct OutputTensor {
-    const char *name;
-    DType dtype;
-    uint32_t n_dims;
-    uint64_t shape[2];
-    size_t begin, end; /* within the data */
-} OutputTensor;
-
-typedef struct Output {
-    int fd;
-    char path[PATH_BYTES_MAX], temporary[PATH_BYTES_MAX + 16];
-    size_t header_size; /* reserved, without the 8 length bytes */
-    size_t data_size;
-    OutputTensor *tensors;
-    size_t n_tensors, capacity;
-} Output;
-
-/* ---- The plan --------------------------------------------------------------------------------- */
+/* ---- The plan ---------------------------------------------------------------------------------
+ */
 
 typedef struct PlanItem {
     const GgufTensor *source;
-    const char *module; /* MLX module path, in the arena */
-    const char *weight; /* module + ".weight" or ".bias" */
+    const char *module;      /* MLX module path, in the arena */
+    const char *weight;      /* module + ".weight" or ".bias" */
     uint64_t permuted_heads; /* rows go back from interleaved RoPE order; 0: rows stay */
     bool subtract_one;
 } PlanItem;
@@ -67,7 +47,7 @@ typedef struct Importer {
     Arena arena;
     PlanItem *items;
     size_t n_items, items_capacity;
-    Output output;
+    GgufOutput output;
     void (*progress)(void *context, const char *line);
     void *context;
     GgufImportReport report;
@@ -162,8 +142,8 @@ static bool plan_rows(Importer *im, PlanItem *item)
     if (rows != heads * im->dims.head_dim)
         return error_set(im->err, ERROR_INVALID,
                          "%s: tensor %.*s: %llu rows, expected %llu heads of %llu", im->file.name,
-                         SLICE_ARG(source->name), (unsigned long long)rows, (unsigned long long)heads,
-                         (unsigned long long)im->dims.head_dim);
+                         SLICE_ARG(source->name), (unsigned long long)rows,
+                         (unsigned long long)heads, (unsigned long long)im->dims.head_dim);
     item->permuted_heads = heads;
     return true;
 }
@@ -178,15 +158,15 @@ static bool plan_tensor(Importer *im, const GgufTensor *source)
         !map_module(im, stem, module, sizeof(module)))
         return fail_name(im, source);
     if (!source->type->is_supported)
-        return error_set(im->err, ERROR_UNSUPPORTED, "%s: tensor %.*s: blocks of type %s cannot be "
-                                                     "imported",
+        return error_set(im->err, ERROR_UNSUPPORTED,
+                         "%s: tensor %.*s: blocks of type %s cannot be "
+                         "imported",
                          im->file.name, SLICE_ARG(source->name), source->type->name);
     bool is_norm = slice_ends_with(slice_of(module), SLICE("norm"));
     bool is_vector = is_norm || slice_equal(suffix, SLICE(".bias"));
     if (source->n_dims != (is_vector ? 1 : 2) || (is_vector && source->type->bits > 0))
         return error_set(im->err, ERROR_INVALID, "%s: tensor %.*s: expected %s", im->file.name,
-                         SLICE_ARG(source->name),
-                         is_vector ? "a vector of floats" : "a matrix");
+                         SLICE_ARG(source->name), is_vector ? "a vector of floats" : "a matrix");
     snprintf(weight, sizeof(weight), "%s%.*s", module, SLICE_ARG(suffix));
     PlanItem item = {.source = source,
                      .module = copy_text(im, module),
@@ -253,139 +233,12 @@ static bool plan_import(Importer *im)
     return true;
 }
 
-/* ---- Output file ------------------------------------------------------------------------------ */
+/* ---- Rows -------------------------------------------------------------------------------------
+ */
 
-static bool fail_io(const Output *output, const char *action, Error *err)
-{
-    return error_set(err, ERROR_IO, "%s: cannot %s: %s", output->temporary, action, strerror(errno));
-}
-
-static bool output_open(Output *output, const char *directory, size_t header_size, Error *err)
-{
-    if (!path_join(output->path, sizeof(output->path), directory, "model.safetensors", err))
-        return false;
-    snprintf(output->temporary, sizeof(output->temporary), "%s.partial", output->path);
-    output->fd = open(output->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (output->fd < 0)
-        return fail_io(output, "create", err);
-    output->header_size = header_size;
-    return true;
-}
-
-static bool output_write(const Output *output, const void *bytes, size_t size, size_t at, Error *err)
-{
-    const uint8_t *from = bytes;
-    while (size > 0) {
-        ssize_t n = pwrite(output->fd, from, size, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return fail_io(output, "write", err);
-        from += n;
-        at += (size_t)n;
-        size -= (size_t)n;
-    }
-    return true;
-}
-
-static size_t output_data_at(const Output *output, size_t offset)
-{
-    return 8 + output->header_size + offset;
-}
-
-/* Enters a tensor whose data take size bytes from the current end; *begin says where. */
-static bool output_add(Output *output, OutputTensor tensor, size_t size, size_t *begin, Error *err)
-{
-    if (!memory_grow_array((void **)&output->tensors, output->n_tensors, &output->capacity,
-                           sizeof(tensor)))
-        return error_no_memory(err, "the output's tensor table");
-    tensor.begin = output->data_size;
-    if (!size_add(tensor.begin, size, &tensor.end))
-        return error_set(err, ERROR_LIMIT, "%s: too large", output->path);
-    *begin = tensor.begin;
-    output->data_size = tensor.end;
-    output->tensors[output->n_tensors++] = tensor;
-    return true;
-}
-
-static void write_header_json(const Output *output, Buffer *out)
-{
-    JsonWriter w;
-    json_writer_init(&w, out, 0);
-    json_write_object_begin(&w);
-    json_write_key(&w, "__metadata__");
-    json_write_object_begin(&w);
-    json_write_key(&w, "format");
-    json_write_text(&w, "mlx");
-    json_write_object_end(&w);
-    for (size_t i = 0; i < output->n_tensors; i++) {
-        const OutputTensor *tensor = &output->tensors[i];
-        json_write_key(&w, tensor->name);
-        json_write_object_begin(&w);
-        json_write_key(&w, "dtype");
-        json_write_text(&w, dtype_name(tensor->dtype));
-        json_write_key(&w, "shape");
-        json_write_array_begin(&w);
-        for (uint32_t d = 0; d < tensor->n_dims; d++)
-            json_write_uint(&w, tensor->shape[d]);
-        json_write_array_end(&w);
-        json_write_key(&w, "data_offsets");
-        json_write_array_begin(&w);
-        json_write_uint(&w, tensor->begin);
-        json_write_uint(&w, tensor->end);
-        json_write_array_end(&w);
-        json_write_object_end(&w);
-    }
-    json_write_object_end(&w);
-}
-
-/* Fills in the header, padded with spaces to what was reserved, and gives the file its name. */
-static bool output_finish(Output *output, Error *err)
-{
-    Buffer header;
-    buffer_init(&header, output->header_size);
-    write_header_json(output, &header);
-    bool ok = buffer_check(&header, "the safetensors header", err);
-    if (ok) {
-        size_t padding = output->header_size - header.len;
-        char *spaces = buffer_extend(&header, padding);
-        if (spaces && padding > 0)
-            memset(spaces, ' ', padding);
-        uint8_t length[8];
-        for (size_t i = 0; i < sizeof(length); i++)
-            length[i] = (uint8_t)((uint64_t)output->header_size >> (8 * i));
-        ok = buffer_check(&header, "the safetensors header", err) &&
-             output_write(output, length, sizeof(length), 0, err) &&
-             output_write(output, header.ptr, header.len, sizeof(length), err);
-    }
-    buffer_reset(&header);
-    if (!ok)
-        return false;
-    int fd = output->fd;
-    output->fd = -1;
-    if (close(fd) != 0 || rename(output->temporary, output->path) != 0) {
-        fail_io(output, "finish", err);
-        unlink(output->temporary);
-        return false;
-    }
-    return true;
-}
-
-static void output_abandon(Output *output)
-{
-    if (output->fd >= 0) {
-        close(output->fd);
-        unlink(output->temporary);
-    }
-    output->fd = -1;
-    memory_free(output->tensors);
-    output->tensors = NULL;
-}
-
-/* ---- Rows ------------------------------------------------------------------------------------- */
-
-/* GGUF's converter reorders each head's rows from (half, index) to (index, half), so that RoPE's pairs are
- * neighbours; MLX wants them head_dim / 2 apart. Returns where MLX's row is in the GGUF tensor. */
+/* GGUF's converter reorders each head's rows from (half, index) to (index, half), so that RoPE's
+ * pairs are neighbours; MLX wants them head_dim / 2 apart. Returns where MLX's row is in the GGUF
+ * tensor. */
 static uint64_t source_row(const Importer *im, const PlanItem *item, uint64_t row)
 {
     if (item->permuted_heads == 0)
@@ -415,9 +268,9 @@ typedef struct Conversion {
     size_t cols;
     DType scale_dtype;
     ErrorSum sum;
-    uint8_t *codes;  /* [cols] */
-    float *scales;   /* [cols / GGUF_GROUP] */
-    float *biases;   /* [cols / GGUF_GROUP] */
+    uint8_t *codes; /* [cols] */
+    float *scales;  /* [cols / GGUF_GROUP] */
+    float *biases;  /* [cols / GGUF_GROUP] */
 } Conversion;
 
 /* A scale as it will be read back. */
@@ -426,8 +279,8 @@ static float stored_scale(const Conversion *c, float value)
     return c->scale_dtype == DTYPE_F16 ? float_from_f16(float_to_f16(value)) : value;
 }
 
-/* Adds a group of the affine formats: the codes are right, only scale and bias are rounded, so that the
- * sums follow from those of the codes. */
+/* Adds a group of the affine formats: the codes are right, only scale and bias are rounded, so that
+ * the sums follow from those of the codes. */
 static void account_codes(Conversion *c, const uint8_t *codes, float scale, float bias)
 {
     uint32_t sum = 0, squares = 0;
@@ -487,8 +340,7 @@ static uint8_t *store_floats(const float *values, size_t count, DType dtype, uin
             out += 4;
             continue;
         }
-        uint16_t bits =
-            dtype == DTYPE_F16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
+        uint16_t bits = dtype == DTYPE_F16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
         *out++ = (uint8_t)bits;
         *out++ = (uint8_t)(bits >> 8);
     }
@@ -513,13 +365,15 @@ typedef struct QuantOutput {
 
 static bool write_chunk(const Importer *im, const QuantOutput *q, uint64_t first, size_t rows)
 {
-    const Output *o = &im->output;
-    return output_write(o, q->weight, rows * q->weight_row,
-                        output_data_at(o, q->weight_at + first * q->weight_row), im->err) &&
-           output_write(o, q->scales, rows * q->scales_row,
-                        output_data_at(o, q->scales_at + first * q->scales_row), im->err) &&
-           output_write(o, q->biases, rows * q->scales_row,
-                        output_data_at(o, q->biases_at + first * q->scales_row), im->err);
+    const GgufOutput *o = &im->output;
+    return gguf_output_write(o, q->weight, rows * q->weight_row,
+                             gguf_output_data_at(o, q->weight_at + first * q->weight_row),
+                             im->err) &&
+           gguf_output_write(o, q->scales, rows * q->scales_row,
+                             gguf_output_data_at(o, q->scales_at + first * q->scales_row),
+                             im->err) &&
+           gguf_output_write(o, q->biases, rows * q->scales_row,
+                             gguf_output_data_at(o, q->biases_at + first * q->scales_row), im->err);
 }
 
 static bool convert_rows(Importer *im, const PlanItem *item, Conversion *c, const QuantOutput *q)
@@ -558,12 +412,16 @@ static bool place_quantized(Importer *im, const PlanItem *item, const Conversion
     const char *biases = copy_text(im, name);
     if (!scales || !biases)
         return false;
-    OutputTensor weight_tensor = {item->weight, DTYPE_U32, 2, {rows, c->cols * c->type->bits / 32}, 0, 0};
-    OutputTensor scales_tensor = {scales, c->scale_dtype, 2, {rows, groups}, 0, 0};
-    OutputTensor biases_tensor = {biases, c->scale_dtype, 2, {rows, groups}, 0, 0};
-    return output_add(&im->output, weight_tensor, rows * q->weight_row, &q->weight_at, im->err) &&
-           output_add(&im->output, scales_tensor, rows * q->scales_row, &q->scales_at, im->err) &&
-           output_add(&im->output, biases_tensor, rows * q->scales_row, &q->biases_at, im->err);
+    GgufOutputTensor weight_tensor = {
+        item->weight, DTYPE_U32, 2, {rows, c->cols * c->type->bits / 32}, 0, 0};
+    GgufOutputTensor scales_tensor = {scales, c->scale_dtype, 2, {rows, groups}, 0, 0};
+    GgufOutputTensor biases_tensor = {biases, c->scale_dtype, 2, {rows, groups}, 0, 0};
+    return gguf_output_add(&im->output, weight_tensor, rows * q->weight_row, &q->weight_at,
+                           im->err) &&
+           gguf_output_add(&im->output, scales_tensor, rows * q->scales_row, &q->scales_at,
+                           im->err) &&
+           gguf_output_add(&im->output, biases_tensor, rows * q->scales_row, &q->biases_at,
+                           im->err);
 }
 
 /* One attempt with scales of c->scale_dtype. */
@@ -657,7 +515,8 @@ cleanup:
     return ok;
 }
 
-/* ---- Dense tensors ---------------------------------------------------------------------------- */
+/* ---- Dense tensors ----------------------------------------------------------------------------
+ */
 
 static float dense_value(const PlanItem *item, const TensorView *source, size_t index)
 {
@@ -699,9 +558,10 @@ static bool import_vector(Importer *im, const PlanItem *item)
         to = store_floats(&value, 1, dtype, to);
     }
     size_t size = count * dtype_size(dtype);
-    OutputTensor tensor = {item->weight, dtype, 1, {count}, 0, 0};
-    bool ok = output_add(&im->output, tensor, size, &begin, im->err) &&
-              output_write(&im->output, bytes, size, output_data_at(&im->output, begin), im->err);
+    GgufOutputTensor tensor = {item->weight, dtype, 1, {count}, 0, 0};
+    bool ok = gguf_output_add(&im->output, tensor, size, &begin, im->err) &&
+              gguf_output_write(&im->output, bytes, size, gguf_output_data_at(&im->output, begin),
+                                im->err);
     memory_free(bytes);
     if (ok)
         report_tensor(im, item, dtype_name(dtype), &(ErrorSum){.is_exact = true});
@@ -714,24 +574,25 @@ static bool import_dense_matrix(Importer *im, const PlanItem *item)
     const uint8_t *data = (const uint8_t *)im->file.image.ptr + source->offset;
     size_t cols = (size_t)source->dims[0], begin;
     size_t row_bytes = cols * source->type->block_bytes;
-    OutputTensor tensor = {item->weight, source->type->dtype, 2, {source->rows, cols}, 0, 0};
-    if (!output_add(&im->output, tensor, source->n_bytes, &begin, im->err))
+    GgufOutputTensor tensor = {item->weight, source->type->dtype, 2, {source->rows, cols}, 0, 0};
+    if (!gguf_output_add(&im->output, tensor, source->n_bytes, &begin, im->err))
         return false;
-    size_t at = output_data_at(&im->output, begin);
+    size_t at = gguf_output_data_at(&im->output, begin);
     if (item->permuted_heads == 0) {
-        if (!output_write(&im->output, data, source->n_bytes, at, im->err))
+        if (!gguf_output_write(&im->output, data, source->n_bytes, at, im->err))
             return false;
     }
     for (uint64_t r = 0; item->permuted_heads > 0 && r < source->rows; r++) {
-        if (!output_write(&im->output, data + source_row(im, item, r) * row_bytes, row_bytes,
-                          at + r * row_bytes, im->err))
+        if (!gguf_output_write(&im->output, data + source_row(im, item, r) * row_bytes, row_bytes,
+                               at + r * row_bytes, im->err))
             return false;
     }
     report_tensor(im, item, dtype_name(source->type->dtype), &(ErrorSum){.is_exact = true});
     return true;
 }
 
-/* ---- The whole -------------------------------------------------------------------------------- */
+/* ---- The whole --------------------------------------------------------------------------------
+ */
 
 static bool import_tensor(Importer *im, const PlanItem *item)
 {
@@ -762,14 +623,14 @@ static bool import_weights(Importer *im, const char *directory)
 {
     size_t header_size = 0;
     if (!reserve_header(im, &header_size) ||
-        !output_open(&im->output, directory, header_size, im->err))
+        !gguf_output_open(&im->output, directory, header_size, im->err))
         return false;
     for (size_t i = 0; i < im->n_items; i++) {
         if (!import_tensor(im, &im->items[i]))
             return false;
     }
-    im->report.bytes_written += output_data_at(&im->output, im->output.data_size);
-    return output_finish(&im->output, im->err);
+    im->report.bytes_written += gguf_output_data_at(&im->output, im->output.data_size);
+    return gguf_output_finish(&im->output, im->err);
 }
 
 static bool write_text(Importer *im, const char *directory, const char *name, const Buffer *text)
@@ -792,8 +653,8 @@ static bool make_config(Importer *im, Buffer *out)
         if (item->source->n_dims == 2)
             modules[n_modules++] = (GgufModule){item->module, item->source->type->bits};
     }
-    bool ok = gguf_write_config(&im->file, im->architecture, &im->dims, modules, n_modules, im->dtype,
-                                out, im->err);
+    bool ok = gguf_write_config(&im->file, im->architecture, &im->dims, modules, n_modules,
+                                im->dtype, out, im->err);
     memory_free(modules);
     return ok;
 }
@@ -804,13 +665,13 @@ static bool import_file(Importer *im, const char *directory)
     Buffer *const buffers[] = {&config, &generation, &tokenizer, &tokenizer_config};
     for (size_t i = 0; i < ARRAY_COUNT(buffers); i++)
         buffer_init(buffers[i], JSON_BYTES_MAX);
-    bool ok = plan_import(im) && make_config(im, &config) &&
-              gguf_write_generation_config(&im->file, &generation, im->err) &&
-              gguf_write_tokenizer(&im->file, im->architecture, &tokenizer, &tokenizer_config,
-                                   im->err) &&
-              directory_create(directory, im->err) &&
-              write_text(im, directory, "tokenizer.json", &tokenizer) &&
-              write_text(im, directory, "tokenizer_config.json", &tokenizer_config);
+    bool ok =
+        plan_import(im) && make_config(im, &config) &&
+        gguf_write_generation_config(&im->file, &generation, im->err) &&
+        gguf_write_tokenizer(&im->file, im->architecture, &tokenizer, &tokenizer_config, im->err) &&
+        directory_create(directory, im->err) &&
+        write_text(im, directory, "tokenizer.json", &tokenizer) &&
+        write_text(im, directory, "tokenizer_config.json", &tokenizer_config);
     buffer_reset(&tokenizer);
     ok = ok && import_weights(im, directory) &&
          write_text(im, directory, "generation_config.json", &generation) &&
@@ -834,7 +695,7 @@ bool gguf_import(const char *gguf_path, const char *out_directory,
     if (ok && report)
         *report = im.report;
 cleanup:
-    output_abandon(&im.output);
+    gguf_output_abandon(&im.output);
     memory_free(im.items);
     gguf_reset(&im.file);
     arena_reset(&im.arena);

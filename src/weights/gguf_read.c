@@ -5,9 +5,10 @@
  *     n_tensors x  string name, u32 n_dims, u64 dims[], u32 block type, u64 offset
  *     padding to `general.alignment` (32), then the data that offsets count from
  *
- * A cursor walks the image; every length is compared with what is left before it is used, counts never
- * size an allocation by themselves (arrays of our own grow as items are found). Arrays of arrays exist in
- * the format but in no model; they are refused. Values stay encoded and are decoded when asked for. */
+ * A cursor walks the image; every length is compared with what is left before it is used, counts
+ * never size an allocation by themselves (arrays of our own grow as items are found). Arrays of
+ * arrays exist in the format but in no model; they are refused. Values stay encoded and are decoded
+ * when asked for. */
 #include "gguf.h"
 #include "safetensors.h"
 
@@ -127,7 +128,8 @@ static bool take_value(Cursor *c, Slice key, GgufValue *out)
     uint32_t item_type = type;
     uint64_t count = 1;
     if (type == GGUF_ARRAY) {
-        if (!take_u32(c, "an array's type", &item_type) || !take_u64(c, "an array's length", &count))
+        if (!take_u32(c, "an array's type", &item_type) ||
+            !take_u64(c, "an array's length", &count))
             return false;
         if (item_type == GGUF_ARRAY)
             return error_set(c->err, ERROR_UNSUPPORTED, "%s: key %.*s: an array of arrays", c->name,
@@ -151,14 +153,15 @@ static int compare_pairs(const void *a, const void *b)
 static bool read_pairs(Cursor *c, uint64_t count, GgufFile *file)
 {
     if (count > GGUF_PAIRS_MAX)
-        return error_set(c->err, ERROR_LIMIT, "%s: %llu metadata keys, at most %d are read", c->name,
-                         (unsigned long long)count, GGUF_PAIRS_MAX);
+        return error_set(c->err, ERROR_LIMIT, "%s: %llu metadata keys, at most %d are read",
+                         c->name, (unsigned long long)count, GGUF_PAIRS_MAX);
     for (uint64_t i = 0; i < count; i++) {
         GgufPair pair;
         if (!take_string(c, "a key", &pair.key))
             return false;
         if (pair.key.len == 0 || pair.key.len > KEY_BYTES_MAX)
-            return error_set(c->err, ERROR_INVALID, "%s: a key of %zu bytes", c->name, pair.key.len);
+            return error_set(c->err, ERROR_INVALID, "%s: a key of %zu bytes", c->name,
+                             pair.key.len);
         if (!take_value(c, pair.key, &pair.value))
             return false;
         if (!memory_grow_array((void **)&file->pairs, file->n_pairs, &file->pairs_capacity,
@@ -176,7 +179,8 @@ static bool read_pairs(Cursor *c, uint64_t count, GgufFile *file)
     return true;
 }
 
-/* ---- Tensor table ----------------------------------------------------------------------------- */
+/* ---- Tensor table -----------------------------------------------------------------------------
+ */
 
 static bool fail_tensor(const Cursor *c, Slice name, const char *what)
 {
@@ -221,9 +225,9 @@ static bool read_tensor(Cursor *c, GgufTensor *tensor)
                          c->name, SLICE_ARG(tensor->name), type_id);
     if (tensor->dims[0] % type->block_values != 0)
         return error_set(c->err, ERROR_INVALID,
-                         "%s: tensor %.*s: rows of %llu values, but %s comes in blocks of %u", c->name,
-                         SLICE_ARG(tensor->name), (unsigned long long)tensor->dims[0], type->name,
-                         type->block_values);
+                         "%s: tensor %.*s: rows of %llu values, but %s comes in blocks of %u",
+                         c->name, SLICE_ARG(tensor->name), (unsigned long long)tensor->dims[0],
+                         type->name, type->block_values);
     size_t blocks = (size_t)tensor->dims[0] / type->block_values;
     if (!size_multiply(blocks, type->block_bytes, &tensor->n_bytes) ||
         !size_multiply(tensor->n_bytes, (size_t)tensor->rows, &tensor->n_bytes))
@@ -237,7 +241,8 @@ static bool read_tensor(Cursor *c, GgufTensor *tensor)
 
 static int compare_tensor_names(const void *a, const void *b)
 {
-    return slice_compare((*(const GgufTensor *const *)a)->name, (*(const GgufTensor *const *)b)->name);
+    return slice_compare((*(const GgufTensor *const *)a)->name,
+                         (*(const GgufTensor *const *)b)->name);
 }
 
 static int compare_tensor_offsets(const void *a, const void *b)
@@ -302,10 +307,10 @@ static bool place_tensors(const Cursor *c, GgufFile *file)
         if (tensor->offset % file->alignment != 0)
             return fail_tensor(c, tensor->name, "its offset is not aligned");
         if (tensor->offset > data_size || tensor->n_bytes > data_size - tensor->offset)
-            return error_set(c->err, ERROR_INVALID,
-                             "%s: tensor %.*s: %zu bytes at %zu, but the file holds %zu bytes of data",
-                             c->name, SLICE_ARG(tensor->name), tensor->n_bytes, tensor->offset,
-                             data_size);
+            return error_set(
+                c->err, ERROR_INVALID,
+                "%s: tensor %.*s: %zu bytes at %zu, but the file holds %zu bytes of data", c->name,
+                SLICE_ARG(tensor->name), tensor->n_bytes, tensor->offset, data_size);
         tensor->offset += file->data_offset;
     }
     return true;
@@ -322,9 +327,10 @@ static bool parse_image(Cursor *c, GgufFile *file)
     if (!take_u32(c, "the version", &version))
         return false;
     if (version < VERSION_MIN || version > VERSION_MAX)
-        return error_set(c->err, ERROR_UNSUPPORTED, "%s: GGUF version %u%s, expected %d or %d", c->name,
-                         version, version && version % 65536 == 0 ? " (a big-endian file)" : "",
-                         VERSION_MIN, VERSION_MAX);
+        return error_set(c->err, ERROR_UNSUPPORTED, "%s: GGUF version %u%s, expected %d or %d",
+                         c->name, version,
+                         version && version % 65536 == 0 ? " (a big-endian file)" : "", VERSION_MIN,
+                         VERSION_MAX);
     if (!take_u64(c, "the number of tensors", &n_tensors) ||
         !take_u64(c, "the number of keys", &n_pairs) || !read_pairs(c, n_pairs, file))
         return false;
@@ -333,7 +339,8 @@ static bool parse_image(Cursor *c, GgufFile *file)
                         c->err))
         return false;
     if (alignment == 0 || (alignment & (alignment - 1)) != 0)
-        return error_set(c->err, ERROR_INVALID, "%s: general.alignment is not a power of two", c->name);
+        return error_set(c->err, ERROR_INVALID, "%s: general.alignment is not a power of two",
+                         c->name);
     file->alignment = (size_t)alignment;
     return read_tensors(c, n_tensors, file) && place_tensors(c, file) && check_tensors(c, file);
 }
@@ -365,7 +372,8 @@ bool gguf_check(Slice image, const char *name, Error *err)
     return true;
 }
 
-/* ---- Look-ups --------------------------------------------------------------------------------- */
+/* ---- Look-ups ---------------------------------------------------------------------------------
+ */
 
 const GgufValue *gguf_find(const GgufFile *file, Slice key)
 {
@@ -434,8 +442,8 @@ static bool absent(const GgufFile *file, const char *key, GgufNeed need, Error *
     return error_set(err, ERROR_NOT_FOUND, "%s: key %s is missing", file->name, key);
 }
 
-bool gguf_read_uint(const GgufFile *file, const char *key, GgufNeed need, uint64_t max, uint64_t *out,
-                    Error *err)
+bool gguf_read_uint(const GgufFile *file, const char *key, GgufNeed need, uint64_t max,
+                    uint64_t *out, Error *err)
 {
     const GgufValue *value = gguf_find(file, slice_of(key));
     if (!value)
@@ -520,7 +528,8 @@ bool gguf_read_strings(const GgufFile *file, const char *key, Arena *arena, cons
     return true;
 }
 
-/* A number array's value, or NULL with *ok telling whether absence or a wrong type is the reason. */
+/* A number array's value, or NULL with *ok telling whether absence or a wrong type is the reason.
+ */
 static const GgufValue *find_numbers(const GgufFile *file, const char *key, bool *ok, Error *err)
 {
     const GgufValue *value = gguf_find(file, slice_of(key));

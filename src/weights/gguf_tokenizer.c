@@ -1,61 +1,33 @@
 /* GGUF's vocabulary to tokenizer.json and tokenizer_config.json.
  *
- * GGUF keeps tokens, types and either merges (model "gpt2": byte-level BPE) or scores (model "llama":
- * SentencePiece), but not the normaliser, pre-tokeniser and decoder. Those follow from the model and, for
- * byte-level ones, from the name in tokenizer.ggml.pre: a table below; an unknown name is refused, since
- * guessing would give other token ids without a sign of it.
- *
- * SentencePiece scores become merges as Hugging Face's converter makes them: every split of every token into two
- * tokens is a merge; they are ordered by the token's score, then by the length of the left and of the right part,
- * all descending, ties in order of ids. User-defined tokens count as score 0, above all learned ones (which
- * are negative), and their spaces, which GGUF's converter has undone, become U+2581 again. */
+ * GGUF keeps tokens, types and either merges (model "gpt2": byte-level BPE) or scores (model
+ * "llama": SentencePiece), but not the normaliser, pre-tokeniser and decoder. Those follow from the
+ * model and, for byte-level ones, from the name in tokenizer.ggml.pre: a table below; an unknown
+ * name is refused, since guessing would give other token ids without a sign of it. */
 #include "gguf.h"
 
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum {
-    TOKEN_TYPE_NORMAL = 1,
-    TOKEN_TYPE_UNKNOWN = 2,
-    TOKEN_TYPE_CONTROL = 3,
-    TOKEN_TYPE_USER_DEFINED = 4,
-    TOKEN_TYPE_UNUSED = 5,
-    TOKEN_TYPE_BYTE = 6,
-    SPM_TOKEN_BYTES_MAX = 4096, /* splitting a token costs its length squared */
-    TOKENS_MAX = 1 << 22
-};
+enum { TOKENS_MAX = 1 << 22 };
 static const size_t tokenizer_arena_max = (size_t)2 << 30;
 
 #define SPACE_MARK "\xe2\x96\x81" /* U+2581 */
 
-typedef struct Vocabulary {
-    const GgufFile *file;
-    const Slice *tokens;
-    const int64_t *types; /* [count] */
-    const float *scores;  /* [count], or NULL */
-    size_t count;
-    uint64_t bos, eos, unknown, padding; /* UINT64_MAX: none */
-    bool is_spm;
-    bool adds_bos;
-    Arena *arena;
-    Error *err;
-} Vocabulary;
-
-/* ---- Byte-level pre-tokenisers ---------------------------------------------------------------- */
+/* ---- Byte-level pre-tokenisers ----------------------------------------------------------------
+ */
 
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define TAIL "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define SPLIT_QWEN2                                                                                    \
+#define SPLIT_QWEN2                                                                                \
     CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" TAIL
-#define SPLIT_LLAMA3                                                                                   \
+#define SPLIT_LLAMA3                                                                               \
     CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" TAIL
-#define SPLIT_QWEN35                                                                                   \
-    CONTRACTIONS                                                                                       \
+#define SPLIT_QWEN35                                                                               \
+    CONTRACTIONS                                                                                   \
     "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*" TAIL
-#define SPLIT_TEKKEN                                                                                   \
-    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"        \
-    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"       \
+#define SPLIT_TEKKEN                                                                               \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"    \
+    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"   \
     "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" TAIL
 
 typedef struct PreTokenizer {
@@ -98,7 +70,8 @@ static bool find_pre_tokenizer(const GgufFile *file, const PreTokenizer **out, E
                      file->name, SLICE_ARG(name));
 }
 
-/* ---- Writing helpers -------------------------------------------------------------------------- */
+/* ---- Writing helpers --------------------------------------------------------------------------
+ */
 
 static void write_text_field(JsonWriter *w, const char *key, const char *text)
 {
@@ -162,7 +135,8 @@ static void write_replace(JsonWriter *w, const char *from, const char *to)
     json_write_object_end(w);
 }
 
-/* ---- The stages around the model -------------------------------------------------------------- */
+/* ---- The stages around the model --------------------------------------------------------------
+ */
 
 static void write_byte_level_stages(const PreTokenizer *pre, JsonWriter *w)
 {
@@ -240,7 +214,7 @@ static void write_template_piece(JsonWriter *w, const char *kind, Slice id, int6
 }
 
 /* BOS before the text, when the tokenizer adds one. */
-static void write_post_processor(const Vocabulary *v, JsonWriter *w)
+static void write_post_processor(const GgufVocabulary *v, JsonWriter *w)
 {
     json_write_key(w, "post_processor");
     if (!v->adds_bos || v->bos >= v->count) {
@@ -280,15 +254,17 @@ static void write_post_processor(const Vocabulary *v, JsonWriter *w)
     json_write_object_end(w);
 }
 
-/* ---- Vocabulary ------------------------------------------------------------------------------- */
+/* ---- GgufVocabulary
+ * ------------------------------------------------------------------------------- */
 
-static bool is_added(const Vocabulary *v, size_t id)
+static bool is_added(const GgufVocabulary *v, size_t id)
 {
     int64_t type = v->types[id];
-    return type == TOKEN_TYPE_UNKNOWN || type == TOKEN_TYPE_CONTROL || type == TOKEN_TYPE_USER_DEFINED;
+    return type == GGUF_TOKEN_UNKNOWN || type == GGUF_TOKEN_CONTROL ||
+           type == GGUF_TOKEN_USER_DEFINED;
 }
 
-static void write_added_token_fields(const Vocabulary *v, size_t id, JsonWriter *w)
+static void write_added_token_fields(const GgufVocabulary *v, size_t id, JsonWriter *w)
 {
     json_write_key(w, "content");
     json_write_string(w, v->tokens[id]);
@@ -296,10 +272,10 @@ static void write_added_token_fields(const Vocabulary *v, size_t id, JsonWriter 
     write_bool_field(w, "lstrip", false);
     write_bool_field(w, "rstrip", false);
     write_bool_field(w, "normalized", false);
-    write_bool_field(w, "special", v->types[id] != TOKEN_TYPE_USER_DEFINED);
+    write_bool_field(w, "special", v->types[id] != GGUF_TOKEN_USER_DEFINED);
 }
 
-static void write_added_tokens(const Vocabulary *v, JsonWriter *w)
+static void write_added_tokens(const GgufVocabulary *v, JsonWriter *w)
 {
     json_write_key(w, "added_tokens");
     json_write_array_begin(w);
@@ -315,13 +291,13 @@ static void write_added_tokens(const Vocabulary *v, JsonWriter *w)
     json_write_array_end(w);
 }
 
-static void write_vocab(const Vocabulary *v, JsonWriter *w)
+static void write_vocab(const GgufVocabulary *v, JsonWriter *w)
 {
     json_write_key(w, "vocab");
     json_write_object_begin(w);
     for (size_t i = 0; i < v->count; i++) {
         /* Byte-level models pad their matrices with unused rows, which are no tokens. */
-        if (!v->is_spm && v->types[i] == TOKEN_TYPE_UNUSED)
+        if (!v->is_spm && v->types[i] == GGUF_TOKEN_UNUSED)
             continue;
         json_write_key_slice(w, v->tokens[i]);
         json_write_uint(w, i);
@@ -329,7 +305,7 @@ static void write_vocab(const Vocabulary *v, JsonWriter *w)
     json_write_object_end(w);
 }
 
-static void write_merge(JsonWriter *w, Slice left, Slice right)
+void gguf_write_merge(JsonWriter *w, Slice left, Slice right)
 {
     json_write_array_begin(w);
     json_write_string(w, left);
@@ -338,7 +314,7 @@ static void write_merge(JsonWriter *w, Slice left, Slice right)
 }
 
 /* "left right"; a part may itself begin with a space, hence the search from the second byte. */
-static bool write_stored_merges(const Vocabulary *v, JsonWriter *w)
+static bool write_stored_merges(const GgufVocabulary *v, JsonWriter *w)
 {
     const Slice *merges;
     size_t count;
@@ -352,157 +328,26 @@ static bool write_stored_merges(const Vocabulary *v, JsonWriter *w)
         size_t space = slice_find(merges[i], SLICE(" "), 1);
         if (space == SIZE_MAX || space + 1 >= merges[i].len)
             return error_set(v->err, ERROR_INVALID,
-                             "%s: tokenizer.ggml.merges: item %zu is not two tokens", v->file->name, i);
-        write_merge(w, (Slice){merges[i].ptr, space},
-                    (Slice){merges[i].ptr + space + 1, merges[i].len - space - 1});
+                             "%s: tokenizer.ggml.merges: item %zu is not two tokens", v->file->name,
+                             i);
+        gguf_write_merge(w, (Slice){merges[i].ptr, space},
+                         (Slice){merges[i].ptr + space + 1, merges[i].len - space - 1});
     }
     json_write_array_end(w);
     return true;
 }
 
-/* ---- Merges out of scores --------------------------------------------------------------------- */
+/* ---- Reading the vocabulary -------------------------------------------------------------------
+ */
 
-typedef struct Merge {
-    float score;
-    uint32_t left_chars, right_chars;
-    uint32_t token, left, right; /* ids */
-} Merge;
-
-typedef struct MergeList {
-    Merge *items;
-    size_t count, capacity;
-} MergeList;
-
-/* Token text to id, open addressing; slots hold id + 1. */
-typedef struct TokenTable {
-    const Vocabulary *vocabulary;
-    uint32_t *slots;
-    size_t mask;
-} TokenTable;
-
-static bool table_find(const TokenTable *table, Slice text, uint32_t *id)
+static bool fail_count(const GgufVocabulary *v, const char *key, size_t found)
 {
-    size_t at = (size_t)slice_hash(text) & table->mask;
-    for (; table->slots[at]; at = (at + 1) & table->mask) {
-        *id = table->slots[at] - 1;
-        if (slice_equal(table->vocabulary->tokens[*id], text))
-            return true;
-    }
-    return false;
+    return error_set(v->err, ERROR_INVALID,
+                     "%s: key %s: %zu items, expected one for each of %zu tokens", v->file->name,
+                     key, found, v->count);
 }
 
-static bool table_build(TokenTable *table, const Vocabulary *v)
-{
-    size_t size = 16;
-    while (size < 2 * v->count)
-        size *= 2;
-    *table = (TokenTable){v, arena_allocate_array(v->arena, size, sizeof(uint32_t)), size - 1};
-    if (!table->slots)
-        return error_no_memory(v->err, "the vocabulary");
-    memset(table->slots, 0, size * sizeof(uint32_t));
-    for (size_t i = 0; i < v->count; i++) {
-        uint32_t other;
-        if (table_find(table, v->tokens[i], &other)) /* of two equal tokens, the first */
-            continue;
-        size_t at = (size_t)slice_hash(v->tokens[i]) & table->mask;
-        while (table->slots[at])
-            at = (at + 1) & table->mask;
-        table->slots[at] = (uint32_t)i + 1;
-    }
-    return true;
-}
-
-static int compare_merges(const void *a, const void *b)
-{
-    const Merge *x = a, *y = b;
-    if (x->score != y->score)
-        return x->score > y->score ? -1 : 1;
-    if (x->left_chars != y->left_chars)
-        return x->left_chars > y->left_chars ? -1 : 1;
-    if (x->right_chars != y->right_chars)
-        return x->right_chars > y->right_chars ? -1 : 1;
-    if (x->token != y->token)
-        return x->token < y->token ? -1 : 1;
-    if (x->left != y->left)
-        return x->left < y->left ? -1 : 1;
-    return x->right < y->right ? -1 : x->right > y->right;
-}
-
-static bool is_continuation(char byte)
-{
-    return ((unsigned char)byte & 0xc0) == 0x80;
-}
-
-/* Every split of one token between two characters whose halves are tokens. */
-static bool add_splits(const TokenTable *table, uint32_t token, float score, MergeList *list)
-{
-    const Vocabulary *v = table->vocabulary;
-    Slice text = v->tokens[token];
-    if (text.len > SPM_TOKEN_BYTES_MAX)
-        return error_set(v->err, ERROR_LIMIT, "%s: token %u has %zu bytes, at most %d are read",
-                         v->file->name, token, text.len, SPM_TOKEN_BYTES_MAX);
-    uint32_t chars = 0, before = 1;
-    for (size_t i = 0; i < text.len; i++)
-        chars += !is_continuation(text.ptr[i]);
-    for (size_t at = 1; at < text.len; at++) {
-        if (is_continuation(text.ptr[at]))
-            continue;
-        Merge merge = {.score = score, .left_chars = before, .token = token};
-        merge.right_chars = chars - before++;
-        if (!table_find(table, (Slice){text.ptr, at}, &merge.left) ||
-            !table_find(table, (Slice){text.ptr + at, text.len - at}, &merge.right))
-            continue;
-        if (!memory_grow_array((void **)&list->items, list->count, &list->capacity, sizeof(merge)))
-            return error_no_memory(v->err, "merges");
-        list->items[list->count++] = merge;
-    }
-    return true;
-}
-
-static bool collect_merges(const Vocabulary *v, MergeList *list)
-{
-    TokenTable table;
-    if (!table_build(&table, v))
-        return false;
-    for (size_t i = 0; i < v->count; i++) {
-        bool is_user_defined = v->types[i] == TOKEN_TYPE_USER_DEFINED;
-        if (!is_user_defined && v->types[i] != TOKEN_TYPE_NORMAL)
-            continue;
-        float score = is_user_defined ? 0 : v->scores[i];
-        if (isnan(score))
-            return error_set(v->err, ERROR_INVALID, "%s: the score of token %zu is not a number",
-                             v->file->name, i);
-        if (!add_splits(&table, (uint32_t)i, score, list))
-            return false;
-    }
-    if (list->count > 1)
-        qsort(list->items, list->count, sizeof(*list->items), compare_merges);
-    return true;
-}
-
-static bool write_scored_merges(const Vocabulary *v, JsonWriter *w)
-{
-    MergeList list = {0};
-    bool ok = collect_merges(v, &list);
-    if (ok) {
-        json_write_array_begin(w);
-        for (size_t i = 0; i < list.count; i++)
-            write_merge(w, v->tokens[list.items[i].left], v->tokens[list.items[i].right]);
-        json_write_array_end(w);
-    }
-    memory_free(list.items);
-    return ok;
-}
-
-/* ---- Reading the vocabulary ------------------------------------------------------------------- */
-
-static bool fail_count(const Vocabulary *v, const char *key, size_t found)
-{
-    return error_set(v->err, ERROR_INVALID, "%s: key %s: %zu items, expected one for each of %zu tokens",
-                     v->file->name, key, found, v->count);
-}
-
-static bool read_types(Vocabulary *v)
+static bool read_types(GgufVocabulary *v)
 {
     const char *key = "tokenizer.ggml.token_type";
     size_t count;
@@ -514,12 +359,12 @@ static bool read_types(Vocabulary *v)
     if (!types)
         return error_no_memory(v->err, "token types");
     for (size_t i = 0; i < v->count; i++)
-        types[i] = TOKEN_TYPE_NORMAL;
+        types[i] = GGUF_TOKEN_NORMAL;
     v->types = types;
     return true;
 }
 
-static bool read_special_ids(Vocabulary *v)
+static bool read_special_ids(GgufVocabulary *v)
 {
     const struct {
         const char *key;
@@ -537,7 +382,7 @@ static bool read_special_ids(Vocabulary *v)
 }
 
 /* GGUF's converter turned U+2581 in user-defined tokens into spaces; this turns it back. */
-static bool restore_space_marks(Vocabulary *v)
+static bool restore_space_marks(GgufVocabulary *v)
 {
     Slice *tokens = arena_allocate_array(v->arena, v->count, sizeof(*tokens));
     if (!tokens)
@@ -545,7 +390,7 @@ static bool restore_space_marks(Vocabulary *v)
     memcpy(tokens, v->tokens, v->count * sizeof(*tokens));
     for (size_t i = 0; i < v->count; i++) {
         Slice old = tokens[i];
-        if (v->types[i] != TOKEN_TYPE_USER_DEFINED || slice_find(old, SLICE(" "), 0) == SIZE_MAX)
+        if (v->types[i] != GGUF_TOKEN_USER_DEFINED || slice_find(old, SLICE(" "), 0) == SIZE_MAX)
             continue;
         size_t room;
         char *text = size_multiply(old.len, 3, &room) ? arena_allocate(v->arena, room) : NULL;
@@ -566,7 +411,7 @@ static bool restore_space_marks(Vocabulary *v)
     return true;
 }
 
-static bool read_vocabulary(Vocabulary *v)
+static bool read_vocabulary(GgufVocabulary *v)
 {
     const GgufFile *file = v->file;
     Slice model = SLICE_EMPTY;
@@ -575,28 +420,30 @@ static bool read_vocabulary(Vocabulary *v)
     v->is_spm = slice_equal(model, SLICE("llama"));
     if (!v->is_spm && !slice_equal(model, SLICE("gpt2")))
         return error_set(v->err, ERROR_UNSUPPORTED,
-                         "%s: tokenizer.ggml.model is %.*s; gpt2 and llama can be imported", file->name,
-                         SLICE_ARG(model));
+                         "%s: tokenizer.ggml.model is %.*s; gpt2 and llama can be imported",
+                         file->name, SLICE_ARG(model));
     if (!gguf_read_strings(file, "tokenizer.ggml.tokens", v->arena, &v->tokens, &v->count, v->err))
         return false;
     if (v->count == 0 || v->count > TOKENS_MAX)
-        return error_set(v->err, ERROR_INVALID, "%s: %zu tokens, expected 1 to %d", file->name, v->count,
-                         TOKENS_MAX);
+        return error_set(v->err, ERROR_INVALID, "%s: %zu tokens, expected 1 to %d", file->name,
+                         v->count, TOKENS_MAX);
     if (!read_types(v) || !read_special_ids(v))
         return false;
     if (!v->is_spm)
         return true;
     size_t n_scores;
-    if (!gguf_read_float_array(file, "tokenizer.ggml.scores", v->arena, &v->scores, &n_scores, v->err))
+    if (!gguf_read_float_array(file, "tokenizer.ggml.scores", v->arena, &v->scores, &n_scores,
+                               v->err))
         return false;
     if (n_scores != v->count)
         return fail_count(v, "tokenizer.ggml.scores", n_scores);
     return restore_space_marks(v);
 }
 
-/* ---- tokenizer.json and tokenizer_config.json ------------------------------------------------- */
+/* ---- tokenizer.json and tokenizer_config.json -------------------------------------------------
+ */
 
-static void write_model_flags(const Vocabulary *v, const PreTokenizer *pre, JsonWriter *w)
+static void write_model_flags(const GgufVocabulary *v, const PreTokenizer *pre, JsonWriter *w)
 {
     bool has_unknown = v->is_spm && v->unknown < v->count;
     write_text_field(w, "type", "BPE");
@@ -613,7 +460,7 @@ static void write_model_flags(const Vocabulary *v, const PreTokenizer *pre, Json
     write_bool_field(w, "ignore_merges", pre && pre->ignores_merges);
 }
 
-static bool write_tokenizer_json(Vocabulary *v, Buffer *out)
+static bool write_tokenizer_json(GgufVocabulary *v, Buffer *out)
 {
     const PreTokenizer *pre = NULL;
     if (!v->is_spm && !find_pre_tokenizer(v->file, &pre, v->err))
@@ -640,14 +487,14 @@ static bool write_tokenizer_json(Vocabulary *v, Buffer *out)
     write_model_flags(v, pre, &w);
     write_vocab(v, &w);
     json_write_key(&w, "merges");
-    if (!(v->is_spm ? write_scored_merges(v, &w) : write_stored_merges(v, &w)))
+    if (!(v->is_spm ? gguf_write_scored_merges(v, &w) : write_stored_merges(v, &w)))
         return false;
     json_write_object_end(&w);
     json_write_object_end(&w);
     return buffer_check(out, "tokenizer.json", v->err);
 }
 
-static void write_token_name(const Vocabulary *v, const char *key, uint64_t id, JsonWriter *w)
+static void write_token_name(const GgufVocabulary *v, const char *key, uint64_t id, JsonWriter *w)
 {
     if (id >= v->count)
         return;
@@ -655,7 +502,7 @@ static void write_token_name(const Vocabulary *v, const char *key, uint64_t id, 
     json_write_string(w, v->tokens[id]);
 }
 
-static bool write_tokenizer_config(const Vocabulary *v, const GgufArchitecture *architecture,
+static bool write_tokenizer_config(const GgufVocabulary *v, const GgufArchitecture *architecture,
                                    Buffer *out)
 {
     Slice template = SLICE_EMPTY;
@@ -692,12 +539,12 @@ static bool write_tokenizer_config(const Vocabulary *v, const GgufArchitecture *
     return buffer_check(out, "tokenizer_config.json", v->err);
 }
 
-bool gguf_write_tokenizer(const GgufFile *file, const GgufArchitecture *architecture, Buffer *tokenizer,
-                          Buffer *config, Error *err)
+bool gguf_write_tokenizer(const GgufFile *file, const GgufArchitecture *architecture,
+                          Buffer *tokenizer, Buffer *config, Error *err)
 {
     Arena arena;
     arena_init(&arena, tokenizer_arena_max);
-    Vocabulary v = {.file = file, .arena = &arena, .err = err};
+    GgufVocabulary v = {.file = file, .arena = &arena, .err = err};
     bool ok = read_vocabulary(&v) && write_tokenizer_json(&v, tokenizer) &&
               write_tokenizer_config(&v, architecture, config);
     arena_reset(&arena);
