@@ -93,9 +93,6 @@ typedef struct KernelTable {
 extern const KernelTable kernels_plain;
 #if CPU_HAS_AVX2_KERNELS
 extern const KernelTable kernels_avx2;
-void avx2_multiply_bytes(const KernelJob *job);
-void avx2_multiply_dense(const KernelJob *job);
-void avx2_multiply_f32(const KernelJob *job);
 #endif
 const KernelTable *cpu_kernels(void); /* the selected table */
 

@@ -8,6 +8,21 @@
 #include <immintrin.h>
 #include <string.h>
 
+/* Kernels count on loops over registers being unrolled: an array in a rolled loop lives in memory. */
+#define UNROLL _Pragma("GCC unroll 8")
+
+/* Pins a sum to a register at this point. Left alone, the compiler turns a chain of additions into a tree,
+ * which needs more registers than there are and spills most of them. */
+#define PIN(vector) __asm__("" : "+x"(vector))
+
+/* Up to this many tokens the weights are streamed past the tokens; the measured cross-over. */
+enum { AVX2_FEW_TOKENS = 4 };
+
+void avx2_multiply_few(const KernelJob *job); /* 1 .. AVX2_FEW_TOKENS tokens, quantised formats */
+void avx2_multiply_many(const KernelJob *job);
+void avx2_multiply_dense(const KernelJob *job); /* dense formats */
+void avx2_multiply_f32(const KernelJob *job);   /* every format, float32 products */
+
 static FORCE_INLINE __m256 load_f16(const uint8_t *at)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)at));
@@ -43,6 +58,38 @@ static FORCE_INLINE __m256i broadcast_codes(const int8_t *codes)
     int32_t four;
     memcpy(&four, codes, 4);
     return _mm256_set1_epi32(four);
+}
+
+/* Half a nibble block's vector to the two code vectors in it. is_fp4: E2M1 to FP4_CODES. */
+static FORCE_INLINE void unpack_pair(const uint8_t *at, bool is_fp4, __m256i *first,
+                                     __m256i *second)
+{
+    static const uint8_t fp4_codes[16] = FP4_CODES;
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256i pair = load_bytes(at);
+    *first = _mm256_and_si256(pair, low);
+    *second = _mm256_and_si256(_mm256_srli_epi16(pair, 4), low);
+    if (is_fp4) {
+        const __m256i table = _mm256_broadcastsi128_si256(
+            _mm_loadu_si128((const __m128i *)(const void *)fp4_codes));
+        *first = _mm256_shuffle_epi8(table, *first);
+        *second = _mm256_shuffle_epi8(table, *second);
+    }
+}
+
+/* How many sums of vpmaddubsw stay within 16 bits: each adds two products of a code and +-127. */
+static FORCE_INLINE int sums_in_16_bits(PackedFormat format, uint32_t code_bits)
+{
+    if (format == PACKED_FP4)
+        return 4; /* 4 * 2 * 24 * 127 = 24,384 */
+    switch (format == PACKED_BYTES ? code_bits : 4) {
+    case 5:
+        return 4; /* 4 * 2 * 31 * 127 = 31,496 */
+    case 6:
+        return 2; /* 2 * 2 * 63 * 127 = 32,004 */
+    default:
+        return 8; /* 8 * 2 * 15 * 127 = 30,480; 8 bits go as two planes of nibbles */
+    }
 }
 
 /* acc + dot * (scale * x.scale) + bias * x.offset, in the order that kernels.h fixes. */

@@ -40,7 +40,9 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
     const uint8_t *at = packed_group(m, tile, 0);
     __m256 acc[TILES_AT_ONCE][FEW_TOKENS];
 
+    UNROLL
     for (size_t i = 0; i < tiles; i++) {
+        UNROLL
         for (size_t t = 0; t < count; t++)
             acc[i][t] = _mm256_setzero_ps();
     }
@@ -48,28 +50,36 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
         const float *values = x->values + block * ACTIVATION_BLOCK;
         size_t inputs = block_inputs(m, block);
         __m256 partial[TILES_AT_ONCE][FEW_TOKENS];
+        UNROLL
         for (size_t i = 0; i < tiles; i++) {
+            UNROLL
             for (size_t t = 0; t < count; t++)
                 partial[i][t] = _mm256_setzero_ps();
         }
         for (size_t k = 0; k < inputs; k++) {
+            UNROLL
             for (size_t i = 0; i < tiles; i++) {
                 const uint8_t *row = at + i * m->tile_bytes + k * row_bytes;
                 __m256 w = load_rows(row, type);
                 if (k * row_bytes % 64 == 0)
                     _mm_prefetch((const char *)row + PREFETCH_BYTES, _MM_HINT_T0);
+                UNROLL
                 for (size_t t = 0; t < count; t++)
                     partial[i][t] = _mm256_fmadd_ps(
                         w, _mm256_broadcast_ss(values + t * x->value_stride + k), partial[i][t]);
             }
         }
+        UNROLL
         for (size_t i = 0; i < tiles; i++) {
+            UNROLL
             for (size_t t = 0; t < count; t++)
                 acc[i][t] = _mm256_add_ps(acc[i][t], partial[i][t]);
         }
         at += ACTIVATION_BLOCK * row_bytes;
     }
+    UNROLL
     for (size_t i = 0; i < tiles; i++) {
+        UNROLL
         for (size_t t = 0; t < count; t++)
             store_tile(job, tile + i, t, acc[i][t]);
     }
@@ -99,6 +109,7 @@ static FORCE_INLINE void expand_codes(__m256i codes, __m256 scales, __m256 biase
                                       float out[4][TILE_ROWS])
 {
     const __m256i low = _mm256_set1_epi32(255);
+    UNROLL
     for (int b = 0; b < 4; b++) {
         __m256i code = _mm256_and_si256(codes, low);
         codes = _mm256_srli_epi32(codes, 8);
@@ -109,10 +120,6 @@ static FORCE_INLINE void expand_codes(__m256i codes, __m256 scales, __m256 biase
 static void expand_quantized(const PackedMatrix *m, size_t tile, size_t block,
                              float out[ACTIVATION_BLOCK][TILE_ROWS])
 {
-    static const uint8_t fp4_codes[16] = FP4_CODES;
-    const __m256i low = _mm256_set1_epi8(15);
-    const __m256i table = _mm256_broadcastsi128_si256(
-        _mm_loadu_si128((const __m128i *)(const void *)fp4_codes));
     const uint8_t *at = packed_group(m, tile, block / m->group_blocks);
     size_t scale_bytes = TILE_ROWS * scale_type_bytes(m->scale_type);
     size_t in_group = block % m->group_blocks;
@@ -122,19 +129,16 @@ static void expand_quantized(const PackedMatrix *m, size_t tile, size_t block,
     at += 2 * scale_bytes;
     if (m->format == PACKED_BYTES) {
         at += in_group * BYTE_BLOCK_BYTES;
+        UNROLL
         for (int j = 0; j < BLOCK_VECTORS; j++)
             expand_codes(load_bytes(at + j * 32), scales, biases, out + 4 * j);
         return;
     }
     at += in_group * NIBBLE_BLOCK_BYTES;
+    UNROLL
     for (int i = 0; i < BLOCK_VECTORS / 2; i++) {
-        __m256i pair = load_bytes(at + i * 32);
-        __m256i first = _mm256_and_si256(pair, low);
-        __m256i second = _mm256_and_si256(_mm256_srli_epi16(pair, 4), low);
-        if (m->format == PACKED_FP4) {
-            first = _mm256_shuffle_epi8(table, first);
-            second = _mm256_shuffle_epi8(table, second);
-        }
+        __m256i first, second;
+        unpack_pair(at + i * 32, m->format == PACKED_FP4, &first, &second);
         expand_codes(first, scales, biases, out + 8 * i);
         expand_codes(second, scales, biases, out + 8 * i + 4);
     }
@@ -172,14 +176,17 @@ static FORCE_INLINE void add_tokens(float w[ACTIVATION_BLOCK][TILE_ROWS], const 
                                     size_t stride, size_t inputs, size_t count, __m256 *acc)
 {
     __m256 partial[TOKENS_AT_ONCE];
+    UNROLL
     for (size_t t = 0; t < count; t++)
         partial[t] = _mm256_setzero_ps();
     for (size_t k = 0; k < inputs; k++) {
         __m256 weights = _mm256_load_ps(w[k]);
+        UNROLL
         for (size_t t = 0; t < count; t++)
             partial[t] = _mm256_fmadd_ps(weights, _mm256_broadcast_ss(values + t * stride + k),
                                          partial[t]);
     }
+    UNROLL
     for (size_t t = 0; t < count; t++)
         acc[t] = _mm256_add_ps(acc[t], partial[t]);
 }
