@@ -12,13 +12,26 @@ import unicodedata2 as ucd
 
 assert ucd.unidata_version == "16.0.0", ucd.unidata_version
 
-LETTER, NUMBER, MARK, UPPER, LOWER, SPACE, PUNCTUATION, WORD, NFC, NFC_LATER = (1 << i for i in range(10))
+LETTER, NUMBER, MARK, UPPER, LOWER, SPACE, PUNCTUATION, WORD, NFC, NFC_LATER, NUMERIC = (1 << i for i in range(11))
 
 WHITE_SPACE = {*range(0x09, 0x0E), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029,
                0x202F, 0x205F, 0x3000}
 # Other_Alphabetic outside of the marks, and Join_Control: they belong to \w.
 OTHER_WORD = {0x200C, 0x200D, *range(0x24B6, 0x24EA), *range(0x1F130, 0x1F14A),
               *range(0x1F150, 0x1F16A), *range(0x1F170, 0x1F18A)}
+# What Hugging Face's Punctuation takes differs from category P of Unicode 16.0, its tables being older,
+# and its Digits knows the numbers of Unicode 17.0.
+OLD_PUNCTUATION = [(0x166D, 0x166D), (0x111C9, 0x111C9)]
+NEW_PUNCTUATION = [
+    (0x61D, 0x61D), (0x9FD, 0x9FD), (0xA76, 0xA76), (0xC77, 0xC77), (0xC84, 0xC84), (0x1B4E, 0x1B4F),
+    (0x1B7D, 0x1B7F), (0x2E43, 0x2E4F), (0x2E52, 0x2E5D), (0x10D6E, 0x10D6E), (0x10EAD, 0x10EAD),
+    (0x10F55, 0x10F59), (0x10F86, 0x10F89), (0x113D4, 0x113D5), (0x113D7, 0x113D8), (0x1144B, 0x1144F),
+    (0x1145A, 0x1145B), (0x1145D, 0x1145D), (0x11660, 0x1166C), (0x116B9, 0x116B9), (0x1183B, 0x1183B),
+    (0x11944, 0x11946), (0x119E2, 0x119E2), (0x11A3F, 0x11A46), (0x11A9A, 0x11A9C), (0x11A9E, 0x11AA2),
+    (0x11B00, 0x11B09), (0x11BE1, 0x11BE1), (0x11C41, 0x11C45), (0x11C70, 0x11C71), (0x11EF7, 0x11EF8),
+    (0x11F43, 0x11F4F), (0x11FFF, 0x11FFF), (0x12FF1, 0x12FF2), (0x16D6D, 0x16D6F), (0x16E97, 0x16E9A),
+    (0x16FE2, 0x16FE2), (0x1E5FF, 0x1E5FF), (0x1E95E, 0x1E95F)]
+NEW_NUMBERS = [(0x11DE0, 0x11DE9), (0x16FF4, 0x16FF6)]
 # Hugging Face normalises with the data of Unicode 9.0. These characters came later and take part in
 # normalisation today: combining marks, compositions, and (last line) the parts of compositions.
 LATER = [(0x7FD, 0x7FD), (0x897, 0x89F), (0x8CA, 0x8D3), (0x9FE, 0x9FE), (0xC3C, 0xC3C),
@@ -34,6 +47,10 @@ LATER = [(0x7FD, 0x7FD), (0x897, 0x89F), (0x8CA, 0x8D3), (0x9FE, 0x9FE), (0xC3C,
          (0x1612F, 0x1612F), (0x16D68, 0x16D6A), (0x16FF0, 0x16FF1), (0x1E08F, 0x1E08F),
          (0x1E130, 0x1E136), (0x1E2AE, 0x1E2AE), (0x1E2EC, 0x1E2EF), (0x1E4EC, 0x1E4EF),
          (0x1E5EE, 0x1E5EF)]
+
+
+def within(c, ranges):
+    return any(low <= c <= high for low, high in ranges)
 
 
 def canonical_parts(c):
@@ -73,7 +90,10 @@ def class_of(c, nfc, later):
         bits |= LOWER
     if kind in ("Nd", "Nl", "Pc") or c in OTHER_WORD:
         bits |= WORD
-    if kind[0] == "P" or (c < 0x80 and kind[0] == "S"):
+    if kind[0] == "N" or within(c, NEW_NUMBERS):
+        bits |= NUMERIC
+    if (kind[0] == "P" and not within(c, NEW_PUNCTUATION)) or (c < 0x80 and kind[0] == "S") or \
+            within(c, OLD_PUNCTUATION):
         bits |= PUNCTUATION
     if c in WHITE_SPACE:
         bits |= SPACE

@@ -12,6 +12,8 @@
  * orders do not occur and are refused. */
 #include "internal.h"
 
+#include <stdlib.h>
+
 #define REPLACEMENT_CHARACTER "\xef\xbf\xbd"
 
 /* ---- Loading ----------------------------------------------------------------------------------
@@ -343,14 +345,38 @@ void token_decoder_init(TokenDecoder *decoder, const Tokenizer *tokenizer, bool 
                               .strip_left = (uint32_t)tokenizer->decoder.strip_start};
 }
 
-static bool push_token(TokenDecoder *decoder, int32_t id, Buffer *run, Buffer *out, Error *err)
+static int compare_id(const void *key, const void *item)
+{
+    int32_t id = *(const int32_t *)key, other = ((const RespeltToken *)item)->id;
+    return id < other ? -1 : id > other;
+}
+
+/* The content that a token decodes from; false if there is none, or it is to be left out. */
+static bool find_content(const TokenDecoder *decoder, int32_t id, Slice *content)
 {
     const Tokenizer *tokenizer = decoder->tokenizer;
     unsigned flags = vocabulary_flags(&tokenizer->vocabulary, id);
-    if (!flags || (decoder->skip_special && (flags & TOKEN_SPECIAL)))
-        return true;
-    Slice content = vocabulary_content(&tokenizer->vocabulary, id);
+    if (!flags)
+        return false;
+    *content = vocabulary_content(&tokenizer->vocabulary, id);
+    if (flags & TOKEN_RESPELT) {
+        const RespeltToken *token =
+            bsearch(&id, tokenizer->respelt, tokenizer->respelt_count, sizeof(*token), compare_id);
+        *content = token->text;
+        flags = vocabulary_find(&tokenizer->vocabulary, *content, TOKEN_SPECIAL) >= 0
+                    ? TOKEN_SPECIAL
+                    : 0;
+    }
+    return !decoder->skip_special || !(flags & TOKEN_SPECIAL);
+}
+
+static bool push_token(TokenDecoder *decoder, int32_t id, Buffer *run, Buffer *out, Error *err)
+{
+    const Tokenizer *tokenizer = decoder->tokenizer;
+    Slice content;
     bool ok = true;
+    if (!find_content(decoder, id, &content))
+        return true;
     switch (tokenizer->decoder.kind) {
     case DECODER_NONE:
         if (decoder->started)

@@ -94,6 +94,13 @@ typedef struct AddedSet {
                    32]; /* which two bytes begin a token; all pairs of the byte of a 1-byte token */
 } AddedSet;
 
+/* An added token whose normalised content is not its content: the reference decodes it to the
+ * former, and tells by the former whether it is special. */
+typedef struct RespeltToken {
+    int32_t id;
+    Slice text; /* in Tokenizer.normalized_contents */
+} RespeltToken;
+
 typedef struct AddedSegment {
     int32_t id; /* -1: plain text */
     size_t start, end;
@@ -143,6 +150,8 @@ struct Tokenizer {
     PreTokenizer pre_tokenizer;
     AddedSet raw_added, normalized_added;
     Buffer normalized_contents; /* contents of normalized_added */
+    RespeltToken *respelt;      /* by id */
+    size_t respelt_count;
     Decoder decoder;
     int32_t
         template_items[TEMPLATE_ITEMS_MAX]; /* ids, or TEMPLATE_SEQUENCE where the text's ids go */

@@ -4,6 +4,8 @@
  * again afterwards. */
 #include "internal.h"
 
+#include <stdlib.h>
+
 enum { CONFIG_ARENA_BYTES = 16 << 20 };
 
 typedef struct Loader {
@@ -368,6 +370,30 @@ static bool normalize_contents(Tokenizer *tokenizer, AddedToken *tokens, size_t 
     return ok;
 }
 
+static int compare_ids(const void *a, const void *b)
+{
+    const RespeltToken *x = a, *y = b;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static bool note_respelt(Tokenizer *tokenizer, const AddedToken *tokens, size_t count, Error *err)
+{
+    tokenizer->respelt = memory_allocate_array(count, sizeof(*tokenizer->respelt));
+    if (!tokenizer->respelt)
+        return error_no_memory(err, "added tokens");
+    for (size_t i = 0; i < count; i++) {
+        int32_t id = tokens[i].id;
+        TokenEntry *entry = &tokenizer->vocabulary.entries[id];
+        bool noted = entry->flags & TOKEN_RESPELT; /* a token may be listed twice */
+        if (noted || slice_equal(tokens[i].content, vocabulary_content(&tokenizer->vocabulary, id)))
+            continue;
+        entry->flags = (entry->flags | TOKEN_RESPELT) & 0xff;
+        tokenizer->respelt[tokenizer->respelt_count++] = (RespeltToken){id, tokens[i].content};
+    }
+    qsort(tokenizer->respelt, tokenizer->respelt_count, sizeof(RespeltToken), compare_ids);
+    return true;
+}
+
 /* Of equal contents, special tokens come first. */
 static bool build_added_set(Loader *loader, bool normalized, AddedSet *set)
 {
@@ -384,7 +410,8 @@ static bool build_added_set(Loader *loader, bool normalized, AddedSet *set)
         tokens[count].order += tokens[count].special ? 0 : (uint32_t)loader->added_count;
         count++;
     }
-    if (normalized && !normalize_contents(tokenizer, tokens, count, loader->err)) {
+    if (normalized && !(normalize_contents(tokenizer, tokens, count, loader->err) &&
+                        note_respelt(tokenizer, tokens, count, loader->err))) {
         memory_free(tokens);
         return false;
     }

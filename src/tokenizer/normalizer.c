@@ -50,13 +50,15 @@ void normalizer_reset(Normalizer *normalizer)
  */
 
 /* Simple lower case, but for U+0130, which has two characters. utf8proc may know fewer scripts than
- * the reference: these pairs came with Unicode 16.0. */
+ * the reference: these pairs came with Unicode 16.0 and 17.0. */
 static void append_lowercase(Buffer *out, uint32_t c)
 {
     static const struct {
         uint32_t first, last, lower;
-    } newer[] = {{0x1c89, 0x1c89, 0x1c8a}, {0xa7cb, 0xa7cb, 0x264}, {0xa7cc, 0xa7cc, 0xa7cd},
-                 {0xa7da, 0xa7da, 0xa7db}, {0xa7dc, 0xa7dc, 0x19b}, {0x10d50, 0x10d65, 0x10d70}};
+    } newer[] = {{0x1c89, 0x1c89, 0x1c8a},   {0xa7cb, 0xa7cb, 0x264},  {0xa7cc, 0xa7cc, 0xa7cd},
+                 {0xa7ce, 0xa7ce, 0xa7cf},   {0xa7d2, 0xa7d2, 0xa7d3}, {0xa7d4, 0xa7d4, 0xa7d5},
+                 {0xa7da, 0xa7da, 0xa7db},   {0xa7dc, 0xa7dc, 0x19b},  {0x10d50, 0x10d65, 0x10d70},
+                 {0x16ea0, 0x16eb8, 0x16ebb}};
     char bytes[UTF8_MAX];
     if (c == 0x130) {
         buffer_append_text(out, "i\xcc\x87");

@@ -56,7 +56,7 @@ static bool load_digits(PreTokenizer *pre, const JsonValue *config, Error *err)
     bool individual = false;
     if (!step || !json_read_bool(config, "individual_digits", &individual, err))
         return false;
-    pattern_init_class(&step->pattern, UNICODE_NUMBER);
+    pattern_init_class(&step->pattern, UNICODE_NUMERIC);
     step->behavior = individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS;
     return true;
 }

@@ -64,6 +64,7 @@ void tokenizer_free(Tokenizer *tokenizer)
     added_set_reset(&tokenizer->raw_added);
     added_set_reset(&tokenizer->normalized_added);
     buffer_reset(&tokenizer->normalized_contents);
+    memory_free(tokenizer->respelt);
     pre_tokenizer_reset(&tokenizer->pre_tokenizer);
     normalizer_reset(&tokenizer->normalizer);
     bpe_reset(&tokenizer->bpe);

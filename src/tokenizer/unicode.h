@@ -16,10 +16,11 @@ typedef enum UnicodeClass {
     UNICODE_UPPER = 8,        /* Lu Lt Lm Lo M */
     UNICODE_LOWER = 16,       /* Ll Lm Lo M */
     UNICODE_SPACE = 32,       /* White_Space */
-    UNICODE_PUNCTUATION = 64, /* category P, and the ASCII symbols */
+    UNICODE_PUNCTUATION = 64, /* what Punctuation takes: P of an older Unicode, ASCII symbols */
     UNICODE_WORD = 128,       /* \w */
     UNICODE_NFC = 256,        /* not inert under NFC */
-    UNICODE_NFC_LATER = 512   /* not inert today, but unknown to Unicode 9.0 */
+    UNICODE_NFC_LATER = 512,  /* not inert today, but unknown to Unicode 9.0 */
+    UNICODE_NUMERIC = 1024,   /* category N of Unicode 17.0: as Digits takes it */
 } UnicodeClass;
 
 enum {

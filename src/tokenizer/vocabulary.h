@@ -18,6 +18,7 @@ enum {
     TOKEN_MODEL = 1,   /* in model.vocab */
     TOKEN_ADDED = 2,   /* in added_tokens */
     TOKEN_SPECIAL = 4, /* left out by skip_special */
+    TOKEN_RESPELT = 8, /* decodes to its normalised content, which differs (Tokenizer.respelt) */
 };
 
 typedef struct TokenEntry {

@@ -8,6 +8,7 @@ import argparse
 import json
 import random
 import sys
+import unicodedata
 
 from tokenizers import Tokenizer
 
@@ -160,6 +161,8 @@ def main():
         cases = []
         extra = [t["content"] for t in data["added_tokens"]] + ["▁", " ", "hello", "ab", "12"]
         texts = TEXTS + [check_real.random_text(rng, extra) for _ in range(args.texts)]
+        if "Regex" in json.dumps(parts):  # PCRE2 may know fewer characters; this Python's are common ground
+            texts = [t for t in texts if not any(unicodedata.category(c) == "Cn" or c == "\u180e" for c in t)]
         for text in texts:
             ids = tokenizer.encode(text, add_special_tokens=False).ids
             special = tokenizer.encode(text).ids
