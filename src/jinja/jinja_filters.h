@@ -1,0 +1,25 @@
+/* What filters and methods share. Private. */
+#ifndef JINJA_FILTERS_H
+#define JINJA_FILTERS_H
+
+#include "jinja_machine.h"
+
+/* The filters over text and numbers; NULL when there is none of that name. */
+const JinjaBuiltin *jinja_text_filter_find(Slice name);
+
+/* Methods of everything but strings; see jinja_method_find. */
+const JinjaBuiltin *jinja_container_method_find(const JinjaValue *self, Slice name, bool *unsafe);
+
+/* text without the characters of chars (NULL: white space) at its ends. */
+Slice jinja_text_strip(Slice text, const Slice *chars, bool left, bool right);
+/* count < 0: every occurrence. */
+bool jinja_text_replace(JinjaMachine *m, Slice text, Slice old, Slice replacement, int64_t count,
+                        JinjaValue *out) WARN_UNUSED;
+/* The line at *at without its break, and the break; *at moves behind. false at the end. */
+bool jinja_text_next_line(Slice text, size_t *at, Slice *line, Slice *line_break);
+bool jinja_text_center(JinjaMachine *m, Slice text, int64_t width, Slice fill,
+                       JinjaValue *out) WARN_UNUSED;
+/* A character of a word: letters, digits and the underscore, as \w. */
+bool jinja_is_word(uint32_t code_point);
+
+#endif

@@ -1,0 +1,769 @@
+/* Methods of strings, and the text routines that filters share. Positions count code points. */
+#include "jinja_filters.h"
+
+#include <string.h>
+#include <utf8proc.h>
+
+/* ---- Shared text routines
+ * ------------------------------------------------------------------------- */
+
+static bool is_stripped(uint32_t c, const Slice *chars)
+{
+    size_t len;
+    if (!chars)
+        return jinja_is_space(c);
+    for (size_t at = 0; at < chars->len; at += len) {
+        if (jinja_text_at(*chars, at, &len) == c)
+            return true;
+    }
+    return false;
+}
+
+Slice jinja_text_strip(Slice text, const Slice *chars, bool left, bool right)
+{
+    size_t len;
+    while (left && text.len > 0 && is_stripped(jinja_text_at(text, 0, &len), chars))
+        text = (Slice){text.ptr + len, text.len - len};
+    while (right && text.len > 0) {
+        size_t start = text.len - 1;
+        while (start > 0 && ((unsigned char)text.ptr[start] & 0xC0) == 0x80)
+            start--;
+        if (!is_stripped(jinja_text_at(text, start, &len), chars))
+            break;
+        text.len = start;
+    }
+    return text;
+}
+
+bool jinja_text_replace(JinjaMachine *m, Slice text, Slice old, Slice replacement, int64_t count,
+                        JinjaValue *out)
+{
+    size_t mark = m->text.len, at = 0, len;
+    while (count != 0) {
+        size_t found = at;
+        if (old.len == 0) { /* between all characters */
+            if (at > text.len)
+                break;
+        } else if (!jinja_text_find(m, text, old, at, &found)) {
+            return false;
+        }
+        if (found == SIZE_MAX)
+            break;
+        buffer_append(&m->text, text.ptr + at, found - at);
+        buffer_append_slice(&m->text, replacement);
+        if (!jinja_charge(m, 1 + replacement.len / 64))
+            return false;
+        at = found + old.len;
+        count -= count > 0;
+        if (old.len > 0)
+            continue;
+        if (at == text.len)
+            return jinja_text_finish(m, mark, out);
+        jinja_text_at(text, at, &len);
+        buffer_append(&m->text, text.ptr + at, len);
+        at += len;
+    }
+    if (at < text.len)
+        buffer_append(&m->text, text.ptr + at, text.len - at);
+    return jinja_charge(m, text.len / 64) && jinja_text_finish(m, mark, out);
+}
+
+static bool is_line_break(uint32_t c)
+{
+    return (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 ||
+           c == 0x2029;
+}
+
+bool jinja_text_next_line(Slice text, size_t *at, Slice *line, Slice *line_break)
+{
+    if (*at >= text.len)
+        return false;
+    size_t end = *at, len = 0;
+    bool found = false;
+    for (; end < text.len; end += len) {
+        found = is_line_break(jinja_text_at(text, end, &len));
+        if (found)
+            break;
+    }
+    if (!found)
+        len = 0;
+    else if (text.ptr[end] == '\r' && end + 1 < text.len && text.ptr[end + 1] == '\n')
+        len = 2;
+    *line = (Slice){text.ptr + *at, end - *at};
+    *line_break = (Slice){text.ptr + end, len};
+    *at = end + len;
+    return true;
+}
+
+bool jinja_is_word(uint32_t c)
+{
+    if (c < 0x80)
+        return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
+               (c >= 'A' && c <= 'Z');
+    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+    return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NO &&
+           !(category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME);
+}
+
+/* Fills up to width: left and right say on which sides. */
+static bool pad_text(JinjaMachine *m, Slice text, size_t left, size_t right, Slice fill,
+                     JinjaValue *out)
+{
+    size_t mark = m->text.len;
+    if (left + right > JINJA_OUTPUT_BYTES_MAX / UTF8_MAX)
+        return jinja_fail_limit(m, "width of padded text", JINJA_OUTPUT_BYTES_MAX / UTF8_MAX);
+    if (!jinja_charge(m, (left + right) / 16))
+        return false;
+    for (size_t i = 0; i < left; i++)
+        buffer_append_slice(&m->text, fill);
+    buffer_append_slice(&m->text, text);
+    for (size_t i = 0; i < right; i++)
+        buffer_append_slice(&m->text, fill);
+    return jinja_text_finish(m, mark, out);
+}
+
+static size_t missing_width(Slice text, int64_t width)
+{
+    size_t count = jinja_text_count(text);
+    return width > 0 && (uint64_t)width > count ? (size_t)width - count : 0;
+}
+
+bool jinja_text_center(JinjaMachine *m, Slice text, int64_t width, Slice fill, JinjaValue *out)
+{
+    size_t pad = missing_width(text, width);
+    size_t left = pad / 2 + (pad & (size_t)width & 1);
+    return pad_text(m, text, left, pad - left, fill, out);
+}
+
+/* ---- String methods: stripping, splitting, joining
+ * ------------------------------------------------ */
+
+static Slice self_text(const JinjaCall *call)
+{
+    return call->self.as.string;
+}
+
+static bool strip_self(JinjaMachine *m, const JinjaCall *call, bool left, bool right,
+                       JinjaValue *out)
+{
+    Slice chars;
+    bool by_space = call->args[0].kind == JINJA_ABSENT || call->args[0].kind == JINJA_NONE;
+    if (!by_space && !jinja_arg_string(m, call, 0, SLICE_EMPTY, &chars))
+        return false;
+    *out = jinja_string(jinja_text_strip(self_text(call), by_space ? NULL : &chars, left, right));
+    return jinja_charge(m, self_text(call).len / 256);
+}
+
+static bool method_strip(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return strip_self(m, call, true, true, out);
+}
+
+static bool method_lstrip(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return strip_self(m, call, true, false, out);
+}
+
+static bool method_rstrip(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return strip_self(m, call, false, true, out);
+}
+
+static bool append_part(JinjaMachine *m, JinjaValue *list, Slice part)
+{
+    JinjaValue value = jinja_string(part);
+    return jinja_list_append(m, list->as.list, &value);
+}
+
+/* Where the last occurrence in text begins, or SIZE_MAX. */
+static bool find_last(JinjaMachine *m, Slice text, Slice needle, size_t *at)
+{
+    *at = SIZE_MAX;
+    if (needle.len > text.len)
+        return true;
+    for (size_t i = text.len - needle.len + 1; i-- > 0;) {
+        if ((i & 255) == 0 && !jinja_charge(m, 1 + needle.len / 32))
+            return false;
+        if (needle.len == 0 ||
+            (text.ptr[i] == needle.ptr[0] && memcmp(text.ptr + i, needle.ptr, needle.len) == 0)) {
+            *at = i;
+            return true;
+        }
+    }
+    return true;
+}
+
+/* At runs of white space, which vanish at the ends; from the left. */
+static bool split_space(JinjaMachine *m, Slice text, int64_t count, JinjaValue *list)
+{
+    size_t len;
+    text = jinja_text_strip(text, NULL, true, false);
+    while (text.len > 0) {
+        size_t end = 0;
+        while (end < text.len && !jinja_is_space(jinja_text_at(text, end, &len)))
+            end += len;
+        if (count == 0)
+            return append_part(m, list, text);
+        count -= count > 0;
+        if (!append_part(m, list, (Slice){text.ptr, end}))
+            return false;
+        text = jinja_text_strip((Slice){text.ptr + end, text.len - end}, NULL, true, false);
+    }
+    return true;
+}
+
+static bool split_at(JinjaMachine *m, Slice text, Slice separator, int64_t count, JinjaValue *list)
+{
+    while (count != 0) {
+        size_t found;
+        if (!jinja_text_find(m, text, separator, 0, &found))
+            return false;
+        if (found == SIZE_MAX)
+            break;
+        if (!append_part(m, list, (Slice){text.ptr, found}))
+            return false;
+        found += separator.len;
+        text = (Slice){text.ptr + found, text.len - found};
+        count -= count > 0;
+    }
+    return append_part(m, list, text);
+}
+
+static void reverse_items(JinjaList *list)
+{
+    for (size_t i = 0; i < list->count / 2; i++) {
+        JinjaValue swapped = list->items[i];
+        list->items[i] = list->items[list->count - 1 - i];
+        list->items[list->count - 1 - i] = swapped;
+    }
+}
+
+/* From the right; the parts are gathered backwards. */
+static bool split_right(JinjaMachine *m, Slice text, const Slice *separator, int64_t count,
+                        JinjaValue *list)
+{
+    for (; count != 0; count -= count > 0) {
+        size_t cut, len;
+        if (!separator) {
+            text = jinja_text_strip(text, NULL, false, true);
+            if (text.len == 0)
+                break;
+            cut = text.len;
+            while (cut > 0) {
+                size_t start = cut - 1;
+                while (start > 0 && ((unsigned char)text.ptr[start] & 0xC0) == 0x80)
+                    start--;
+                if (jinja_is_space(jinja_text_at(text, start, &len)))
+                    break;
+                cut = start;
+            }
+            if (!append_part(m, list, (Slice){text.ptr + cut, text.len - cut}))
+                return false;
+            text.len = cut;
+            continue;
+        }
+        if (!find_last(m, text, *separator, &cut))
+            return false;
+        if (cut == SIZE_MAX)
+            break;
+        size_t after = cut + separator->len;
+        if (!append_part(m, list, (Slice){text.ptr + after, text.len - after}))
+            return false;
+        text.len = cut;
+    }
+    if (!separator)
+        text = jinja_text_strip(text, NULL, false, true);
+    if ((separator || text.len > 0) && !append_part(m, list, text))
+        return false;
+    reverse_items(list->as.list);
+    return true;
+}
+
+static bool split_self(JinjaMachine *m, const JinjaCall *call, bool from_right, JinjaValue *out)
+{
+    Slice separator;
+    int64_t count;
+    bool by_space = call->args[0].kind == JINJA_ABSENT || call->args[0].kind == JINJA_NONE;
+    if ((!by_space && !jinja_arg_string(m, call, 0, SLICE_EMPTY, &separator)) ||
+        !jinja_arg_integer(m, call, 1, -1, &count) || !jinja_charge(m, self_text(call).len / 64) ||
+        !jinja_list_new(m, JINJA_LIST, 4, out))
+        return false;
+    if (!by_space && separator.len == 0)
+        return jinja_fail(m, "empty separator");
+    if (from_right)
+        return split_right(m, self_text(call), by_space ? NULL : &separator, count, out);
+    return by_space ? split_space(m, self_text(call), count, out)
+                    : split_at(m, self_text(call), separator, count, out);
+}
+
+static bool method_split(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return split_self(m, call, false, out);
+}
+
+static bool method_rsplit(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return split_self(m, call, true, out);
+}
+
+static bool method_splitlines(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    Slice line, line_break;
+    bool keep = jinja_arg_truth(call, 0, false);
+    if (!jinja_charge(m, self_text(call).len / 16) || !jinja_list_new(m, JINJA_LIST, 4, out))
+        return false;
+    for (size_t at = 0; jinja_text_next_line(self_text(call), &at, &line, &line_break);) {
+        line.len += keep ? line_break.len : 0;
+        if (!append_part(m, out, line))
+            return false;
+    }
+    return true;
+}
+
+static bool partition_self(JinjaMachine *m, const JinjaCall *call, bool last, JinjaValue *out)
+{
+    Slice separator, text = self_text(call);
+    size_t at;
+    if (!jinja_arg_string(m, call, 0, SLICE_EMPTY, &separator) ||
+        !jinja_list_new(m, JINJA_TUPLE, 3, out))
+        return false;
+    if (separator.len == 0)
+        return jinja_fail(m, "empty separator");
+    if (!(last ? find_last(m, text, separator, &at) : jinja_text_find(m, text, separator, 0, &at)))
+        return false;
+    Slice before = text, after = SLICE_EMPTY;
+    if (at != SIZE_MAX) {
+        before.len = at;
+        after = (Slice){text.ptr + at + separator.len, text.len - at - separator.len};
+    } else {
+        separator = SLICE_EMPTY;
+        if (last) {
+            before = SLICE_EMPTY;
+            after = text;
+        }
+    }
+    return append_part(m, out, before) && append_part(m, out, separator) &&
+           append_part(m, out, after);
+}
+
+static bool method_partition(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return partition_self(m, call, false, out);
+}
+
+static bool method_rpartition(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return partition_self(m, call, true, out);
+}
+
+static bool method_join(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    JinjaIterator it;
+    if (!jinja_iterate(m, &call->args[0], &it))
+        return false;
+    size_t mark = m->text.len;
+    for (size_t i = 0;; i++) {
+        JinjaValue item;
+        bool more;
+        if (!jinja_next(m, &it, &item, &more))
+            return false;
+        if (!more)
+            return jinja_text_finish(m, mark, out);
+        if (item.kind != JINJA_STRING)
+            return jinja_fail(m, "sequence item %zu: expected str instance, %s found", i,
+                              jinja_type_name(&item));
+        if (i > 0)
+            buffer_append_slice(&m->text, self_text(call));
+        buffer_append_slice(&m->text, item.as.string);
+        if (!jinja_charge(m, (item.as.string.len + self_text(call).len) / 256))
+            return false;
+    }
+}
+
+static bool method_replace(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    Slice old, replacement;
+    int64_t count;
+    return jinja_arg_string(m, call, 0, SLICE_EMPTY, &old) &&
+           jinja_arg_string(m, call, 1, SLICE_EMPTY, &replacement) &&
+           jinja_arg_integer(m, call, 2, -1, &count) &&
+           jinja_text_replace(m, self_text(call), old, replacement, count, out);
+}
+
+/* ---- String methods: searching
+ * -------------------------------------------------------------------- */
+
+/* The part of the text between the optional start and end arguments at `at`; *offset counts what
+ * was cut. */
+static bool search_range(JinjaMachine *m, const JinjaCall *call, size_t at, Slice *text,
+                         int64_t *offset)
+{
+    int64_t count = (int64_t)jinja_text_count(self_text(call)), start, end;
+    *text = self_text(call);
+    if (!jinja_arg_integer(m, call, at, 0, &start) ||
+        !jinja_arg_integer(m, call, at + 1, count, &end) || !jinja_charge(m, text->len / 64))
+        return false;
+    start += start < 0 ? count : 0;
+    end += end < 0 ? count : 0;
+    start = start < 0 ? 0 : start;
+    end = end > count ? count : end;
+    *offset = start;
+    if (start > end) { /* nothing is found there, not even the empty text */
+        *offset = -1;
+        return true;
+    }
+    size_t from = jinja_text_offset(*text, (size_t)start),
+           to = jinja_text_offset(*text, (size_t)end);
+    *text = (Slice){text->ptr + from, to - from};
+    return true;
+}
+
+/* One prefix, or any of a tuple of them. */
+static bool has_affix(JinjaMachine *m, const JinjaCall *call, bool at_end, JinjaValue *out)
+{
+    const JinjaValue *affix = &call->args[0];
+    Slice text;
+    int64_t offset;
+    if (!search_range(m, call, 1, &text, &offset))
+        return false;
+    const JinjaValue *items = affix;
+    size_t count = 1;
+    if (affix->kind == JINJA_TUPLE) {
+        items = affix->as.list->items;
+        count = affix->as.list->count;
+    }
+    bool found = false;
+    for (size_t i = 0; i < count; i++) {
+        if (jinja_is_undefined(&items[i]))
+            return jinja_fail_value(m, &items[i], "is not a string");
+        if (items[i].kind != JINJA_STRING)
+            return jinja_fail(m, "%s first arg must be str or a tuple of str, not %s",
+                              call->builtin->name, jinja_type_name(&items[i]));
+        found |= offset >= 0 && (at_end ? slice_ends_with(text, items[i].as.string)
+                                        : slice_starts_with(text, items[i].as.string));
+    }
+    *out = jinja_bool(found);
+    return true;
+}
+
+static bool method_startswith(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return has_affix(m, call, false, out);
+}
+
+static bool method_endswith(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return has_affix(m, call, true, out);
+}
+
+static bool find_self(JinjaMachine *m, const JinjaCall *call, bool last, bool required,
+                      JinjaValue *out)
+{
+    Slice needle, text;
+    int64_t offset;
+    size_t at = SIZE_MAX;
+    if (!jinja_arg_string(m, call, 0, SLICE_EMPTY, &needle) ||
+        !search_range(m, call, 1, &text, &offset))
+        return false;
+    if (offset >= 0 &&
+        !(last ? find_last(m, text, needle, &at) : jinja_text_find(m, text, needle, 0, &at)))
+        return false;
+    if (at == SIZE_MAX && required)
+        return jinja_fail(m, "substring not found");
+    *out =
+        jinja_int(at == SIZE_MAX ? -1 : offset + (int64_t)jinja_text_count((Slice){text.ptr, at}));
+    return true;
+}
+
+static bool method_find(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return find_self(m, call, false, false, out);
+}
+
+static bool method_rfind(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return find_self(m, call, true, false, out);
+}
+
+static bool method_index(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return find_self(m, call, false, true, out);
+}
+
+static bool method_rindex(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return find_self(m, call, true, true, out);
+}
+
+static bool method_count(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    Slice needle, text;
+    int64_t offset, count = 0;
+    if (!jinja_arg_string(m, call, 0, SLICE_EMPTY, &needle) ||
+        !search_range(m, call, 1, &text, &offset))
+        return false;
+    if (offset >= 0 && needle.len == 0)
+        count = (int64_t)jinja_text_count(text) + 1;
+    for (size_t at = 0; offset >= 0 && needle.len > 0; at += needle.len, count++) {
+        if (!jinja_charge(m, 1) || !jinja_text_find(m, text, needle, at, &at))
+            return false;
+        if (at == SIZE_MAX)
+            break;
+    }
+    *out = jinja_int(count);
+    return true;
+}
+
+static bool remove_affix(JinjaMachine *m, const JinjaCall *call, bool at_end, JinjaValue *out)
+{
+    Slice affix, text = self_text(call);
+    if (!jinja_arg_string(m, call, 0, SLICE_EMPTY, &affix))
+        return false;
+    if (at_end && slice_ends_with(text, affix))
+        text.len -= affix.len;
+    else if (!at_end && slice_starts_with(text, affix))
+        text = (Slice){text.ptr + affix.len, text.len - affix.len};
+    *out = jinja_string(text);
+    return true;
+}
+
+static bool method_removeprefix(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return remove_affix(m, call, false, out);
+}
+
+static bool method_removesuffix(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return remove_affix(m, call, true, out);
+}
+
+/* ---- String methods: case, padding, classes
+ * ------------------------------------------------------- */
+
+static bool method_upper(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return jinja_text_to_case(m, self_text(call), JINJA_CASE_UPPER, out);
+}
+
+static bool method_lower(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return jinja_text_to_case(m, self_text(call), JINJA_CASE_LOWER, out);
+}
+
+static bool method_swapcase(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return jinja_text_to_case(m, self_text(call), JINJA_CASE_SWAP, out);
+}
+
+static bool method_casefold(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return jinja_text_to_case(m, self_text(call), JINJA_CASE_FOLD, out);
+}
+
+static bool method_capitalize(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    size_t mark = m->text.len;
+    jinja_append_capitalized(&m->text, self_text(call));
+    return jinja_charge(m, self_text(call).len / 8) && jinja_text_finish(m, mark, out);
+}
+
+static bool is_letter(uint32_t c)
+{
+    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+    return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
+}
+
+/* Every run of letters begins with a capital. */
+static bool method_title(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    Slice text = self_text(call);
+    size_t mark = m->text.len, len;
+    bool inside = false;
+    for (size_t at = 0; at < text.len; at += len) {
+        uint32_t c = jinja_text_at(text, at, &len);
+        jinja_append_case(&m->text, (Slice){text.ptr + at, len},
+                          inside ? JINJA_CASE_LOWER : JINJA_CASE_UPPER);
+        inside = is_letter(c);
+    }
+    return jinja_charge(m, text.len / 8) && jinja_text_finish(m, mark, out);
+}
+
+static bool read_padding(JinjaMachine *m, const JinjaCall *call, int64_t *width, Slice *fill)
+{
+    if (!jinja_arg_integer(m, call, 0, 0, width) || !jinja_arg_string(m, call, 1, SLICE(" "), fill))
+        return false;
+    return jinja_text_count(*fill) == 1 ||
+           jinja_fail(m, "The fill character must be exactly one character long");
+}
+
+static bool method_ljust(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    int64_t width;
+    Slice fill;
+    return read_padding(m, call, &width, &fill) &&
+           pad_text(m, self_text(call), 0, missing_width(self_text(call), width), fill, out);
+}
+
+static bool method_rjust(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    int64_t width;
+    Slice fill;
+    return read_padding(m, call, &width, &fill) &&
+           pad_text(m, self_text(call), missing_width(self_text(call), width), 0, fill, out);
+}
+
+static bool method_center(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    int64_t width;
+    Slice fill;
+    return read_padding(m, call, &width, &fill) &&
+           jinja_text_center(m, self_text(call), width, fill, out);
+}
+
+static bool method_zfill(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    int64_t width;
+    Slice text = self_text(call);
+    JinjaValue padded;
+    if (!jinja_arg_integer(m, call, 0, 0, &width))
+        return false;
+    bool sign = text.len > 0 && (text.ptr[0] == '-' || text.ptr[0] == '+');
+    size_t pad = missing_width(text, width);
+    Slice digits = {text.ptr + sign, text.len - sign};
+    return pad_text(m, digits, pad, 0, SLICE("0"), &padded) &&
+           jinja_concatenate(m, (Slice){text.ptr, sign}, padded.as.string, out);
+}
+
+typedef bool (*CharacterTest)(uint32_t c);
+
+static bool is_decimal(uint32_t c)
+{
+    return utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_ND;
+}
+
+static bool is_letter_or_number(uint32_t c)
+{
+    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+    return is_letter(c) || (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO);
+}
+
+static bool all_characters(JinjaMachine *m, const JinjaCall *call, CharacterTest test,
+                           JinjaValue *out)
+{
+    Slice text = self_text(call);
+    size_t len;
+    bool all = text.len > 0;
+    for (size_t at = 0; all && at < text.len; at += len)
+        all = test(jinja_text_at(text, at, &len));
+    *out = jinja_bool(all);
+    return jinja_charge(m, text.len / 16);
+}
+
+static bool method_isdigit(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return all_characters(m, call, is_decimal, out);
+}
+
+static bool method_isalpha(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return all_characters(m, call, is_letter, out);
+}
+
+static bool method_isalnum(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return all_characters(m, call, is_letter_or_number, out);
+}
+
+static bool method_isspace(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return all_characters(m, call, jinja_is_space, out);
+}
+
+static bool method_isascii(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    bool ascii = true;
+    for (size_t i = 0; i < self_text(call).len; i++)
+        ascii &= (unsigned char)self_text(call).ptr[i] < 0x80;
+    *out = jinja_bool(ascii);
+    return jinja_charge(m, self_text(call).len / 64);
+}
+
+static bool case_test(JinjaMachine *m, const JinjaCall *call, Slice name, JinjaValue *out)
+{
+    JinjaArguments none = {0};
+    return jinja_builtin_call(m, jinja_test_find(name), &call->self, &none, out);
+}
+
+static bool method_islower(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return case_test(m, call, SLICE("lower"), out);
+}
+
+static bool method_isupper(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return case_test(m, call, SLICE("upper"), out);
+}
+
+static bool method_format(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    return jinja_format_braces(m, self_text(call), call->given, out);
+}
+
+static const JinjaBuiltin string_methods[] = {
+    {"split", "?sep ?maxsplit", method_split},
+    {"strip", "?chars", method_strip},
+    {"lstrip", "?chars", method_lstrip},
+    {"rstrip", "?chars", method_rstrip},
+    {"startswith", "prefix ?start ?end", method_startswith},
+    {"endswith", "suffix ?start ?end", method_endswith},
+    {"replace", "old new ?count", method_replace},
+    {"format", NULL, method_format},
+    {"upper", "", method_upper},
+    {"lower", "", method_lower},
+    {"title", "", method_title},
+    {"capitalize", "", method_capitalize},
+    {"swapcase", "", method_swapcase},
+    {"casefold", "", method_casefold},
+    {"join", "iterable", method_join},
+    {"find", "sub ?start ?end", method_find},
+    {"rfind", "sub ?start ?end", method_rfind},
+    {"index", "sub ?start ?end", method_index},
+    {"rindex", "sub ?start ?end", method_rindex},
+    {"count", "sub ?start ?end", method_count},
+    {"splitlines", "?keepends", method_splitlines},
+    {"rsplit", "?sep ?maxsplit", method_rsplit},
+    {"partition", "sep", method_partition},
+    {"rpartition", "sep", method_rpartition},
+    {"removeprefix", "prefix", method_removeprefix},
+    {"removesuffix", "suffix", method_removesuffix},
+    {"ljust", "width ?fillchar", method_ljust},
+    {"rjust", "width ?fillchar", method_rjust},
+    {"center", "width ?fillchar", method_center},
+    {"zfill", "width", method_zfill},
+    {"isdigit", "", method_isdigit},
+    {"isdecimal", "", method_isdigit},
+    {"isnumeric", "", method_isdigit},
+    {"isalpha", "", method_isalpha},
+    {"isalnum", "", method_isalnum},
+    {"isspace", "", method_isspace},
+    {"isascii", "", method_isascii},
+    {"islower", "", method_islower},
+    {"isupper", "", method_isupper},
+};
+
+static const JinjaBuiltin *find_in(const JinjaBuiltin *table, size_t count, Slice name)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (slice_equal(name, slice_of(table[i].name)))
+            return &table[i];
+    }
+    return NULL;
+}
+
+const JinjaBuiltin *jinja_method_find(const JinjaValue *self, Slice name, bool *unsafe)
+{
+    *unsafe = false;
+    if (self->kind == JINJA_STRING)
+        return find_in(string_methods, ARRAY_COUNT(string_methods), name);
+    return jinja_container_method_find(self, name, unsafe);
+}

@@ -1,0 +1,175 @@
+/* Text by code points: positions, white space, search and case. Texts are valid UTF-8 throughout.
+ */
+#include "jinja_machine.h"
+
+#include <string.h>
+#include <utf8proc.h>
+
+size_t jinja_text_count(Slice text)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < text.len; i++)
+        count += ((unsigned char)text.ptr[i] & 0xC0) != 0x80;
+    return count;
+}
+
+size_t jinja_text_offset(Slice text, size_t position)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        if (((unsigned char)text.ptr[i] & 0xC0) == 0x80)
+            continue;
+        if (position-- == 0)
+            return i;
+    }
+    return text.len;
+}
+
+uint32_t jinja_text_at(Slice text, size_t offset, size_t *len)
+{
+    unsigned char first = (unsigned char)text.ptr[offset];
+    *len = 1;
+    if (first < 0x80)
+        return first;
+    uint32_t code_point = 0xFFFD;
+    size_t used = utf8_decode(text.ptr + offset, text.len - offset, &code_point);
+    if (used > 0)
+        *len = used;
+    return code_point;
+}
+
+bool jinja_is_space(uint32_t c)
+{
+    return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 ||
+           c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
+           c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+/* Candidates are found by their first byte; each comparison is charged by its length, so that a
+ * hostile pair of texts runs into the step limit instead of taking quadratic time. */
+bool jinja_text_find(JinjaMachine *m, Slice text, Slice needle, size_t from, size_t *at)
+{
+    *at = SIZE_MAX;
+    if (from > text.len || needle.len > text.len - from)
+        return true;
+    if (needle.len == 0) {
+        *at = from;
+        return true;
+    }
+    size_t last = text.len - needle.len;
+    while (from <= last) {
+        const char *candidate = memchr(text.ptr + from, needle.ptr[0], last - from + 1);
+        size_t next = candidate ? (size_t)(candidate - text.ptr) : last + 1;
+        if (!jinja_charge(m, (next - from) / 256))
+            return false;
+        if (!candidate)
+            return true;
+        if (!jinja_charge(m, needle.len / 32))
+            return false;
+        if (memcmp(candidate, needle.ptr, needle.len) == 0) {
+            *at = next;
+            return true;
+        }
+        from = next + 1;
+    }
+    return true;
+}
+
+/* ---- Case
+ * ----------------------------------------------------------------------------------------- */
+
+/* Characters whose full mapping is several characters; the rest of Unicode maps one to one. */
+static const struct {
+    uint32_t code_point;
+    const char *upper; /* NULL: as usual */
+    const char *lower;
+} special_cases[] = {
+    {0x00DF, "SS", NULL},
+    {0x0130, NULL, "i\xCC\x87"},
+    {0x0149, "\xCA\xBCN", NULL},
+    {0x01F0, "J\xCC\x8C", NULL},
+    {0x0587, "\xD4\xB5\xD5\x92", NULL},
+    {0xFB00, "FF", NULL},
+    {0xFB01, "FI", NULL},
+    {0xFB02, "FL", NULL},
+    {0xFB03, "FFI", NULL},
+    {0xFB04, "FFL", NULL},
+    {0xFB05, "ST", NULL},
+    {0xFB06, "ST", NULL},
+};
+
+static bool is_cased(uint32_t c)
+{
+    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+    return category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL ||
+           category == UTF8PROC_CATEGORY_LT;
+}
+
+/* Greek sigma is written differently at the end of a word. */
+static bool is_final_sigma(Slice text, size_t at)
+{
+    size_t before = at, len;
+    if (before == 0)
+        return false;
+    do
+        before--;
+    while (before > 0 && ((unsigned char)text.ptr[before] & 0xC0) == 0x80);
+    if (!is_cased(jinja_text_at(text, before, &len)))
+        return false;
+    size_t after = at + 2;
+    return after >= text.len || !is_cased(jinja_text_at(text, after, &len));
+}
+
+static void append_mapped(Buffer *out, Slice text, size_t at, uint32_t c, bool upper)
+{
+    if (c < 0x80) {
+        bool changes = upper ? (c >= 'a' && c <= 'z') : (c >= 'A' && c <= 'Z');
+        buffer_append_byte(out, (char)(changes ? c ^ 0x20 : c));
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(special_cases); i++) {
+        const char *special = upper ? special_cases[i].upper : special_cases[i].lower;
+        if (special_cases[i].code_point == c && special) {
+            buffer_append_text(out, special);
+            return;
+        }
+    }
+    utf8proc_int32_t mapped =
+        upper ? utf8proc_toupper((utf8proc_int32_t)c) : utf8proc_tolower((utf8proc_int32_t)c);
+    if (!upper && c == 0x03A3 && is_final_sigma(text, at))
+        mapped = 0x03C2;
+    char bytes[UTF8_MAX];
+    buffer_append(out, bytes, utf8_encode((uint32_t)mapped, bytes));
+}
+
+void jinja_append_case(Buffer *out, Slice text, JinjaCase how)
+{
+    size_t len;
+    for (size_t at = 0; at < text.len; at += len) {
+        uint32_t c = jinja_text_at(text, at, &len);
+        bool upper = how == JINJA_CASE_UPPER;
+        if (how == JINJA_CASE_SWAP)
+            upper = c < 0x80 ? c >= 'a'
+                             : utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_LL;
+        if (how == JINJA_CASE_FOLD && c == 0xDF)
+            buffer_append_text(out, "ss");
+        else
+            append_mapped(out, text, at, c, upper);
+    }
+}
+
+void jinja_append_capitalized(Buffer *out, Slice text)
+{
+    size_t len;
+    if (text.len == 0)
+        return;
+    jinja_text_at(text, 0, &len);
+    jinja_append_case(out, (Slice){text.ptr, len}, JINJA_CASE_UPPER);
+    jinja_append_case(out, (Slice){text.ptr + len, text.len - len}, JINJA_CASE_LOWER);
+}
+
+bool jinja_text_to_case(JinjaMachine *m, Slice text, JinjaCase how, JinjaValue *out)
+{
+    size_t mark = m->text.len;
+    jinja_append_case(&m->text, text, how);
+    return jinja_charge(m, text.len / 8) && jinja_text_finish(m, mark, out);
+}
