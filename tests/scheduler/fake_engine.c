@@ -168,7 +168,7 @@ static bool fake_forward(Engine *engine, const EngineRow *rows, size_t n_rows, f
             continue;
         for (size_t v = 0; v < FAKE_VOCAB; v++)
             logits[v] = (float)((sequence->hash >> (v % 48)) % 64) / 32;
-        logits[FAKE_END] = -20;
+        logits[FAKE_END] = logits[FAKE_POISON] = logits[FAKE_LONG_TOKEN] = -30;
         logits[next_token(sequence, atomic_load(&fake->never_ends))] = 12;
         if (sequence->last == FAKE_NAN)
             logits[17] = NAN;
