@@ -1,5 +1,6 @@
-/* Any bytes as one safetensors file: refused with a message, or every view lies inside the file, has the
- * bytes its shape says, is found by its name, and binds and reads as a matrix if its form allows. */
+/* Any bytes as one safetensors file: refused with a message, or every view lies inside the file,
+ * has the bytes its shape says, is found by its name, and binds and reads as a matrix if its form
+ * allows. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* Float conversions exhaustively against their definitions; quantised layouts and the affine quantiser
- * against golden data from MLX (quant-vectors.json, affine-quantize.json). */
+/* Float conversions exhaustively against their definitions; quantised layouts and the affine
+ * quantiser against golden data from MLX (quant-vectors.json, affine-quantize.json). */
 #include "weights_builder.h"
 
 #include <math.h>
@@ -13,7 +13,8 @@
 /* cmocka needs what is above */
 #include <cmocka.h>
 
-/* ---- Floats ----------------------------------------------------------------------------------- */
+/* ---- Floats -----------------------------------------------------------------------------------
+ */
 
 /* Any small float format out of its definition, in double. */
 static double small_float(uint32_t bits, int exponent_bits, int mantissa_bits, int bias)
@@ -103,7 +104,8 @@ static void test_small_floats(void **state)
         assert_true((double)float_from_e2m1((uint8_t)i) == small_float(i, 2, 1, 1));
 }
 
-/* ---- Golden vectors --------------------------------------------------------------------------- */
+/* ---- Golden vectors ---------------------------------------------------------------------------
+ */
 
 typedef struct Golden {
     Buffer text;
@@ -155,12 +157,12 @@ static double item(const JsonValue *array, size_t index)
 enum { ROWS = 2, COLS = 128, GROUPS_MAX = 8 };
 
 /* Appends one tensor's JSON and its data. */
-static void put_tensor(Buffer *header, Buffer *data, const char *name, const char *dtype, size_t cols,
-                       size_t begin)
+static void put_tensor(Buffer *header, Buffer *data, const char *name, const char *dtype,
+                       size_t cols, size_t begin)
 {
     buffer_append_format(header,
-                         ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%d,%zu],\"data_offsets\":[%zu,%zu]}", name,
-                         dtype, ROWS, cols, begin, data->len);
+                         ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%d,%zu],\"data_offsets\":[%zu,%zu]}",
+                         name, dtype, ROWS, cols, begin, data->len);
 }
 
 static void put_scales(Buffer *data, const JsonValue *rows, const char *dtype)
@@ -223,8 +225,8 @@ static void check_row(const WeightMatrix *m, const JsonValue *c, size_t row)
     weight_matrix_read_row(m, 0, row, values);
     for (size_t i = 0; i < COLS; i++) {
         if (values[i] != (float)item(expected, i))
-            fail_msg("bits %u group %u row %zu value %zu: %a, expected %a", m->bits, m->group_size, row,
-                     i, (double)values[i], item(expected, i));
+            fail_msg("bits %u group %u row %zu value %zu: %a, expected %a", m->bits, m->group_size,
+                     row, i, (double)values[i], item(expected, i));
     }
     weight_matrix_read_codes(m, 0, row, codes);
     if (row == 0) {
@@ -295,9 +297,9 @@ static void test_affine_quantize(void **state)
         for (size_t j = 0; j < count; j++)
             in[j] = (float)item(values, j);
         affine_quantize_group(in, count, bits, codes, &scale, &bias);
-        if (scale != (float)item(&(JsonValue){.kind = JSON_ARRAY,
-                                              .as.array = {json_get(c, SLICE("scale")), 1}},
-                                 0))
+        if (scale !=
+            (float)item(
+                &(JsonValue){.kind = JSON_ARRAY, .as.array = {json_get(c, SLICE("scale")), 1}}, 0))
             fail_msg("case %zu: scale %a", i, (double)scale);
         assert_true(bias == (float)json_to_double(json_get(c, SLICE("bias"))));
         affine_pack_codes(codes, count, bits, packed);
@@ -311,7 +313,8 @@ static void test_affine_quantize(void **state)
     golden_close(&golden);
 }
 
-/* ---- Binding ---------------------------------------------------------------------------------- */
+/* ---- Binding ----------------------------------------------------------------------------------
+ */
 
 typedef struct BindCase {
     const char *header;
@@ -319,10 +322,13 @@ typedef struct BindCase {
     const char *message; /* a part of it */
 } BindCase;
 
-/* Module m is bound as one expert of 2 x 64; 1024 zero bytes of data are more than any header uses. */
+/* Module m is bound as one expert of 2 x 64; 1024 zero bytes of data are more than any header uses.
+ */
 static const BindCase bind_cases[] = {
-    {"{\"m.weight\":{\"dtype\":\"F16\",\"shape\":[2,64],\"data_offsets\":[0,256]}}", ERROR_NONE, ""},
-    {"{\"m.weight\":{\"dtype\":\"F16\",\"shape\":[1,2,64],\"data_offsets\":[0,256]}}", ERROR_NONE, ""},
+    {"{\"m.weight\":{\"dtype\":\"F16\",\"shape\":[2,64],\"data_offsets\":[0,256]}}", ERROR_NONE,
+     ""},
+    {"{\"m.weight\":{\"dtype\":\"F16\",\"shape\":[1,2,64],\"data_offsets\":[0,256]}}", ERROR_NONE,
+     ""},
     {"{\"m.weight\":{\"dtype\":\"F16\",\"shape\":[64,2],\"data_offsets\":[0,256]}}", ERROR_INVALID,
      "m.weight: shape [64, 2], expected [2, 64]"},
     {"{\"m.weight\":{\"dtype\":\"I16\",\"shape\":[2,64],\"data_offsets\":[0,256]}}", ERROR_INVALID,
@@ -406,9 +412,9 @@ static void test_experts(void **state)
     buffer_init(&data, 1 << 16);
     for (uint32_t i = 0; i < 3 * 4 * 32; i++)
         put_u16(&data, float_to_bf16((float)(i % 251)));
-    safetensors_image(&image,
-                      "{\"m.weight\":{\"dtype\":\"BF16\",\"shape\":[3,4,32],\"data_offsets\":[0,768]}}",
-                      data.ptr, data.len);
+    safetensors_image(
+        &image, "{\"m.weight\":{\"dtype\":\"BF16\",\"shape\":[3,4,32],\"data_offsets\":[0,768]}}",
+        data.ptr, data.len);
     Error err = {0};
     TensorSet *set;
     WeightMatrix m;
@@ -431,9 +437,12 @@ static void test_experts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f16),           cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_small_floats),  cmocka_unit_test(test_golden_vectors),
-        cmocka_unit_test(test_affine_quantize), cmocka_unit_test(test_bind_refusals),
+        cmocka_unit_test(test_f16),
+        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_small_floats),
+        cmocka_unit_test(test_golden_vectors),
+        cmocka_unit_test(test_affine_quantize),
+        cmocka_unit_test(test_bind_refusals),
         cmocka_unit_test(test_experts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
-/* What a safetensors file may and may not be, directories of them, and every allocation failing once. */
+/* What a safetensors file may and may not be, directories of them, and every allocation failing
+ * once. */
 #include "weights_builder.h"
 
 #include <setjmp.h>
@@ -20,7 +21,8 @@ static const char good_header[] =
     "\"scalar\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[11,15]},"
     "\"empty\":{\"dtype\":\"I64\",\"shape\":[4,0],\"data_offsets\":[11,11]},"
     "\"half\":{\"dtype\":\"F4\",\"shape\":[2,1],\"data_offsets\":[15,16]}}  \n";
-static const uint8_t good_data[16] = {1, 2, 3, 4, 5, 0x80, 0x3f, 0, 0x40, 0, 0xc0, 0, 0, 0x20, 0x41, 9};
+static const uint8_t good_data[16] = {1,    2, 3,    4, 5, 0x80, 0x3f, 0,
+                                      0x40, 0, 0xc0, 0, 0, 0x20, 0x41, 9};
 
 static void test_accepts(void **state)
 {
@@ -65,7 +67,8 @@ static Slice fence_copy(Fence *fence, const void *bytes, size_t len)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     fence->size = (len / page + 2) * page;
-    fence->pages = mmap(NULL, fence->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    fence->pages =
+        mmap(NULL, fence->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_true(fence->pages != MAP_FAILED);
     uint8_t *end = fence->pages + fence->size - page;
     assert_int_equal(mprotect(end, page, PROT_NONE), 0);
@@ -124,21 +127,26 @@ static const Refusal refusals[] = {
     {"{\"__metadata__\":[]}", 0, ERROR_INVALID, "__metadata__ to be an object"},
     {"{\"t\":{\"dtype\":\"F17\",\"shape\":[],\"data_offsets\":[0,2]}}", 2, ERROR_INVALID,
      "tensor t: unknown dtype F17"},
-    {"{\"t\":{\"dtype\":16,\"shape\":[],\"data_offsets\":[0,2]}}", 2, ERROR_INVALID, "a string for dtype"},
-    {"{\"t\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2, ERROR_INVALID,
-     "a field occurs twice"},
-    {"{\"t\":{\"dtype\":\"U8\",\"shape\":[-2],\"data_offsets\":[0,2]}}", 2, ERROR_INVALID, "fits 64 bits"},
-    {"{\"t\":{\"dtype\":\"U8\",\"shape\":[2.0],\"data_offsets\":[0,2]}}", 2, ERROR_INVALID, "fits 64 bits"},
+    {"{\"t\":{\"dtype\":16,\"shape\":[],\"data_offsets\":[0,2]}}", 2, ERROR_INVALID,
+     "a string for dtype"},
+    {"{\"t\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2,
+     ERROR_INVALID, "a field occurs twice"},
+    {"{\"t\":{\"dtype\":\"U8\",\"shape\":[-2],\"data_offsets\":[0,2]}}", 2, ERROR_INVALID,
+     "fits 64 bits"},
+    {"{\"t\":{\"dtype\":\"U8\",\"shape\":[2.0],\"data_offsets\":[0,2]}}", 2, ERROR_INVALID,
+     "fits 64 bits"},
     {"{\"t\":{\"dtype\":\"U8\",\"shape\":[9223372036854775808],\"data_offsets\":[0,2]}}", 2,
      ERROR_INVALID, "fits 64 bits"},
     {"{\"t\":{\"dtype\":\"U8\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0,
      ERROR_INVALID, "product of its shape"},
     {"{\"t\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,0]}}", 0,
      ERROR_INVALID, "product of its shape"},
-    {"{\"t\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}", 1, ERROR_LIMIT,
-     "more than 8 dimensions"},
-    {"{\"t\":{\"dtype\":\"U8\",\"shape\":2,\"data_offsets\":[0,2]}}", 2, ERROR_INVALID, "an array for shape"},
-    {"{\"t\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0]}}", 2, ERROR_INVALID, "expected a number"},
+    {"{\"t\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}", 1,
+     ERROR_LIMIT, "more than 8 dimensions"},
+    {"{\"t\":{\"dtype\":\"U8\",\"shape\":2,\"data_offsets\":[0,2]}}", 2, ERROR_INVALID,
+     "an array for shape"},
+    {"{\"t\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0]}}", 2, ERROR_INVALID,
+     "expected a number"},
     {"{\"t\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2,3]}}", 2, ERROR_INVALID,
      "two data_offsets"},
     {"{\"t\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,0]}}", 2, ERROR_INVALID,
@@ -149,8 +157,10 @@ static const Refusal refusals[] = {
      "2 bytes, expected 3"},
     {"{\"t\":{\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, ERROR_INVALID,
      "1 bytes, expected 2"},
-    {"{\"t\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,1]}}", 1, ERROR_INVALID, "4 bits each"},
-    {"{\"t\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 2, ERROR_INVALID, "leaving a hole"},
+    {"{\"t\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,1]}}", 1, ERROR_INVALID,
+     "4 bits each"},
+    {"{\"t\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 2, ERROR_INVALID,
+     "leaving a hole"},
     {"{\"t\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 2, ERROR_INVALID,
      "end at byte 1 of the data, the file has 2"},
     {"{\"t\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
@@ -206,7 +216,8 @@ static void test_header_size(void **state)
     }
 }
 
-/* ---- Directories ------------------------------------------------------------------------------ */
+/* ---- Directories ------------------------------------------------------------------------------
+ */
 
 typedef struct Directory {
     char path[64];
@@ -251,8 +262,8 @@ static void put_shard(const Directory *directory, const char *name, const char *
 }
 
 static const char *const shard_names[] = {"model-00001-of-00002.safetensors",
-                                          "model-00002-of-00002.safetensors", "adapters.safetensors",
-                                          "model.safetensors.index.json"};
+                                          "model-00002-of-00002.safetensors",
+                                          "adapters.safetensors", "model.safetensors.index.json"};
 
 static void test_shards(void **state)
 {
@@ -293,9 +304,11 @@ static const struct {
     ErrorCode code;
     const char *message;
 } index_cases[] = {
-    {"{\"metadata\":{\"total_size\":2},\"weight_map\":{\"t\":\"model.safetensors\"}}", ERROR_NONE, ""},
+    {"{\"metadata\":{\"total_size\":2},\"weight_map\":{\"t\":\"model.safetensors\"}}", ERROR_NONE,
+     ""},
     {"{}", ERROR_NONE, ""},
-    {"{\"weight_map\":{\"t\":\"model-2.safetensors\"}}", ERROR_NOT_FOUND, "names file model-2.safetensors"},
+    {"{\"weight_map\":{\"t\":\"model-2.safetensors\"}}", ERROR_NOT_FOUND,
+     "names file model-2.safetensors"},
     {"{\"weight_map\":{\"t\":\"../model.safetensors\"}}", ERROR_NOT_FOUND, "names file ../model"},
     {"{\"weight_map\":{\"t\":\"/etc/passwd\"}}", ERROR_NOT_FOUND, "names file /etc/passwd"},
     {"{\"weight_map\":{\"u\":\"model.safetensors\"}}", ERROR_NOT_FOUND, "names tensor u"},
@@ -327,7 +340,8 @@ static void test_index(void **state)
     directory_remove(&directory, names, ARRAY_COUNT(names));
 }
 
-/* ---- Memory ----------------------------------------------------------------------------------- */
+/* ---- Memory -----------------------------------------------------------------------------------
+ */
 
 static void test_failing_allocations(void **state)
 {
@@ -339,8 +353,7 @@ static void test_failing_allocations(void **state)
     Directory directory;
     directory_make(&directory);
     put_file(&directory, names[0], buffer_view(&image));
-    put_file(&directory, names[1],
-             SLICE("{\"weight_map\":{\"b.weight\":\"model.safetensors\"}}"));
+    put_file(&directory, names[1], SLICE("{\"weight_map\":{\"b.weight\":\"model.safetensors\"}}"));
     for (int is_directory = 0; is_directory < 2; is_directory++) {
         bool ok = false;
         for (uint64_t nth = 1; !ok; nth++) {
@@ -364,9 +377,12 @@ static void test_failing_allocations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_accepts),  cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_header_size),
-        cmocka_unit_test(test_shards),   cmocka_unit_test(test_index),
+        cmocka_unit_test(test_accepts),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_header_size),
+        cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_index),
         cmocka_unit_test(test_failing_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -135,8 +135,8 @@ static void pad_to_32(Buffer *out)
         buffer_append_byte(out, 0);
 }
 
-void gguf_put_tensor(GgufBuilder *gguf, const char *name, uint32_t type, uint64_t cols, uint64_t rows,
-                     const void *data, size_t size)
+void gguf_put_tensor(GgufBuilder *gguf, const char *name, uint32_t type, uint64_t cols,
+                     uint64_t rows, const void *data, size_t size)
 {
     put_string(&gguf->infos, name);
     put_u32(&gguf->infos, rows ? 2 : 1);

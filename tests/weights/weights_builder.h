@@ -32,8 +32,8 @@ void gguf_put_texts(GgufBuilder *gguf, const char *key, const char *const *value
 void gguf_put_i32s(GgufBuilder *gguf, const char *key, const int32_t *values, size_t count);
 void gguf_put_f32s(GgufBuilder *gguf, const char *key, const float *values, size_t count);
 /* rows 0: a vector. Data are padded to 32 bytes. */
-void gguf_put_tensor(GgufBuilder *gguf, const char *name, uint32_t type, uint64_t cols, uint64_t rows,
-                     const void *data, size_t size);
+void gguf_put_tensor(GgufBuilder *gguf, const char *name, uint32_t type, uint64_t cols,
+                     uint64_t rows, const void *data, size_t size);
 void gguf_finish(const GgufBuilder *gguf, Buffer *image);
 
 /* Deterministic noise. */
