@@ -57,27 +57,26 @@ static bool get_key(JinjaMachine *m, const JinjaValue *item, const JinjaValue *a
     return true;
 }
 
-/* Sorting takes several attributes, separated by commas: the key is their list. */
+/* Sorting takes several attributes, separated by commas. The key is a list even of one, so that
+ * equal keys need no order: undefined ones can be sorted together. */
 static bool get_sort_key(JinjaMachine *m, const JinjaValue *item, const JinjaValue *attribute,
                          bool case_sensitive, JinjaValue *out)
 {
-    if (attribute->kind != JINJA_STRING ||
-        !memchr(attribute->as.string.ptr, ',', attribute->as.string.len))
-        return get_key(m, item, attribute, NULL, out) && fold_case(m, case_sensitive, out);
-    JinjaValue keys;
-    Slice rest = attribute->as.string;
-    if (!jinja_list_new(m, JINJA_LIST, 2, &keys))
+    JinjaValue keys, key;
+    bool paths = attribute->kind == JINJA_STRING;
+    Slice rest = paths ? attribute->as.string : SLICE_EMPTY;
+    if (!jinja_list_new(m, JINJA_LIST, 1, &keys))
         return false;
-    for (;;) {
+    for (bool more = true; more;) {
         const char *comma = rest.len ? memchr(rest.ptr, ',', rest.len) : NULL;
         Slice part = {rest.ptr, comma ? (size_t)(comma - rest.ptr) : rest.len};
-        JinjaValue key;
-        if (!get_path(m, item, part, NULL, &key) || !fold_case(m, case_sensitive, &key) ||
-            !jinja_list_append(m, keys.as.list, &key))
+        bool ok =
+            paths ? get_path(m, item, part, NULL, &key) : get_key(m, item, attribute, NULL, &key);
+        if (!ok || !fold_case(m, case_sensitive, &key) || !jinja_list_append(m, keys.as.list, &key))
             return false;
-        if (!comma)
-            break;
-        rest = (Slice){comma + 1, rest.len - part.len - 1};
+        more = comma != NULL;
+        if (more)
+            rest = (Slice){comma + 1, rest.len - part.len - 1};
     }
     *out = keys;
     return true;

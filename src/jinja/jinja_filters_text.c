@@ -507,6 +507,10 @@ static bool filter_round(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
     if (precision > PRECISION_MAX || precision < -PRECISION_MAX)
         return jinja_fail_limit(m, "round: precision", PRECISION_MAX);
     double value = jinja_number_of(&call->self);
+    if (common && call->self.kind == JINJA_BOOL) {
+        *out = jinja_int(call->self.as.boolean);
+        return true;
+    }
     if (common && call->self.kind != JINJA_FLOAT) {
         int64_t rounded;
         if (!round_float(m, value, (int)precision, out))

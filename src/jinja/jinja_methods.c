@@ -634,6 +634,32 @@ static bool method_zfill(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
            jinja_concatenate(m, (Slice){text.ptr, sign}, padded.as.string, out);
 }
 
+/* A tab moves to the next multiple of tabsize in its line. */
+static bool method_expandtabs(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    enum { TAB_MAX = 1000 };
+    Slice text = self_text(call);
+    int64_t size, column = 0;
+    size_t mark = m->text.len, len;
+    if (!jinja_arg_integer(m, call, 0, 8, &size))
+        return false;
+    if (size > TAB_MAX)
+        return jinja_fail_limit(m, "expandtabs: tabsize", TAB_MAX);
+    for (size_t at = 0; at < text.len; at += len) {
+        uint32_t c = jinja_text_at(text, at, &len);
+        if (c != '\t') {
+            buffer_append(&m->text, text.ptr + at, len);
+            column = c == '\n' || c == '\r' ? 0 : column + 1;
+            continue;
+        }
+        for (int64_t i = size > 0 ? size - column % size : 0; i > 0; i--, column++)
+            buffer_append_byte(&m->text, ' ');
+        if (!jinja_charge(m, 1))
+            return false;
+    }
+    return jinja_charge(m, text.len / 16) && jinja_text_finish(m, mark, out);
+}
+
 typedef bool (*CharacterTest)(uint32_t c);
 
 static bool is_decimal(uint32_t c)
@@ -740,6 +766,7 @@ static const JinjaBuiltin string_methods[] = {
     {"rjust", "width ?fillchar", method_rjust},
     {"center", "width ?fillchar", method_center},
     {"zfill", "width", method_zfill},
+    {"expandtabs", "?tabsize", method_expandtabs},
     {"isdigit", "", method_isdigit},
     {"isdecimal", "", method_isdigit},
     {"isnumeric", "", method_isdigit},

@@ -580,11 +580,10 @@ bool jinja_get_slice(JinjaMachine *m, const JinjaValue *object, const JinjaValue
     int64_t resolved[3];
     if (jinja_is_undefined(&self))
         return jinja_fail_value(m, &self, "has no items");
-    if (!is_sequence(&self) && self.kind != JINJA_RANGE) {
-        *out = jinja_undefined_of(&self, SLICE("slice"));
-        out->detail = (out->detail & ~0xFFu) | JINJA_MISSING_ELEMENT;
-        return true;
-    }
+    if (self.kind == JINJA_DICT)
+        return jinja_fail(m, "unhashable type: 'slice'");
+    if (!is_sequence(&self) && self.kind != JINJA_RANGE)
+        return jinja_fail(m, "'%s' object is not subscriptable", jinja_type_name(&self));
     if (!jinja_length(&self, &length))
         return jinja_fail_value(m, &self, "has no len()");
     if (!jinja_charge(m, self.kind == JINJA_STRING ? self.as.string.len / 64 : 0) ||
