@@ -19,7 +19,13 @@
 
 #include "unicode.h"
 
-enum { SMALL_UNIT_MAX = 32, VERDICT_UNKNOWN = 0, VERDICT_WHOLE, VERDICT_PARTS };
+enum {
+    SMALL_UNIT_MAX = 32,
+    PENDING_TEXT_MAX = BPE_PENDING_MAX * (2 * VOCABULARY_TOKEN_BYTES_MAX + 1),
+    PREFETCH_AHEAD = 16, /* merges */
+};
+
+enum { VERDICT_UNKNOWN, VERDICT_WHOLE, VERDICT_PARTS };
 
 #define NO_RANK UINT32_MAX
 #define FREE_KEY UINT64_MAX
@@ -101,6 +107,7 @@ static inline bool may_join(const Bpe *bpe, int32_t left, int32_t right)
 void bpe_init(Bpe *bpe, const Vocabulary *vocabulary)
 {
     *bpe = (Bpe){.vocabulary = vocabulary, .unk_id = -1};
+    buffer_init(&bpe->pending_text, PENDING_TEXT_MAX);
 }
 
 static bool unknown_merge(Error *err, uint32_t rank, Slice text)
@@ -110,28 +117,77 @@ static bool unknown_merge(Error *err, uint32_t rank, Slice text)
                      shown, text.ptr ? text.ptr : "");
 }
 
-bool bpe_add_merge(Bpe *bpe, Slice left, Slice right, uint32_t rank, Error *err)
+static void pending_slices(const Bpe *bpe, const PendingMerge *pending, Slice out[3])
 {
-    char joined[2 * VOCABULARY_TOKEN_BYTES_MAX];
-    if (bpe->merge_count == BPE_MERGES_MAX)
-        return error_set(err, ERROR_LIMIT, "more than %d merges", BPE_MERGES_MAX);
-    Merge merge = {.left = vocabulary_find(bpe->vocabulary, left, TOKEN_MODEL), .rank = rank};
-    if (merge.left < 0)
-        return unknown_merge(err, rank, left);
-    merge.right = vocabulary_find(bpe->vocabulary, right, TOKEN_MODEL);
-    if (merge.right < 0)
-        return unknown_merge(err, rank, right);
-    size_t len = left.len + right.len; /* both are in the vocabulary, so they are short */
-    memcpy(joined, left.ptr, left.len);
-    memcpy(joined + left.len, right.ptr, right.len);
-    merge.result = vocabulary_find(bpe->vocabulary, (Slice){joined, len}, TOKEN_MODEL);
-    if (merge.result < 0)
-        return unknown_merge(err, rank, (Slice){joined, len});
+    const char *text = bpe->pending_text.ptr + pending->start;
+    out[0] = (Slice){text, pending->left_len};
+    out[1] = (Slice){text + pending->left_len, pending->len - pending->left_len};
+    out[2] = (Slice){text, pending->len};
+}
+
+static bool resolve_merge(Bpe *bpe, const PendingMerge *pending, Error *err)
+{
+    Slice texts[3];
+    int32_t ids[3];
+    pending_slices(bpe, pending, texts);
+    for (size_t i = 0; i < 3; i++) {
+        ids[i] = vocabulary_find_hashed(bpe->vocabulary, texts[i], pending->hashes[i], TOKEN_MODEL);
+        if (ids[i] < 0)
+            return unknown_merge(err, pending->rank, texts[i]);
+    }
     if (!memory_grow_array((void **)&bpe->merges, bpe->merge_count, &bpe->merge_capacity,
                            sizeof(Merge)))
         return error_no_memory(err, "merges");
-    bpe->merges[bpe->merge_count++] = merge;
+    bpe->merges[bpe->merge_count++] = (Merge){ids[0], ids[1], ids[2], pending->rank};
     return true;
+}
+
+/* Half a million merges are a million and a half look-ups in tables far larger than the cache: they
+ * are done in batches whose misses overlap, which halves the time to load. */
+static bool resolve_pending(Bpe *bpe, Error *err)
+{
+    for (size_t i = 0; i < bpe->pending_count; i++) {
+        Slice texts[3];
+        pending_slices(bpe, &bpe->pending[i], texts);
+        for (size_t k = 0; k < 3; k++) {
+            bpe->pending[i].hashes[k] = vocabulary_hash(texts[k].ptr, texts[k].len);
+            vocabulary_prefetch_slot(bpe->vocabulary, bpe->pending[i].hashes[k]);
+        }
+    }
+    for (size_t i = 0; i < bpe->pending_count; i++) {
+        for (size_t k = 0; k < 3; k++)
+            vocabulary_prefetch_entry(bpe->vocabulary, bpe->pending[i].hashes[k]);
+    }
+    for (size_t i = 0; i < bpe->pending_count; i++) {
+        for (size_t k = 0; k < 3; k++)
+            vocabulary_prefetch_bytes(bpe->vocabulary, bpe->pending[i].hashes[k]);
+    }
+    for (size_t i = 0; i < bpe->pending_count; i++) {
+        if (!resolve_merge(bpe, &bpe->pending[i], err))
+            return false;
+    }
+    bpe->pending_count = 0;
+    buffer_clear(&bpe->pending_text);
+    return true;
+}
+
+bool bpe_add_merge(Bpe *bpe, Slice left, Slice right, uint32_t rank, Error *err)
+{
+    if (bpe->merge_count >= BPE_MERGES_MAX)
+        return error_set(err, ERROR_LIMIT, "more than %d merges", BPE_MERGES_MAX);
+    if (left.len > VOCABULARY_TOKEN_BYTES_MAX)
+        return unknown_merge(err, rank, left);
+    if (right.len > VOCABULARY_TOKEN_BYTES_MAX)
+        return unknown_merge(err, rank, right);
+    bpe->pending[bpe->pending_count++] =
+        (PendingMerge){bpe->pending_text.len, left.len, left.len + right.len, rank, {0}};
+    buffer_append_slice(&bpe->pending_text, left);
+    buffer_append_slice(&bpe->pending_text, right);
+    buffer_append_byte(&bpe->pending_text,
+                       '\0'); /* so that there are bytes even when both are empty */
+    if (!buffer_check(&bpe->pending_text, "merges", err))
+        return false;
+    return bpe->pending_count < BPE_PENDING_MAX || resolve_pending(bpe, err);
 }
 
 static int32_t find_character(const Vocabulary *vocabulary, uint32_t c)
@@ -175,6 +231,17 @@ static void find_byte_tokens(Bpe *bpe)
     }
 }
 
+static inline void prefetch_pair(const Bpe *bpe, const Merge *merge)
+{
+#if defined(__GNUC__)
+    uint64_t at = pair_hash(pair_key(merge->left, merge->right)) >> 20 & bpe->pair_mask;
+    __builtin_prefetch(&bpe->pair_keys[at], 1);
+    __builtin_prefetch(&bpe->pair_results[at], 1);
+#else
+    (void)bpe, (void)merge;
+#endif
+}
+
 static bool build_pairs(Bpe *bpe, Error *err)
 {
     uint64_t size = 64;
@@ -188,6 +255,8 @@ static bool build_pairs(Bpe *bpe, Error *err)
     bpe->pair_mask = size - 1;
     for (size_t i = 0; i < bpe->merge_count; i++) {
         const Merge *merge = &bpe->merges[i];
+        if (i + PREFETCH_AHEAD < bpe->merge_count)
+            prefetch_pair(bpe, merge + PREFETCH_AHEAD);
         uint64_t key = pair_key(merge->left, merge->right);
         uint64_t at = pair_hash(key) >> 20 & bpe->pair_mask;
         while (bpe->pair_keys[at] != FREE_KEY && bpe->pair_keys[at] != key)
@@ -263,6 +332,9 @@ static bool build_joins(Bpe *bpe, Error *err)
 
 bool bpe_finish(Bpe *bpe, Error *err)
 {
+    if (!resolve_pending(bpe, err))
+        return false;
+    buffer_reset(&bpe->pending_text);
     find_byte_tokens(bpe);
     if (!build_characters(bpe, err) || !build_pairs(bpe, err) || !build_byte_pairs(bpe, err) ||
         !build_joins(bpe, err))
@@ -277,6 +349,7 @@ bool bpe_finish(Bpe *bpe, Error *err)
 
 void bpe_reset(Bpe *bpe)
 {
+    buffer_reset(&bpe->pending_text);
     memory_free(bpe->merges);
     memory_free(bpe->pair_keys);
     memory_free(bpe->pair_results);

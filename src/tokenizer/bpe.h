@@ -12,12 +12,20 @@
 enum {
     BPE_MERGES_MAX = 1 << 23,
     BPE_JOIN_BITS = 20, /* of the filter of joinable neighbours */
+    BPE_PENDING_MAX = 32,
 };
 
 typedef struct Merge {
     int32_t left, right, result;
     uint32_t rank;
 } Merge;
+
+/* A merge that was read but not yet looked up. */
+typedef struct PendingMerge {
+    size_t start, left_len, len; /* of both tokens, one behind the other, in Bpe.pending_text */
+    uint32_t rank;
+    uint64_t hashes[3]; /* left, right, both */
+} PendingMerge;
 
 typedef struct BpePairResult {
     uint32_t rank; /* UINT32_MAX: no such merge */
@@ -31,7 +39,10 @@ typedef struct Bpe {
     bool has_unk;   /* an unk_token is named ... */
     int32_t unk_id; /* ... and this is it, or -1 when the vocabulary lacks it */
     bool never_cut; /* a merge takes fallback tokens: no boundary is safe */
-    Merge *merges;  /* while loading */
+    PendingMerge pending[BPE_PENDING_MAX]; /* up to merge_capacity: while loading */
+    size_t pending_count;
+    Buffer pending_text;
+    Merge *merges;
     size_t merge_count, merge_capacity;
     uint64_t *pair_keys; /* left << 32 | right; UINT64_MAX: free */
     BpePairResult *pair_results;
