@@ -120,8 +120,7 @@ bool gguf_read_int_array(const GgufFile *file, const char *key, Arena *arena, co
 bool gguf_read_float_array(const GgufFile *file, const char *key, Arena *arena, const float **out,
                            size_t *count, Error *err) WARN_UNUSED;
 
-/* ---- The safetensors file being written -------------------------------------------------------
- */
+/* ---- The safetensors file being written ------------------------------------------------------ */
 
 typedef struct GgufOutputTensor {
     const char *name;
@@ -156,8 +155,7 @@ bool gguf_output_write(const GgufOutput *output, const void *bytes, size_t size,
 bool gguf_output_finish(GgufOutput *output, Error *err) WARN_UNUSED;
 void gguf_output_abandon(GgufOutput *output);
 
-/* ---- The importer's parts ---------------------------------------------------------------------
- */
+/* ---- The importer's parts -------------------------------------------------------------------- */
 
 typedef struct GgufNameRule {
     const char *gguf; /* without "blk.N." and suffix */

@@ -42,8 +42,7 @@ static void expand(const uint8_t *codes, const float *scales, const float *biase
         values[i] = scales[i / GGUF_GROUP] * (float)codes[i] + biases[i / GGUF_GROUP];
 }
 
-/* ---- Blocks of 32 -----------------------------------------------------------------------------
- */
+/* ---- Blocks of 32 ---------------------------------------------------------------------------- */
 
 static void q4_0_codes(const uint8_t *block, uint8_t *codes, float *scales, float *biases)
 {
@@ -107,8 +106,7 @@ static void iq4_nl_codes(const uint8_t *block, uint8_t *codes, float *scales, fl
     iq4_group(block + 2, half_at(block), codes, scales, biases);
 }
 
-/* ---- Blocks of 256 ----------------------------------------------------------------------------
- */
+/* ---- Blocks of 256 --------------------------------------------------------------------------- */
 
 /* d, scales_h u16, scales_l[4], qs[128]: six bits per scale, less 32. */
 static void iq4_xs_codes(const uint8_t *block, uint8_t *codes, float *scales, float *biases)
@@ -219,8 +217,7 @@ bool gguf_block_steps(const GgufBlockType *type, const uint8_t *block, float *st
     return true;
 }
 
-/* ---- Requantising -----------------------------------------------------------------------------
- */
+/* ---- Requantising ---------------------------------------------------------------------------- */
 
 static double squared_error(const float *values, const uint8_t *codes, float scale, float bias)
 {
@@ -273,8 +270,7 @@ void gguf_requantize_group(const float *values, const float *half_steps, uint8_t
     }
 }
 
-/* ---- Table ------------------------------------------------------------------------------------
- */
+/* ---- Table ----------------------------------------------------------------------------------- */
 
 /* read_values of the affine formats: codes first, then the formula. */
 #define AFFINE_VALUES(format, count)                                                               \

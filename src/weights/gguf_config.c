@@ -11,8 +11,7 @@
 
 enum { KEY_MAX = 128, LAYERS_MAX = 1024, HEADS_MAX = 1024, DIM_MAX = 1 << 20 };
 
-/* ---- Architectures ----------------------------------------------------------------------------
- */
+/* ---- Architectures --------------------------------------------------------------------------- */
 
 #define ATTENTION_RULES                                                                            \
     {"attn_norm", "input_layernorm", true}, {"attn_q", "self_attn.q_proj", true},                  \
@@ -109,8 +108,7 @@ static ArchKey arch_key(const GgufArchitecture *architecture, const char *suffix
     return key;
 }
 
-/* ---- Dimensions -------------------------------------------------------------------------------
- */
+/* ---- Dimensions ------------------------------------------------------------------------------ */
 
 static bool read_dim(const GgufFile *file, const GgufArchitecture *architecture, const char *suffix,
                      GgufNeed need, uint64_t max, uint64_t *out, Error *err)
@@ -188,8 +186,7 @@ bool gguf_read_dims(const GgufFile *file, const GgufArchitecture *architecture, 
     return true;
 }
 
-/* ---- RoPE -------------------------------------------------------------------------------------
- */
+/* ---- RoPE ------------------------------------------------------------------------------------ */
 
 /* Llama-3's scaling is stored as one divisor per frequency. Its parameters but the factor are the
  * same in every published model; they are believed only if they reproduce the divisors. */
@@ -304,8 +301,7 @@ static bool write_rope(const GgufFile *file, const GgufArchitecture *architectur
     return write_named_scaling(file, architecture, dims, w, err);
 }
 
-/* ---- config.json ------------------------------------------------------------------------------
- */
+/* ---- config.json ----------------------------------------------------------------------------- */
 
 static void write_count(JsonWriter *w, const char *key, uint64_t value)
 {

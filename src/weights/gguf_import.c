@@ -27,8 +27,7 @@ enum {
 static const size_t names_bytes_max = (size_t)256 << 20;
 static const double f16_error_max = 1.0 / 512;
 
-/* ---- The plan ---------------------------------------------------------------------------------
- */
+/* ---- The plan -------------------------------------------------------------------------------- */
 
 typedef struct PlanItem {
     const GgufTensor *source;
@@ -233,8 +232,7 @@ static bool plan_import(Importer *im)
     return true;
 }
 
-/* ---- Rows -------------------------------------------------------------------------------------
- */
+/* ---- Rows ------------------------------------------------------------------------------------ */
 
 /* GGUF's converter reorders each head's rows from (half, index) to (index, half), so that RoPE's
  * pairs are neighbours; MLX wants them head_dim / 2 apart. Returns where MLX's row is in the GGUF
@@ -515,8 +513,7 @@ cleanup:
     return ok;
 }
 
-/* ---- Dense tensors ----------------------------------------------------------------------------
- */
+/* ---- Dense tensors --------------------------------------------------------------------------- */
 
 static float dense_value(const PlanItem *item, const TensorView *source, size_t index)
 {
@@ -591,8 +588,7 @@ static bool import_dense_matrix(Importer *im, const PlanItem *item)
     return true;
 }
 
-/* ---- The whole --------------------------------------------------------------------------------
- */
+/* ---- The whole ------------------------------------------------------------------------------- */
 
 static bool import_tensor(Importer *im, const PlanItem *item)
 {

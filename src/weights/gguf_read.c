@@ -122,7 +122,7 @@ static bool take_items(Cursor *c, Slice key, uint32_t type, uint64_t count)
 
 static bool take_value(Cursor *c, Slice key, GgufValue *out)
 {
-    uint32_t type;
+    uint32_t type = 0;
     if (!take_u32(c, "a value's type", &type))
         return false;
     uint32_t item_type = type;
@@ -179,8 +179,7 @@ static bool read_pairs(Cursor *c, uint64_t count, GgufFile *file)
     return true;
 }
 
-/* ---- Tensor table -----------------------------------------------------------------------------
- */
+/* ---- Tensor table ---------------------------------------------------------------------------- */
 
 static bool fail_tensor(const Cursor *c, Slice name, const char *what)
 {
@@ -209,8 +208,8 @@ static bool read_dims(Cursor *c, GgufTensor *tensor)
 
 static bool read_tensor(Cursor *c, GgufTensor *tensor)
 {
-    uint32_t type_id;
-    uint64_t offset;
+    uint32_t type_id = 0;
+    uint64_t offset = 0;
     if (!take_string(c, "a tensor's name", &tensor->name))
         return false;
     if (tensor->name.len == 0 || tensor->name.len > NAME_BYTES_MAX)
@@ -318,8 +317,8 @@ static bool place_tensors(const Cursor *c, GgufFile *file)
 
 static bool parse_image(Cursor *c, GgufFile *file)
 {
-    uint32_t magic, version;
-    uint64_t n_tensors, n_pairs;
+    uint32_t magic = 0, version = 0;
+    uint64_t n_tensors = 0, n_pairs = 0;
     if (!take_u32(c, "the magic", &magic))
         return false;
     if (magic != 0x46554747)
@@ -372,8 +371,7 @@ bool gguf_check(Slice image, const char *name, Error *err)
     return true;
 }
 
-/* ---- Look-ups ---------------------------------------------------------------------------------
- */
+/* ---- Look-ups -------------------------------------------------------------------------------- */
 
 const GgufValue *gguf_find(const GgufFile *file, Slice key)
 {

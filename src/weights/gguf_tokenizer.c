@@ -13,8 +13,7 @@ static const size_t tokenizer_arena_max = (size_t)2 << 30;
 
 #define SPACE_MARK "\xe2\x96\x81" /* U+2581 */
 
-/* ---- Byte-level pre-tokenisers ----------------------------------------------------------------
- */
+/* ---- Byte-level pre-tokenisers --------------------------------------------------------------- */
 
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define TAIL "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
@@ -70,8 +69,7 @@ static bool find_pre_tokenizer(const GgufFile *file, const PreTokenizer **out, E
                      file->name, SLICE_ARG(name));
 }
 
-/* ---- Writing helpers --------------------------------------------------------------------------
- */
+/* ---- Writing helpers ------------------------------------------------------------------------- */
 
 static void write_text_field(JsonWriter *w, const char *key, const char *text)
 {
@@ -135,8 +133,7 @@ static void write_replace(JsonWriter *w, const char *from, const char *to)
     json_write_object_end(w);
 }
 
-/* ---- The stages around the model --------------------------------------------------------------
- */
+/* ---- The stages around the model ------------------------------------------------------------- */
 
 static void write_byte_level_stages(const PreTokenizer *pre, JsonWriter *w)
 {
@@ -337,8 +334,7 @@ static bool write_stored_merges(const GgufVocabulary *v, JsonWriter *w)
     return true;
 }
 
-/* ---- Reading the vocabulary -------------------------------------------------------------------
- */
+/* ---- Reading the vocabulary ------------------------------------------------------------------ */
 
 static bool fail_count(const GgufVocabulary *v, const char *key, size_t found)
 {
@@ -440,8 +436,7 @@ static bool read_vocabulary(GgufVocabulary *v)
     return restore_space_marks(v);
 }
 
-/* ---- tokenizer.json and tokenizer_config.json -------------------------------------------------
- */
+/* ---- tokenizer.json and tokenizer_config.json ------------------------------------------------ */
 
 static void write_model_flags(const GgufVocabulary *v, const PreTokenizer *pre, JsonWriter *w)
 {

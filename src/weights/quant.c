@@ -23,8 +23,7 @@ static bool is_float_dtype(DType dtype)
     return dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
 }
 
-/* ---- Binding ----------------------------------------------------------------------------------
- */
+/* ---- Binding --------------------------------------------------------------------------------- */
 
 typedef struct Binder {
     const TensorSet *set;
@@ -209,8 +208,7 @@ bool weight_matrix_bind(const TensorSet *set, const char *module, size_t n_exper
     return true;
 }
 
-/* ---- Reading ----------------------------------------------------------------------------------
- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 static size_t row_bytes(const TensorView *tensor)
 {
@@ -327,8 +325,7 @@ void weight_matrix_read_row(const WeightMatrix *matrix, size_t expert, size_t ro
     }
 }
 
-/* ---- Writing ----------------------------------------------------------------------------------
- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 /* The group's edge of larger magnitude becomes the bias, and the scale is adjusted so that zero is
  * a code exactly where the range holds it; hence scales of either sign. */

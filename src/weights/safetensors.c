@@ -117,7 +117,7 @@ static bool read_shape(HeaderParser *p, Slice name, TensorView *tensor)
         return fail_structure(p, token, "an array for shape");
     tensor->n_dims = 0;
     while ((token = json_reader_next(&p->reader)) != JSON_TOKEN_ARRAY_END) {
-        int64_t dim;
+        int64_t dim = 0;
         if (!read_count(p, token, &dim))
             return false;
         if (tensor->n_dims == WEIGHTS_DIMS_MAX)
@@ -133,7 +133,7 @@ static bool read_offsets(HeaderParser *p, Slice name, TensorView *tensor)
     JsonToken token = json_reader_next(&p->reader);
     if (token != JSON_TOKEN_ARRAY_BEGIN)
         return fail_structure(p, token, "an array for data_offsets");
-    int64_t begin, end;
+    int64_t begin = 0, end = 0;
     if (!read_count(p, json_reader_next(&p->reader), &begin) ||
         !read_count(p, json_reader_next(&p->reader), &end))
         return false;

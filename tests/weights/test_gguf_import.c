@@ -16,8 +16,7 @@
 
 enum { HIDDEN = 256, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 64, VOCAB = 12 };
 
-/* ---- A place for files ------------------------------------------------------------------------
- */
+/* ---- A place for files ----------------------------------------------------------------------- */
 
 static const char *const written_names[] = {"config.json", "generation_config.json",
                                             "tokenizer.json", "tokenizer_config.json",
@@ -72,22 +71,11 @@ static bool place_import(const Place *place, const GgufBuilder *gguf, GgufImport
     return gguf_import(place->gguf, place->directory, NULL, NULL, report, err);
 }
 
-/* ---- Models -----------------------------------------------------------------------------------
- */
+/* ---- Models ---------------------------------------------------------------------------------- */
 
-static const char *const tokens[VOCAB] = {"<|end|>",
-                                          "<s>",
-                                          "a",
-                                          "b",
-                                          "ab",
-                                          "\xc4\xa0",
-                                          "c",
-                                          "\xc4\xa0"
-                                          "a",
-                                          "abc",
-                                          "d",
-                                          "<think>",
-                                          "[PAD11]"};
+static const char *const tokens[VOCAB] = {"<|end|>", "<s>",      "a",       "b",
+                                          "ab",      "\xc4\xa0", "c",       "\xc4\xa0\x61",
+                                          "abc",     "d",        "<think>", "[PAD11]"};
 static const int32_t token_types[VOCAB] = {3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 4, 5};
 static const char *const merges[] = {"a b", "\xc4\xa0 a", "ab c"};
 
@@ -226,8 +214,7 @@ static void model_put_ends(Model *model, const char *embedding, const char *head
         model_put(model, "output.weight", "lm_head", format_named(head), VOCAB, HIDDEN);
 }
 
-/* ---- Comparison -------------------------------------------------------------------------------
- */
+/* ---- Comparison ------------------------------------------------------------------------------ */
 
 /* Where row r of the MLX tensor is in a llama GGUF: pairs (i, i + half) were made neighbours. */
 static size_t gguf_row(const Source *source, size_t r, bool is_llama)
@@ -310,8 +297,7 @@ static void compare_model(const Place *place, const Model *model, bool is_llama,
     tensor_set_close(set);
 }
 
-/* ---- Reading what was written -----------------------------------------------------------------
- */
+/* ---- Reading what was written ---------------------------------------------------------------- */
 
 typedef struct Document {
     Buffer text;
@@ -367,8 +353,7 @@ static void expect_json(const Document *document, const char *path, const char *
     buffer_reset(&text);
 }
 
-/* ---- Tests ------------------------------------------------------------------------------------
- */
+/* ---- Tests ----------------------------------------------------------------------------------- */
 
 static void count_lines(void *context, const char *line)
 {
@@ -446,12 +431,14 @@ static void test_gemma3(void **state)
 {
     (void)state;
     static const char *const formats[] = {"Q4_0"};
-    static const char *const pieces[VOCAB] = {
-        "<pad>", "<eos>", "<bos>", "<unk>",  "  ",           "a",
-        "b",     "ab",    "aab",   "<0x41>", "\xe2\x96\x81", "aa"};
-    static const int32_t types[VOCAB] = {3, 3, 3, 2, 4, 1, 1, 1, 1, 6, 1, 1};
-    static const float scores[VOCAB] = {-1000, -1000, -1000, -1000, -1000, -8,
-                                        -9,    -1,    -3,    0,     -7,    -2};
+    /* The last two are user-defined, so that lengths in characters decide their merges' order. */
+    enum { PIECES = VOCAB + 2 };
+    static const char *const pieces[PIECES] = {
+        "<pad>", "<eos>", "<bos>",  "<unk>",        "  ", "a",   "b",
+        "ab",    "aab",   "<0x41>", "\xe2\x96\x81", "aa", "   ", "aba"};
+    static const int32_t types[PIECES] = {3, 3, 3, 2, 4, 1, 1, 1, 1, 6, 1, 1, 4, 4};
+    static const float scores[PIECES] = {-1000, -1000, -1000, -1000, -1000, -8,    -9,
+                                         -1,    -3,    0,     -7,    -2,    -1000, -1000};
     Place place;
     Model model;
     place_make(&place);
@@ -464,9 +451,9 @@ static void test_gemma3(void **state)
     gguf_put_text(gguf, "gemma3.rope.scaling.type", "linear");
     gguf_put_f32(gguf, "gemma3.rope.scaling.factor", 8);
     gguf_put_text(gguf, "tokenizer.ggml.model", "llama");
-    gguf_put_texts(gguf, "tokenizer.ggml.tokens", pieces, VOCAB);
-    gguf_put_i32s(gguf, "tokenizer.ggml.token_type", types, VOCAB);
-    gguf_put_f32s(gguf, "tokenizer.ggml.scores", scores, VOCAB);
+    gguf_put_texts(gguf, "tokenizer.ggml.tokens", pieces, PIECES);
+    gguf_put_i32s(gguf, "tokenizer.ggml.token_type", types, PIECES);
+    gguf_put_f32s(gguf, "tokenizer.ggml.scores", scores, PIECES);
     gguf_put_u32(gguf, "tokenizer.ggml.bos_token_id", 2);
     gguf_put_u32(gguf, "tokenizer.ggml.eos_token_id", 1);
     gguf_put_u32(gguf, "tokenizer.ggml.unknown_token_id", 3);
@@ -494,8 +481,10 @@ static void test_gemma3(void **state)
         &document, "normalizer",
         "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"}");
     expect_json(&document, "model/merges",
-                "[[\"\xe2\x96\x81\",\"\xe2\x96\x81\"],[\"a\",\"b\"],[\"a\",\"a\"],[\"aa\",\"b\"],"
-                "[\"a\",\"ab\"]]");
+                "[[\"\xe2\x96\x81\xe2\x96\x81\",\"\xe2\x96\x81\"],[\"ab\",\"a\"],[\"\xe2\x96\x81\","
+                "\"\xe2\x96\x81\xe2\x96\x81\"],"
+                "[\"\xe2\x96\x81\",\"\xe2\x96\x81\"],[\"a\",\"b\"],[\"a\",\"a\"],[\"aa\",\"b\"],["
+                "\"a\",\"ab\"]]");
     expect_json(&document, "model/vocab/\xe2\x96\x81\xe2\x96\x81", "4");
     expect_json(&document, "model/byte_fallback", "true");
     expect_json(&document, "model/unk_token", "\"<unk>\"");
@@ -636,8 +625,7 @@ static void test_large_scales(void **state)
     }
 }
 
-/* ---- Refusals ---------------------------------------------------------------------------------
- */
+/* ---- Refusals -------------------------------------------------------------------------------- */
 
 typedef enum Fault {
     FAULT_NONE,

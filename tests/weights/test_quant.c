@@ -13,8 +13,7 @@
 /* cmocka needs what is above */
 #include <cmocka.h>
 
-/* ---- Floats -----------------------------------------------------------------------------------
- */
+/* ---- Floats ---------------------------------------------------------------------------------- */
 
 /* Any small float format out of its definition, in double. */
 static double small_float(uint32_t bits, int exponent_bits, int mantissa_bits, int bias)
@@ -104,8 +103,7 @@ static void test_small_floats(void **state)
         assert_true((double)float_from_e2m1((uint8_t)i) == small_float(i, 2, 1, 1));
 }
 
-/* ---- Golden vectors ---------------------------------------------------------------------------
- */
+/* ---- Golden vectors -------------------------------------------------------------------------- */
 
 typedef struct Golden {
     Buffer text;
@@ -313,8 +311,7 @@ static void test_affine_quantize(void **state)
     golden_close(&golden);
 }
 
-/* ---- Binding ----------------------------------------------------------------------------------
- */
+/* ---- Binding --------------------------------------------------------------------------------- */
 
 typedef struct BindCase {
     const char *header;

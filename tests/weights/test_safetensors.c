@@ -216,8 +216,7 @@ static void test_header_size(void **state)
     }
 }
 
-/* ---- Directories ------------------------------------------------------------------------------
- */
+/* ---- Directories ----------------------------------------------------------------------------- */
 
 typedef struct Directory {
     char path[64];
@@ -340,8 +339,7 @@ static void test_index(void **state)
     directory_remove(&directory, names, ARRAY_COUNT(names));
 }
 
-/* ---- Memory -----------------------------------------------------------------------------------
- */
+/* ---- Memory ---------------------------------------------------------------------------------- */
 
 static void test_failing_allocations(void **state)
 {
