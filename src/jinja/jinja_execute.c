@@ -191,7 +191,9 @@ static bool run_loop(JinjaMachine *m, const JinjaForNode *node, const JinjaValue
         return false;
     size_t known = jinja_names_find(&m->tmpl->names, SLICE("loop"));
     uint32_t loop_name = known == SIZE_MAX ? UINT32_MAX : (uint32_t)known;
-    bool ok = true;
+    /* As in jinja2, the else part runs unless some body reached its end: break and continue do not
+     * count. */
+    bool ok = true, completed = false;
     while (ok) {
         JinjaValue item;
         ok = loop_peek(m, loop, &item);
@@ -202,14 +204,14 @@ static bool run_loop(JinjaMachine *m, const JinjaForNode *node, const JinjaValue
         loop->before = loop->current;
         loop->current = item;
         ok = loop_iterate(m, loop, node, loop_name, &item);
-        if (m->signal == JINJA_SIGNAL_BREAK) {
-            m->signal = JINJA_SIGNAL_NONE;
-            break;
-        }
+        JinjaSignal signal = m->signal;
         m->signal = JINJA_SIGNAL_NONE;
+        completed |= signal == JINJA_SIGNAL_NONE;
+        if (signal == JINJA_SIGNAL_BREAK)
+            break;
     }
     m->scope = loop->outer;
-    if (!ok || loop->index0 >= 0 || node->otherwise.count == 0)
+    if (!ok || completed || node->otherwise.count == 0)
         return ok;
     ok = jinja_scope_push(m) && jinja_execute(m, &node->otherwise);
     m->scope = loop->outer;

@@ -17,6 +17,10 @@ bool jinja_text_replace(JinjaMachine *m, Slice text, Slice old, Slice replacemen
                         JinjaValue *out) WARN_UNUSED;
 /* The line at *at without its break, and the break; *at moves behind. false at the end. */
 bool jinja_text_next_line(Slice text, size_t *at, Slice *line, Slice *line_break);
+/* left and right fills around text; and how many text lacks to width. */
+bool jinja_text_pad(JinjaMachine *m, Slice text, size_t left, size_t right, Slice fill,
+                    JinjaValue *out) WARN_UNUSED;
+size_t jinja_text_missing(Slice text, int64_t width);
 bool jinja_text_center(JinjaMachine *m, Slice text, int64_t width, Slice fill,
                        JinjaValue *out) WARN_UNUSED;
 /* A character of a word: letters, digits and the underscore, as \w. */

@@ -184,20 +184,24 @@ static bool filter_truncate(JinjaMachine *m, const JinjaCall *call, JinjaValue *
 {
     int64_t length, leeway;
     Slice end;
-    if (call->self.kind != JINJA_STRING)
-        return jinja_fail_value(m, &call->self, "cannot be truncated");
-    Slice text = call->self.as.string;
+    size_t count = 0;
     if (!jinja_arg_integer(m, call, 0, 255, &length) ||
         !jinja_arg_string(m, call, 2, SLICE("..."), &end) ||
-        !jinja_arg_integer(m, call, 3, 5, &leeway) || !jinja_charge(m, text.len / 64))
+        !jinja_arg_integer(m, call, 3, 5, &leeway))
         return false;
+    if (!jinja_length(&call->self, &count))
+        return jinja_fail_value(m, &call->self, "has no len()");
     int64_t end_count = (int64_t)jinja_text_count(end);
     if (length < end_count || leeway < 0)
         return jinja_fail(m, "expected length >= %lld and leeway >= 0", (long long)end_count);
-    int64_t count = (int64_t)jinja_text_count(text);
     *out = call->self;
-    if (count <= length || count - length <= leeway)
+    if ((int64_t)count <= length || (int64_t)count - length <= leeway)
         return true;
+    if (call->self.kind != JINJA_STRING)
+        return jinja_fail_value(m, &call->self, "cannot be truncated");
+    Slice text = call->self.as.string;
+    if (!jinja_charge(m, text.len / 64))
+        return false;
     text.len = jinja_text_offset(text, (size_t)(length - end_count));
     if (!jinja_arg_truth(call, 1, false)) {
         size_t space = text.len;

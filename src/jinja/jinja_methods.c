@@ -1,139 +1,8 @@
-/* Methods of strings, and the text routines that filters share. Positions count code points. */
+/* Methods of strings. Positions count code points. */
 #include "jinja_filters.h"
 
 #include <string.h>
 #include <utf8proc.h>
-
-/* ---- Shared text routines
- * ------------------------------------------------------------------------- */
-
-static bool is_stripped(uint32_t c, const Slice *chars)
-{
-    size_t len;
-    if (!chars)
-        return jinja_is_space(c);
-    for (size_t at = 0; at < chars->len; at += len) {
-        if (jinja_text_at(*chars, at, &len) == c)
-            return true;
-    }
-    return false;
-}
-
-Slice jinja_text_strip(Slice text, const Slice *chars, bool left, bool right)
-{
-    size_t len;
-    while (left && text.len > 0 && is_stripped(jinja_text_at(text, 0, &len), chars))
-        text = (Slice){text.ptr + len, text.len - len};
-    while (right && text.len > 0) {
-        size_t start = text.len - 1;
-        while (start > 0 && ((unsigned char)text.ptr[start] & 0xC0) == 0x80)
-            start--;
-        if (!is_stripped(jinja_text_at(text, start, &len), chars))
-            break;
-        text.len = start;
-    }
-    return text;
-}
-
-bool jinja_text_replace(JinjaMachine *m, Slice text, Slice old, Slice replacement, int64_t count,
-                        JinjaValue *out)
-{
-    size_t mark = m->text.len, at = 0, len;
-    while (count != 0) {
-        size_t found = at;
-        if (old.len == 0) { /* between all characters */
-            if (at > text.len)
-                break;
-        } else if (!jinja_text_find(m, text, old, at, &found)) {
-            return false;
-        }
-        if (found == SIZE_MAX)
-            break;
-        buffer_append(&m->text, text.ptr + at, found - at);
-        buffer_append_slice(&m->text, replacement);
-        if (!jinja_charge(m, 1 + replacement.len / 64))
-            return false;
-        at = found + old.len;
-        count -= count > 0;
-        if (old.len > 0)
-            continue;
-        if (at == text.len)
-            return jinja_text_finish(m, mark, out);
-        jinja_text_at(text, at, &len);
-        buffer_append(&m->text, text.ptr + at, len);
-        at += len;
-    }
-    if (at < text.len)
-        buffer_append(&m->text, text.ptr + at, text.len - at);
-    return jinja_charge(m, text.len / 64) && jinja_text_finish(m, mark, out);
-}
-
-static bool is_line_break(uint32_t c)
-{
-    return (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 ||
-           c == 0x2029;
-}
-
-bool jinja_text_next_line(Slice text, size_t *at, Slice *line, Slice *line_break)
-{
-    if (*at >= text.len)
-        return false;
-    size_t end = *at, len = 0;
-    bool found = false;
-    for (; end < text.len; end += len) {
-        found = is_line_break(jinja_text_at(text, end, &len));
-        if (found)
-            break;
-    }
-    if (!found)
-        len = 0;
-    else if (text.ptr[end] == '\r' && end + 1 < text.len && text.ptr[end + 1] == '\n')
-        len = 2;
-    *line = (Slice){text.ptr + *at, end - *at};
-    *line_break = (Slice){text.ptr + end, len};
-    *at = end + len;
-    return true;
-}
-
-bool jinja_is_word(uint32_t c)
-{
-    if (c < 0x80)
-        return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
-               (c >= 'A' && c <= 'Z');
-    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
-    return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NO &&
-           !(category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME);
-}
-
-/* Fills up to width: left and right say on which sides. */
-static bool pad_text(JinjaMachine *m, Slice text, size_t left, size_t right, Slice fill,
-                     JinjaValue *out)
-{
-    size_t mark = m->text.len;
-    if (left + right > JINJA_OUTPUT_BYTES_MAX / UTF8_MAX)
-        return jinja_fail_limit(m, "width of padded text", JINJA_OUTPUT_BYTES_MAX / UTF8_MAX);
-    if (!jinja_charge(m, (left + right) / 16))
-        return false;
-    for (size_t i = 0; i < left; i++)
-        buffer_append_slice(&m->text, fill);
-    buffer_append_slice(&m->text, text);
-    for (size_t i = 0; i < right; i++)
-        buffer_append_slice(&m->text, fill);
-    return jinja_text_finish(m, mark, out);
-}
-
-static size_t missing_width(Slice text, int64_t width)
-{
-    size_t count = jinja_text_count(text);
-    return width > 0 && (uint64_t)width > count ? (size_t)width - count : 0;
-}
-
-bool jinja_text_center(JinjaMachine *m, Slice text, int64_t width, Slice fill, JinjaValue *out)
-{
-    size_t pad = missing_width(text, width);
-    size_t left = pad / 2 + (pad & (size_t)width & 1);
-    return pad_text(m, text, left, pad - left, fill, out);
-}
 
 /* ---- String methods: stripping, splitting, joining
  * ------------------------------------------------ */
@@ -601,7 +470,8 @@ static bool method_ljust(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
     int64_t width;
     Slice fill;
     return read_padding(m, call, &width, &fill) &&
-           pad_text(m, self_text(call), 0, missing_width(self_text(call), width), fill, out);
+           jinja_text_pad(m, self_text(call), 0, jinja_text_missing(self_text(call), width), fill,
+                          out);
 }
 
 static bool method_rjust(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
@@ -609,7 +479,8 @@ static bool method_rjust(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
     int64_t width;
     Slice fill;
     return read_padding(m, call, &width, &fill) &&
-           pad_text(m, self_text(call), missing_width(self_text(call), width), 0, fill, out);
+           jinja_text_pad(m, self_text(call), jinja_text_missing(self_text(call), width), 0, fill,
+                          out);
 }
 
 static bool method_center(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
@@ -628,9 +499,9 @@ static bool method_zfill(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
     if (!jinja_arg_integer(m, call, 0, 0, &width))
         return false;
     bool sign = text.len > 0 && (text.ptr[0] == '-' || text.ptr[0] == '+');
-    size_t pad = missing_width(text, width);
+    size_t pad = jinja_text_missing(text, width);
     Slice digits = {text.ptr + sign, text.len - sign};
-    return pad_text(m, digits, pad, 0, SLICE("0"), &padded) &&
+    return jinja_text_pad(m, digits, pad, 0, SLICE("0"), &padded) &&
            jinja_concatenate(m, (Slice){text.ptr, sign}, padded.as.string, out);
 }
 

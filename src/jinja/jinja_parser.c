@@ -601,7 +601,7 @@ static bool parse_statements(JinjaParser *p, const char *const *ends, JinjaNodes
             return false;
         if (at_end_tag(p, ends))
             return true;
-        JinjaNode *node;
+        JinjaNode *node = NULL;
         if (!parse_statement(p, &node) || !jinja_parser_push(p, out, node))
             return false;
     }

@@ -1,6 +1,7 @@
-/* Text by code points: positions, white space, search and case. Texts are valid UTF-8 throughout.
+/* Text by code points: positions, white space, search, case, stripping, lines and padding. Texts
+ * are valid UTF-8 throughout.
  */
-#include "jinja_machine.h"
+#include "jinja_filters.h"
 
 #include <string.h>
 #include <utf8proc.h>
@@ -172,4 +173,134 @@ bool jinja_text_to_case(JinjaMachine *m, Slice text, JinjaCase how, JinjaValue *
     size_t mark = m->text.len;
     jinja_append_case(&m->text, text, how);
     return jinja_charge(m, text.len / 8) && jinja_text_finish(m, mark, out);
+}
+
+/* ---- Shared text routines
+ * ------------------------------------------------------------------------- */
+
+static bool is_stripped(uint32_t c, const Slice *chars)
+{
+    size_t len;
+    if (!chars)
+        return jinja_is_space(c);
+    for (size_t at = 0; at < chars->len; at += len) {
+        if (jinja_text_at(*chars, at, &len) == c)
+            return true;
+    }
+    return false;
+}
+
+Slice jinja_text_strip(Slice text, const Slice *chars, bool left, bool right)
+{
+    size_t len;
+    while (left && text.len > 0 && is_stripped(jinja_text_at(text, 0, &len), chars))
+        text = (Slice){text.ptr + len, text.len - len};
+    while (right && text.len > 0) {
+        size_t start = text.len - 1;
+        while (start > 0 && ((unsigned char)text.ptr[start] & 0xC0) == 0x80)
+            start--;
+        if (!is_stripped(jinja_text_at(text, start, &len), chars))
+            break;
+        text.len = start;
+    }
+    return text;
+}
+
+bool jinja_text_replace(JinjaMachine *m, Slice text, Slice old, Slice replacement, int64_t count,
+                        JinjaValue *out)
+{
+    size_t mark = m->text.len, at = 0, len;
+    while (count != 0) {
+        size_t found = at;
+        if (old.len == 0) { /* between all characters */
+            if (at > text.len)
+                break;
+        } else if (!jinja_text_find(m, text, old, at, &found)) {
+            return false;
+        }
+        if (found == SIZE_MAX)
+            break;
+        buffer_append(&m->text, text.ptr + at, found - at);
+        buffer_append_slice(&m->text, replacement);
+        if (!jinja_charge(m, 1 + replacement.len / 64))
+            return false;
+        at = found + old.len;
+        count -= count > 0;
+        if (old.len > 0)
+            continue;
+        if (at == text.len)
+            return jinja_text_finish(m, mark, out);
+        jinja_text_at(text, at, &len);
+        buffer_append(&m->text, text.ptr + at, len);
+        at += len;
+    }
+    if (at < text.len)
+        buffer_append(&m->text, text.ptr + at, text.len - at);
+    return jinja_charge(m, text.len / 64) && jinja_text_finish(m, mark, out);
+}
+
+static bool is_line_break(uint32_t c)
+{
+    return (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 ||
+           c == 0x2029;
+}
+
+bool jinja_text_next_line(Slice text, size_t *at, Slice *line, Slice *line_break)
+{
+    if (*at >= text.len)
+        return false;
+    size_t end = *at, len = 0;
+    bool found = false;
+    for (; end < text.len; end += len) {
+        found = is_line_break(jinja_text_at(text, end, &len));
+        if (found)
+            break;
+    }
+    if (!found)
+        len = 0;
+    else if (text.ptr[end] == '\r' && end + 1 < text.len && text.ptr[end + 1] == '\n')
+        len = 2;
+    *line = (Slice){text.ptr + *at, end - *at};
+    *line_break = (Slice){text.ptr + end, len};
+    *at = end + len;
+    return true;
+}
+
+bool jinja_is_word(uint32_t c)
+{
+    if (c < 0x80)
+        return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
+               (c >= 'A' && c <= 'Z');
+    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+    return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NO &&
+           !(category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME);
+}
+
+bool jinja_text_pad(JinjaMachine *m, Slice text, size_t left, size_t right, Slice fill,
+                    JinjaValue *out)
+{
+    size_t mark = m->text.len;
+    if (left + right > JINJA_OUTPUT_BYTES_MAX / UTF8_MAX)
+        return jinja_fail_limit(m, "width of padded text", JINJA_OUTPUT_BYTES_MAX / UTF8_MAX);
+    if (!jinja_charge(m, (left + right) / 16))
+        return false;
+    for (size_t i = 0; i < left; i++)
+        buffer_append_slice(&m->text, fill);
+    buffer_append_slice(&m->text, text);
+    for (size_t i = 0; i < right; i++)
+        buffer_append_slice(&m->text, fill);
+    return jinja_text_finish(m, mark, out);
+}
+
+size_t jinja_text_missing(Slice text, int64_t width)
+{
+    size_t count = jinja_text_count(text);
+    return width > 0 && (uint64_t)width > count ? (size_t)width - count : 0;
+}
+
+bool jinja_text_center(JinjaMachine *m, Slice text, int64_t width, Slice fill, JinjaValue *out)
+{
+    size_t pad = jinja_text_missing(text, width);
+    size_t left = pad / 2 + (pad & (size_t)width & 1);
+    return jinja_text_pad(m, text, left, pad - left, fill, out);
 }

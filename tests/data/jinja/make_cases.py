@@ -126,6 +126,9 @@ joined' }}
 {% for a, b in [(1, 2), (3, 4)] %}{{ a }}-{{ b }};{% endfor %}{% for a, (b, c) in [(1, (2, 3))] %}{{ a + b + c }}{% endfor %}
 {% for k, v in d|dictsort %}{{ k }}={{ v }} {% endfor %}{% for k in d %}{{ k }}{% endfor %}{% for c in 'hé' %}<{{ c }}>{% endfor %}
 {% for x in range(10) %}{% if x == 2 %}{% continue %}{% endif %}{% if x == 5 %}{% break %}{% endif %}{{ x }}{% endfor %}
+{% for x in xs %}{% break %}{% else %}else{% endfor %}{% for x in xs %}{% if x > 1 %}{% continue %}{% endif %}{% else %}else{% endfor %}
+{{ missing|truncate(5) }}{{ xs|truncate(5) }} {{ 'a\tb'.expandtabs(4) }} {{ [missing, missing]|sort|length }} {{ yes|round }}
+{{ nil[1:] }}
 {% for x in range(10, 0, -3) %}{{ x }} {% endfor %}{{ range(5)|list }}{{ range(2, 4)[1] }}{{ range(3)|length }}
 {% for n in tree recursive %}{{ n.name }}{{ loop.depth }}{% if n.kids %}({{ loop(n.kids) }}){% endif %}{% endfor %}
 {% for x in xs %}{% for y in xs %}{{ loop.index }}{% endfor %}{{ loop.index }} {% endfor %}
