@@ -1,0 +1,298 @@
+/* Attention over a KV cache against the plain formula in double: every head shape, windows,
+ * soft-caps, rings that have wrapped, long contexts that are split over threads. And bit for bit:
+ * chunks, single steps and thread counts against the whole. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "cpu/attention.h"
+#include "weights.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Case {
+    size_t n_heads, n_kv_heads, head_dim, n_tokens, max_chunk;
+    uint32_t sliding_window;
+    float soft_cap;
+    bool is_half;
+} Case;
+
+typedef struct World {
+    Case c;
+    ModelConfig config;
+    LayerConfig layer;
+    float *q, *k,
+        *v; /* [n_tokens, heads * head_dim], all tokens; k and v as the cache rounds them */
+} World;
+
+static float random_value(uint32_t *seed)
+{
+    *seed = *seed * 1664525u + 1013904223u;
+    return (float)(*seed >> 8) / (float)(1 << 23) - 1.0f;
+}
+
+static float *random_rows(size_t n, uint32_t seed, float range, bool is_half)
+{
+    float *x = malloc(n * sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++) {
+        x[i] = random_value(&seed) * range;
+        if (is_half)
+            x[i] = float_from_f16(float_to_f16(x[i]));
+    }
+    return x;
+}
+
+static void make_world(Case c, World *w)
+{
+    *w = (World){.c = c};
+    w->layer.sliding_window = c.sliding_window;
+    w->config = (ModelConfig){.num_hidden_layers = 1,
+                              .num_attention_heads = (uint32_t)c.n_heads,
+                              .num_key_value_heads = (uint32_t)c.n_kv_heads,
+                              .head_dim = (uint32_t)c.head_dim};
+    w->q = random_rows(c.n_tokens * c.n_heads * c.head_dim, 1, 2.0f, false);
+    w->k = random_rows(c.n_tokens * c.n_kv_heads * c.head_dim, 2, 2.0f, c.is_half);
+    w->v = random_rows(c.n_tokens * c.n_kv_heads * c.head_dim, 3, 2.0f, c.is_half);
+}
+
+static void free_world(World *w)
+{
+    free(w->q);
+    free(w->k);
+    free(w->v);
+}
+
+static void store_token(const World *w, const CpuOps *ops, const KvCache *cache, size_t position)
+{
+    for (size_t h = 0; h < w->c.n_kv_heads; h++) {
+        size_t at = (position * w->c.n_kv_heads + h) * w->c.head_dim;
+        void *key = kv_cache_key(cache, &cache->layers[0], h, position);
+        void *value = kv_cache_value(cache, &cache->layers[0], h, position);
+        if (w->c.is_half) {
+            ops->store_half(w->k + at, w->c.head_dim, key, KV_KEY_TILE);
+            ops->store_half(w->v + at, w->c.head_dim, value, 1);
+            memset((uint16_t *)value + w->c.head_dim, 0, (cache->value_stride - w->c.head_dim) * 2);
+            continue;
+        }
+        for (size_t d = 0; d < w->c.head_dim; d++)
+            ((float *)key)[d * KV_KEY_TILE] = w->k[at + d];
+        memcpy(value, w->v + at, w->c.head_dim * sizeof(float));
+        memset((float *)value + w->c.head_dim, 0, (cache->value_stride - w->c.head_dim) * 4);
+    }
+}
+
+/* All tokens in chunks; out is [n_tokens, heads * head_dim]. */
+static void attend(World *w, const CpuOps *ops, size_t threads, size_t chunk, float *out)
+{
+    Error err = {0};
+    KvCache cache;
+    CpuPool *pool = NULL;
+    AttentionScratch *scratch;
+    size_t cols = w->c.n_heads * w->c.head_dim;
+    AttentionShape shape = {w->c.n_heads, w->c.n_kv_heads, w->c.head_dim,
+                            1.0f / sqrtf((float)w->c.head_dim), w->c.soft_cap};
+    w->config.layers = &w->layer;
+    assert_true(
+        kv_cache_create(&w->config, w->c.is_half, w->c.n_tokens, w->c.max_chunk, &cache, &err));
+    /* What is not written must not matter. */
+    memset(cache.memory, 0xFF, cache.bytes);
+    assert_true(cpu_pool_create(threads, &pool, &err));
+    assert_true(attention_scratch_create(shape, chunk, w->c.n_tokens, threads, &scratch, &err));
+    for (size_t at = 0; at < w->c.n_tokens; at += chunk) {
+        size_t left = w->c.n_tokens - at, n = left < chunk ? left : chunk;
+        for (size_t t = 0; t < n; t++)
+            store_token(w, ops, &cache, at + t);
+        AttentionSlice slice = {&cache, 0, n, at};
+        attention_plan(scratch, &slice, 1);
+        attention_run(scratch, ops, 0, w->q + at * cols, cols, out + at * cols, cols, pool);
+        kv_cache_advance(&cache, n);
+    }
+    attention_scratch_free(scratch);
+    cpu_pool_free(pool);
+    kv_cache_free(&cache);
+}
+
+/* One query head at one position, in double. */
+static void expect(const World *w, size_t position, size_t head, double *out)
+{
+    const Case *c = &w->c;
+    size_t kv_head = head / (c->n_heads / c->n_kv_heads);
+    size_t first =
+        c->sliding_window && position >= c->sliding_window ? position - c->sliding_window + 1 : 0;
+    const float *q = w->q + (position * c->n_heads + head) * c->head_dim;
+    double *scores = malloc((position + 1) * sizeof *scores), max = -INFINITY, sum = 0;
+    assert_non_null(scores);
+    for (size_t j = first; j <= position; j++) {
+        const float *k = w->k + (j * c->n_kv_heads + kv_head) * c->head_dim;
+        double dot = 0;
+        for (size_t d = 0; d < c->head_dim; d++)
+            dot += (double)q[d] * (double)k[d];
+        dot /= sqrt((double)c->head_dim);
+        scores[j] = c->soft_cap > 0 ? (double)c->soft_cap * tanh(dot / (double)c->soft_cap) : dot;
+        max = fmax(max, scores[j]);
+    }
+    memset(out, 0, c->head_dim * sizeof *out);
+    for (size_t j = first; j <= position; j++) {
+        const float *v = w->v + (j * c->n_kv_heads + kv_head) * c->head_dim;
+        double p = exp(scores[j] - max);
+        sum += p;
+        for (size_t d = 0; d < c->head_dim; d++)
+            out[d] += p * (double)v[d];
+    }
+    for (size_t d = 0; d < c->head_dim; d++)
+        out[d] /= sum;
+    free(scores);
+}
+
+static void check_values(const World *w, const float *found)
+{
+    double *expected = malloc(w->c.head_dim * sizeof *expected);
+    assert_non_null(expected);
+    for (size_t t = 0; t < w->c.n_tokens; t += t < 70 ? 1 : 37) {
+        for (size_t h = 0; h < w->c.n_heads; h++) {
+            expect(w, t, h, expected);
+            const float *row = found + (t * w->c.n_heads + h) * w->c.head_dim;
+            /* Values are at most 2; scores up to 4 sqrt(head_dim) carry errors of about 1e-6. */
+            for (size_t d = 0; d < w->c.head_dim; d++) {
+                if (!(fabs((double)row[d] - expected[d]) <= 2e-5))
+                    fail_msg("token %zu head %zu dim %zu: %.9g, expected %.9g", t, h, d,
+                             (double)row[d], expected[d]);
+            }
+        }
+    }
+    free(expected);
+}
+
+static const Case CASES[] = {
+    {.n_heads = 9, .n_kv_heads = 3, .head_dim = 64, .n_tokens = 150, .is_half = true},
+    {.n_heads = 4, .n_kv_heads = 4, .head_dim = 48, .n_tokens = 130, .is_half = true},
+    {.n_heads = 8, .n_kv_heads = 2, .head_dim = 16, .n_tokens = 97, .is_half = false},
+    {.n_heads = 2, .n_kv_heads = 1, .head_dim = 10, .n_tokens = 70, .is_half = true},
+    {.n_heads = 5, .n_kv_heads = 1, .head_dim = 2, .n_tokens = 66, .is_half = false},
+    {.n_heads = 64, .n_kv_heads = 1, .head_dim = 24, .n_tokens = 70, .is_half = true},
+    {.n_heads = 4,
+     .n_kv_heads = 2,
+     .head_dim = 32,
+     .n_tokens = 300,
+     .soft_cap = 2.0f,
+     .is_half = true},
+    {.n_heads = 4,
+     .n_kv_heads = 1,
+     .head_dim = 32,
+     .n_tokens = 300,
+     .sliding_window = 16,
+     .is_half = true},
+    {.n_heads = 4,
+     .n_kv_heads = 2,
+     .head_dim = 40,
+     .n_tokens = 700,
+     .sliding_window = 100,
+     .is_half = false},
+    {.n_heads = 6, .n_kv_heads = 1, .head_dim = 72, .n_tokens = 600, .is_half = true},
+    {.n_heads = 2,
+     .n_kv_heads = 2,
+     .head_dim = 8,
+     .n_tokens = 290,
+     .sliding_window = 1,
+     .is_half = true},
+};
+
+static void check_case(Case c, const CpuOps *ops)
+{
+    static const size_t chunks[] = {1, 5, 16, 64, 90};
+    static const size_t threads[] = {1, 2, 5};
+    World w;
+    c.max_chunk = 90;
+    make_world(c, &w);
+    size_t bytes = c.n_tokens * c.n_heads * c.head_dim * sizeof(float);
+    float *whole = malloc(bytes), *parts = malloc(bytes);
+    assert_true(whole && parts);
+    attend(&w, ops, 1, 90, whole);
+    check_values(&w, whole);
+    for (size_t i = 0; i < ARRAY_COUNT(chunks); i++) {
+        for (size_t j = 0; j < ARRAY_COUNT(threads); j++) {
+            memset(parts, 0, bytes);
+            attend(&w, ops, threads[j], chunks[i], parts);
+            if (memcmp(whole, parts, bytes) != 0)
+                fail_msg("%s: chunks of %zu with %zu threads differ from the whole", ops->name,
+                         chunks[i], threads[j]);
+        }
+    }
+    free(whole);
+    free(parts);
+    free_world(&w);
+}
+
+static void test_plain(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_COUNT(CASES); i++)
+        check_case(CASES[i], cpu_ops_plain());
+}
+
+static void test_avx2(void **state)
+{
+    (void)state;
+    if (!cpu_ops_avx2())
+        skip();
+    for (size_t i = 0; i < ARRAY_COUNT(CASES); i++)
+        check_case(CASES[i], cpu_ops_avx2());
+}
+
+/* Keys beyond fp16 are kept finite, so that a hidden one cannot turn a sum into NaN. */
+static void test_huge_values(void **state)
+{
+    (void)state;
+    World w;
+    make_world((Case){.n_heads = 3,
+                      .n_kv_heads = 1,
+                      .head_dim = 16,
+                      .n_tokens = 40,
+                      .max_chunk = 40,
+                      .is_half = true},
+               &w);
+    for (size_t d = 0; d < 16; d++)
+        w.v[39 * 16 + d] = 1e30f;
+    float out[40 * 48];
+    attend(&w, cpu_ops_select(false), 1, 40, out);
+    for (size_t i = 0; i < 39 * 48; i++)
+        assert_true(fabsf(out[i]) <= 2.0f);
+    for (size_t i = 39 * 48; i < 40 * 48; i++)
+        assert_true(isfinite(out[i]));
+    free_world(&w);
+}
+
+static void test_no_memory(void **state)
+{
+    (void)state;
+    AttentionShape shape = {4, 2, 32, 1.0f, 0.0f};
+    AttentionScratch *scratch = NULL;
+    for (uint64_t nth = 1; !scratch; nth++) {
+        Error err = {0};
+        fault_fail_allocation(nth);
+        bool ok = attention_scratch_create(shape, 64, 1000, 2, &scratch, &err);
+        fault_fail_allocation(0);
+        assert_int_equal(ok, scratch != NULL);
+        if (!ok)
+            assert_int_equal(err.code, ERROR_MEMORY);
+        assert_true(nth < 50);
+    }
+    attention_scratch_free(scratch);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_plain),
+        cmocka_unit_test(test_avx2),
+        cmocka_unit_test(test_huge_values),
+        cmocka_unit_test(test_no_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
