@@ -160,15 +160,14 @@ void gguf_output_abandon(GgufOutput *output);
 typedef struct GgufNameRule {
     const char *gguf; /* without "blk.N." and suffix */
     const char *mlx;  /* within "model.layers.N." for layer rules, whole otherwise */
-    bool is_required;
 } GgufNameRule;
 
 typedef struct GgufArchitecture {
-    const char *name;       /* general.architecture and prefix of its keys */
-    const char *model_type; /* config.json's */
-    const char *class_name; /* config.json's `architectures` */
-    const GgufNameRule *layer_rules;
-    size_t n_layer_rules;
+    const char *name;              /* general.architecture and prefix of its keys */
+    const char *model_type;        /* config.json's */
+    const char *class_name;        /* config.json's `architectures` */
+    const GgufNameRule *own_rules; /* beside those that all have */
+    size_t n_own_rules;
     double default_rope_theta;
     bool has_permuted_qk;   /* rows of q and k are stored for interleaved RoPE */
     bool has_norm_plus_one; /* norm weights are stored as 1 + w */
@@ -180,6 +179,9 @@ typedef struct GgufArchitecture {
  */
 bool gguf_find_architecture(const GgufFile *file, const GgufArchitecture **out,
                             Error *err) WARN_UNUSED;
+
+/* The names of what a layer holds, all of it required; NULL past the last. */
+const GgufNameRule *gguf_layer_rule(const GgufArchitecture *architecture, size_t index);
 
 /* The model's dimensions, checked to be usable. */
 typedef struct GgufDims {

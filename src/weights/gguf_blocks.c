@@ -1,21 +1,24 @@
 /* GGUF's block formats: layouts, and what MLX form holds each.
  *
  * Most are affine by nature: 32 codes under one scale and one offset, which MLX's affine mode with
- * groups of 32 states exactly (bytes of a block, f16 d and m, low nibbles are values 0..15, high
- * ones 16..31):
+ * groups of 32 states exactly (d and m are f16, low nibbles are values 0..15, high ones 16..31):
  *
- *     Q4_0  d qs[16]           d * (q - 8)       4 bits, bias   -8 d
- *     Q4_1  d m qs[16]         d * q + m         4 bits
- *     Q5_0  d qh[4] qs[16]     d * (q - 16)      5 bits, bias  -16 d, bit j of qh is value j's
- * fifth bit Q5_1  d m qh[4] qs[16]   d * q + m         5 bits Q8_0  d qs[32] signed    d * q 8
- * bits, code q + 128, bias -128 d IQ4_NL d qs[16]          d * table[q]      8 bits, code table[q]
- * + 127: the table holds integers Q4_K  256 values: d, dmin, 6-bit scales and minima of 8 groups:
- * (d sc) q - (dmin m)        4 bits Q5_K  the same with a fifth bit plane 5 bits IQ4_XS 256 values:
- * as IQ4_NL, with a 6-bit scale for each 32                                8 bits
+ *     Q4_0    d qs[16]            d (q - 8)         4 bits, bias  -8 d
+ *     Q4_1    d m qs[16]          d q + m           4 bits
+ *     Q5_0    d qh[4] qs[16]      d (q - 16)        5 bits, bias -16 d; qh holds the fifth bits
+ *     Q5_1    d m qh[4] qs[16]    d q + m           5 bits
+ *     Q8_0    d qs[32]            d q, q signed     8 bits, code q + 128, bias -128 d
+ *     IQ4_NL  d qs[16]            d level[q]        8 bits, code level[q] + 127: whole numbers
  *
- * Where a scale is a product (the last three) it is exact in float32 and rounded when stored as
- * f16. Q2_K, Q3_K and Q6_K have a scale for 16 values, which no MLX group is as small as: their
- * values are quantised anew to 8 bits. Layouts: ggml's ggml-common.h, as read in files. */
+ * In blocks of 256 each group has its own scale, and where there is one, its own minimum:
+ *
+ *     Q4_K    d dmin s[12] qs[128]         (d sc) q - dmin mn     4 bits
+ *     Q5_K    d dmin s[12] qh[32] qs[128]  (d sc) q - dmin mn     5 bits
+ *     IQ4_XS  d sh[2] sl[4] qs[128]        (d sc) level[q]        8 bits
+ *
+ * Those products are exact in float32 and rounded when stored as f16. Q2_K, Q3_K and Q6_K have a
+ * scale for 16 values, which no MLX group is as small as: their values are quantised anew to 8
+ * bits. Layouts: ggml's ggml-common.h. */
 #include "gguf.h"
 
 #include <math.h>

@@ -13,41 +13,33 @@ enum { KEY_MAX = 128, LAYERS_MAX = 1024, HEADS_MAX = 1024, DIM_MAX = 1 << 20 };
 
 /* ---- Architectures --------------------------------------------------------------------------- */
 
-#define ATTENTION_RULES                                                                            \
-    {"attn_norm", "input_layernorm", true}, {"attn_q", "self_attn.q_proj", true},                  \
-        {"attn_k", "self_attn.k_proj", true}, {"attn_v", "self_attn.v_proj", true},                \
-    {                                                                                              \
-        "attn_output", "self_attn.o_proj", true                                                    \
-    }
-#define MLP_RULES                                                                                  \
-    {"ffn_gate", "mlp.gate_proj", true}, {"ffn_up", "mlp.up_proj", true},                          \
-    {                                                                                              \
-        "ffn_down", "mlp.down_proj", true                                                          \
-    }
-#define QK_NORM_RULES                                                                              \
-    {"attn_q_norm", "self_attn.q_norm", true},                                                     \
-    {                                                                                              \
-        "attn_k_norm", "self_attn.k_norm", true                                                    \
-    }
-
-static const GgufNameRule llama_rules[] = {
-    ATTENTION_RULES, MLP_RULES, {"ffn_norm", "post_attention_layernorm", true}};
+/* Every architecture has these; its own rules name the norms beside them. */
+static const GgufNameRule common_rules[] = {
+    {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"}, {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},           {"ffn_down", "mlp.down_proj"},
+};
+static const GgufNameRule llama_rules[] = {{"ffn_norm", "post_attention_layernorm"}};
 static const GgufNameRule qwen3_rules[] = {
-    ATTENTION_RULES, QK_NORM_RULES, MLP_RULES, {"ffn_norm", "post_attention_layernorm", true}};
+    {"ffn_norm", "post_attention_layernorm"},
+    {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"},
+};
 static const GgufNameRule gemma3_rules[] = {
-    ATTENTION_RULES,
-    QK_NORM_RULES,
-    MLP_RULES,
-    {"post_attention_norm", "post_attention_layernorm", true},
-    {"ffn_norm", "pre_feedforward_layernorm", true},
-    {"post_ffw_norm", "post_feedforward_layernorm", true}};
+    {"post_attention_norm", "post_attention_layernorm"},
+    {"ffn_norm", "pre_feedforward_layernorm"},
+    {"post_ffw_norm", "post_feedforward_layernorm"},
+    {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"},
+};
 
 static const GgufArchitecture architectures[] = {
     {.name = "llama",
      .model_type = "llama",
      .class_name = "LlamaForCausalLM",
-     .layer_rules = llama_rules,
-     .n_layer_rules = ARRAY_COUNT(llama_rules),
+     .own_rules = llama_rules,
+     .n_own_rules = ARRAY_COUNT(llama_rules),
      .default_rope_theta = 1e4,
      .has_permuted_qk = true,
      .writes_head_dim = true,
@@ -55,25 +47,33 @@ static const GgufArchitecture architectures[] = {
     {.name = "qwen2",
      .model_type = "qwen2",
      .class_name = "Qwen2ForCausalLM",
-     .layer_rules = llama_rules,
-     .n_layer_rules = ARRAY_COUNT(llama_rules),
+     .own_rules = llama_rules,
+     .n_own_rules = ARRAY_COUNT(llama_rules),
      .default_rope_theta = 1e4},
     {.name = "qwen3",
      .model_type = "qwen3",
      .class_name = "Qwen3ForCausalLM",
-     .layer_rules = qwen3_rules,
-     .n_layer_rules = ARRAY_COUNT(qwen3_rules),
+     .own_rules = qwen3_rules,
+     .n_own_rules = ARRAY_COUNT(qwen3_rules),
      .default_rope_theta = 1e4,
      .writes_head_dim = true},
     {.name = "gemma3",
      .model_type = "gemma3_text",
      .class_name = "Gemma3ForCausalLM",
-     .layer_rules = gemma3_rules,
-     .n_layer_rules = ARRAY_COUNT(gemma3_rules),
+     .own_rules = gemma3_rules,
+     .n_own_rules = ARRAY_COUNT(gemma3_rules),
      .default_rope_theta = 1e6,
      .has_norm_plus_one = true,
      .writes_head_dim = true},
 };
+
+const GgufNameRule *gguf_layer_rule(const GgufArchitecture *architecture, size_t index)
+{
+    if (index < ARRAY_COUNT(common_rules))
+        return &common_rules[index];
+    index -= ARRAY_COUNT(common_rules);
+    return index < architecture->n_own_rules ? &architecture->own_rules[index] : NULL;
+}
 
 bool gguf_find_architecture(const GgufFile *file, const GgufArchitecture **out, Error *err)
 {

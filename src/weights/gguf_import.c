@@ -91,9 +91,10 @@ static bool split_layer(Slice stem, uint64_t *layer, Slice *rest)
 
 static const GgufNameRule *find_rule(const GgufArchitecture *architecture, Slice name)
 {
-    for (size_t i = 0; i < architecture->n_layer_rules; i++) {
-        if (slice_equal(name, slice_of(architecture->layer_rules[i].gguf)))
-            return &architecture->layer_rules[i];
+    const GgufNameRule *rule;
+    for (size_t i = 0; (rule = gguf_layer_rule(architecture, i)); i++) {
+        if (slice_equal(name, slice_of(rule->gguf)))
+            return rule;
     }
     return NULL;
 }
@@ -101,9 +102,8 @@ static const GgufNameRule *find_rule(const GgufArchitecture *architecture, Slice
 /* The MLX module of a GGUF stem into text; false when there is none. */
 static bool map_module(const Importer *im, Slice stem, char *text, size_t size)
 {
-    static const GgufNameRule top[] = {{"token_embd", "model.embed_tokens", true},
-                                       {"output_norm", "model.norm", true},
-                                       {"output", "lm_head", false}};
+    static const GgufNameRule top[] = {
+        {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
     for (size_t i = 0; i < ARRAY_COUNT(top); i++) {
         if (slice_equal(stem, slice_of(top[i].gguf)))
             return snprintf(text, size, "%s", top[i].mlx) > 0;
@@ -192,10 +192,10 @@ static bool require_tensors(Importer *im)
         return false;
     char name[128];
     for (uint64_t layer = 0; layer < im->dims.layers; layer++) {
-        for (size_t i = 0; i < im->architecture->n_layer_rules; i++) {
-            const GgufNameRule *rule = &im->architecture->layer_rules[i];
+        const GgufNameRule *rule;
+        for (size_t i = 0; (rule = gguf_layer_rule(im->architecture, i)); i++) {
             snprintf(name, sizeof(name), "blk.%u.%s.weight", (unsigned)layer, rule->gguf);
-            if (rule->is_required && !require_tensor(im, name))
+            if (!require_tensor(im, name))
                 return false;
         }
     }

@@ -361,11 +361,16 @@ void affine_quantize_group(const float *values, size_t count, uint32_t bits, uin
 void affine_pack_codes(const uint8_t *codes, size_t count, uint32_t bits, uint8_t *out)
 {
     assert(bits >= 1 && bits <= 8 && count * bits % 32 == 0);
-    uint64_t pending = 0;
-    uint32_t n_pending = 0;
-    for (size_t i = 0; i < count; i++) {
-        pending |= (uint64_t)codes[i] << n_pending;
-        for (n_pending += bits; n_pending >= 8; n_pending -= 8, pending >>= 8)
-            *out++ = (uint8_t)pending;
+    if (bits == 8) {
+        memcpy(out, codes, count);
+        return;
+    }
+    /* Below 8 bits, whole words of codes are whole units of 8. */
+    for (size_t i = 0; i < count; i += CODES_PER_UNIT, out += bits) {
+        uint64_t unit = 0;
+        for (uint32_t j = 0; j < CODES_PER_UNIT; j++)
+            unit |= (uint64_t)codes[i + j] << (bits * j);
+        for (uint32_t byte = 0; byte < bits; byte++)
+            out[byte] = (uint8_t)(unit >> (8 * byte));
     }
 }

@@ -1,8 +1,8 @@
 /* Safetensors, one file:
  *
  *     u64 LE n | n bytes of JSON | data
- *     {"__metadata__": {string: string}, NAME: {"dtype": "BF16", "shape": [..], "data_offsets": [b,
- * e]}, ...}
+ *     {"__metadata__": {string: string},
+ *      NAME: {"dtype": "BF16", "shape": [..], "data_offsets": [begin, end]}, ...}
  *
  * Offsets count from the end of the header. The tensors, sorted by offset, must tile the data
  * exactly: the first starts at 0, each starts where the previous ends, the last ends with the file.

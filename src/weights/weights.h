@@ -7,8 +7,7 @@
  * directory. It knows nothing of transformer layers, except in the importer's name mapping.
  * Threads: everything here is immutable after opening, any thread.
  *
- * MLX does not pad safetensors headers: tensor data starts at any byte offset. Read it with memcpy.
- */
+ * MLX does not pad safetensors headers: tensor data starts at any byte offset. Use memcpy. */
 #ifndef WEIGHTS_H
 #define WEIGHTS_H
 
