@@ -407,13 +407,17 @@ static size_t merge_small(const Bpe *bpe, int32_t *symbols, size_t count)
     return count;
 }
 
-/* A binary heap of rank << 32 | position, smallest first. */
+/* A heap of rank << 32 | position, smallest first. Four children a node: half the depth of two, and
+ * the children of a node share a cache line more often than not. */
 static void heap_sink(uint64_t *heap, size_t count, size_t at)
 {
     uint64_t item = heap[at];
-    for (size_t child; (child = 2 * at + 1) < count; at = child) {
-        if (child + 1 < count && heap[child + 1] < heap[child])
-            child++;
+    for (size_t child; (child = 4 * at + 1) < count; at = child) {
+        size_t end = child + 4 < count ? child + 4 : count;
+        for (size_t other = child + 1; other < end; other++) {
+            if (heap[other] < heap[child])
+                child = other;
+        }
         if (item <= heap[child])
             break;
         heap[at] = heap[child];
@@ -424,9 +428,9 @@ static void heap_sink(uint64_t *heap, size_t count, size_t at)
 static void heap_push(BpeScratch *scratch, uint64_t item)
 {
     size_t at = scratch->heap_count++;
-    while (at > 0 && scratch->heap[(at - 1) / 2] > item) {
-        scratch->heap[at] = scratch->heap[(at - 1) / 2];
-        at = (at - 1) / 2;
+    while (at > 0 && scratch->heap[(at - 1) / 4] > item) {
+        scratch->heap[at] = scratch->heap[(at - 1) / 4];
+        at = (at - 1) / 4;
     }
     scratch->heap[at] = item;
 }

@@ -111,7 +111,8 @@ static bool append_piece(Slice s, Buffer *out, Error *err)
 
 bool nfc_append(const UnicodeTable *unicode, Slice s, Buffer *out, Error *err)
 {
-    size_t start = 0;    /* of the current piece: its first character is inert or begins the text */
+    size_t done = 0;  /* bytes that are in out */
+    size_t start = 0; /* of the current piece: an inert character and those after it that are not */
     bool marked = false; /* the piece holds a character that is not */
     for (size_t at = 0, len; at <= s.len; at += len) {
         uint32_t c = 0;
@@ -119,19 +120,22 @@ bool nfc_append(const UnicodeTable *unicode, Slice s, Buffer *out, Error *err)
         len = 1;
         if (at < s.len) {
             len = unicode_decode(s.ptr + at, &c);
-            classes = unicode_class(unicode, c);
+            classes = c < 0xc0 ? 0 : unicode_class(unicode, c);
         }
         if (classes & UNICODE_NFC) {
             marked = true;
             continue;
         }
-        Slice piece = {s.ptr + start, at - start};
-        if (marked && !append_piece(piece, out, err))
-            return false;
-        if (!marked)
-            buffer_append_slice(out, piece);
-        start = at;
-        marked = false;
+        if (marked) {
+            buffer_append(out, s.ptr + done, start - done);
+            if (!append_piece((Slice){s.ptr + start, at - start}, out, err))
+                return false;
+            done = at;
+            marked = false;
+        }
+        /* utf8proc must not see a later character, so the piece begins behind it. */
+        start = classes & UNICODE_NFC_LATER ? at + len : at;
     }
+    buffer_append(out, s.ptr + done, s.len - done);
     return true;
 }

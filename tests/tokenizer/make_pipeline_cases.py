@@ -140,7 +140,8 @@ def pipelines():
 
 TEXTS = ["", " ", "hello world", "Hello the  THE hello,the", "a1b22c333", "naïve café, ab-ba!", "<x>hi</x> <xy>yo",
          "  lead", "trail  ", "a\n\nb\r\nc", "x[L]y [R] z  [B]  \n[R]\n\nworld worlds hello hellos", "²³½ ①",
-         "ä§日本 äb", "e\u0301 \u0323\u0307a", "\ud7b0 가각", "wor world", "ſ 'S's", "Hello The<X>ing sing"]
+         "ä§日本 äb", "e\u0301 \u0323\u0307a", "\ud7b0 가각", "wor world", "ſ 'S's", "Hello The<X>ing sing",
+         "a\u1ace\u0345\u0323 \u0301\u0323 \U00011935\U00011930"]
 
 
 def main():

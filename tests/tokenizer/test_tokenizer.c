@@ -119,7 +119,7 @@ static void for_each_item(const char *path, ItemCheck *check)
     Buffer file, json;
     Arena arena;
     Error err;
-    const JsonValue *items;
+    const JsonValue *items = NULL;
     buffer_init(&file, TEXT_BYTES);
     arena_init(&arena, ARENA_BYTES);
     if (!file_read(path, TEXT_BYTES, &file, &err) ||
