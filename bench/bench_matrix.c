@@ -1,7 +1,7 @@
-/* Times matrix products for the shapes of real models beside what the machine can do. CSV on stdout:
- * one line a format and shape; decode in GB/s of packed weights, prefill in GMAC/s, and their shares of
- * the measured read bandwidth and int8 rate. Best of several rounds.
- * Usage: bench_matrix [threads [prefill tokens [substring of a shape's name]]] */
+/* Times matrix products for the shapes of real models beside what the machine can do. CSV on
+ * stdout: one line a format and shape; decode in GB/s of packed weights, prefill in GMAC/s, and
+ * their shares of the measured read bandwidth and int8 rate. Best of several rounds. Usage:
+ * bench_matrix [threads [prefill tokens [substring of a shape's name]]] */
 #include "engine.h"
 #include "matrix.h"
 
@@ -41,8 +41,8 @@ static PackedMatrix *make_matrix(const Shape *shape, CpuPool *pool)
 {
     size_t n_groups = shape->bits ? shape->cols / (shape->group_size ? shape->group_size : 32) : 0;
     TensorView weight = {.dtype = shape->bits ? DTYPE_U32 : shape->dtype, .n_dims = 2};
-    size_t row_bytes = shape->bits ? shape->cols * shape->bits / 8
-                                   : shape->cols * dtype_size(shape->dtype);
+    size_t row_bytes =
+        shape->bits ? shape->cols * shape->bits / 8 : shape->cols * dtype_size(shape->dtype);
     weight.n_bytes = shape->rows * row_bytes;
     weight.shape[0] = (int64_t)shape->rows;
     weight.shape[1] = (int64_t)(row_bytes / dtype_size(weight.dtype));
@@ -69,7 +69,9 @@ static PackedMatrix *make_matrix(const Shape *shape, CpuPool *pool)
                                        : shape->bits ? QUANT_MXFP4
                                                      : QUANT_NONE,
                                .bits = shape->bits,
-                               .group_size = affine ? shape->group_size : shape->bits ? 32 : 0,
+                               .group_size = affine        ? shape->group_size
+                                             : shape->bits ? 32
+                                                           : 0,
                                .n_experts = 1,
                                .rows = shape->rows,
                                .cols = shape->cols};
@@ -82,7 +84,8 @@ static PackedMatrix *make_matrix(const Shape *shape, CpuPool *pool)
 }
 
 /* Enough copies that no pass finds its weights in a cache. */
-static double time_decode(const Shape *shape, CpuPool *pool, const float *x, float *y, size_t *bytes)
+static double time_decode(const Shape *shape, CpuPool *pool, const float *x, float *y,
+                          size_t *bytes)
 {
     enum { COPIES_MAX = 2048 };
     static PackedMatrix *copies[COPIES_MAX];
@@ -116,7 +119,8 @@ static double time_decode(const Shape *shape, CpuPool *pool, const float *x, flo
     return best;
 }
 
-static double time_prefill(const Shape *shape, CpuPool *pool, size_t tokens, const float *x, float *y)
+static double time_prefill(const Shape *shape, CpuPool *pool, size_t tokens, const float *x,
+                           float *y)
 {
     PackedMatrix *matrix = make_matrix(shape, pool);
     Activations activations;
@@ -151,8 +155,8 @@ static void run_shape(const Shape *shape, CpuPool *pool, size_t tokens, const Ma
         double prefill = time_prefill(shape, pool, tokens, x, y);
         double read = (double)bytes / decode;
         double macs = (double)shape->rows * (double)shape->cols * (double)tokens / prefill;
-        printf("%s,%zu,%zu,%.2f,%.3f,%.2f,%.3f\n", shape->name, shape->rows, shape->cols, read * 1e-9,
-               read / limits->read_bytes_per_second, macs * 1e-9,
+        printf("%s,%zu,%zu,%.2f,%.3f,%.2f,%.3f\n", shape->name, shape->rows, shape->cols,
+               read * 1e-9, read / limits->read_bytes_per_second, macs * 1e-9,
                macs / limits->int8_macs_per_second);
         fflush(stdout);
     }
@@ -169,7 +173,8 @@ int main(int argc, char **argv)
     Error err;
 
     if (threads < 1 || tokens < 1) {
-        fprintf(stderr, "usage: bench_matrix [threads [prefill tokens [part of a shape's name]]]\n");
+        fprintf(stderr,
+                "usage: bench_matrix [threads [prefill tokens [part of a shape's name]]]\n");
         return 2;
     }
     printf("# %s kernels", cpu_kernels_select(false));

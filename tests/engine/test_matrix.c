@@ -1,5 +1,5 @@
-/* Packed matrices and their products: every format and size against weight_matrix_read_row in double,
- * AVX2 against plain C, and the same bits whatever the batch. */
+/* Packed matrices and their products: every format and size against weight_matrix_read_row in
+ * double, AVX2 against plain C, and the same bits whatever the batch. */
 #include "matrix.h"
 
 #include <math.h>
@@ -28,24 +28,24 @@ typedef struct SampleSpec {
 } SampleSpec;
 
 static const SampleSpec sample_specs[] = {
-    {QUANT_AFFINE, 4, 32, DTYPE_F16},    {QUANT_AFFINE, 4, 64, DTYPE_F16},
-    {QUANT_AFFINE, 4, 128, DTYPE_F16},   {QUANT_AFFINE, 4, 32, DTYPE_BF16},
-    {QUANT_AFFINE, 4, 64, DTYPE_BF16},   {QUANT_AFFINE, 4, 128, DTYPE_BF16},
-    {QUANT_AFFINE, 4, 32, DTYPE_F32},    {QUANT_AFFINE, 4, 64, DTYPE_F32},
-    {QUANT_AFFINE, 4, 128, DTYPE_F32},   {QUANT_AFFINE, 8, 32, DTYPE_F16},
-    {QUANT_AFFINE, 8, 64, DTYPE_BF16},   {QUANT_AFFINE, 8, 128, DTYPE_F32},
-    {QUANT_AFFINE, 8, 32, DTYPE_BF16},   {QUANT_AFFINE, 8, 64, DTYPE_F32},
-    {QUANT_AFFINE, 8, 128, DTYPE_F16},   {QUANT_AFFINE, 8, 32, DTYPE_F32},
-    {QUANT_AFFINE, 8, 64, DTYPE_F16},    {QUANT_AFFINE, 8, 128, DTYPE_BF16},
-    {QUANT_AFFINE, 2, 32, DTYPE_F16},    {QUANT_AFFINE, 2, 64, DTYPE_BF16},
-    {QUANT_AFFINE, 2, 128, DTYPE_F32},   {QUANT_AFFINE, 3, 32, DTYPE_BF16},
-    {QUANT_AFFINE, 3, 64, DTYPE_F16},    {QUANT_AFFINE, 3, 128, DTYPE_F32},
-    {QUANT_AFFINE, 5, 32, DTYPE_F32},    {QUANT_AFFINE, 5, 64, DTYPE_F16},
-    {QUANT_AFFINE, 5, 128, DTYPE_BF16},  {QUANT_AFFINE, 6, 32, DTYPE_F16},
-    {QUANT_AFFINE, 6, 64, DTYPE_BF16},   {QUANT_AFFINE, 6, 128, DTYPE_F32},
-    {QUANT_MXFP4, 4, 32, DTYPE_U8},      {QUANT_MXFP8, 8, 32, DTYPE_U8},
-    {QUANT_NVFP4, 4, 16, DTYPE_U8},      {QUANT_NONE, 0, 0, DTYPE_F32},
-    {QUANT_NONE, 0, 0, DTYPE_F16},       {QUANT_NONE, 0, 0, DTYPE_BF16},
+    {QUANT_AFFINE, 4, 32, DTYPE_F16},   {QUANT_AFFINE, 4, 64, DTYPE_F16},
+    {QUANT_AFFINE, 4, 128, DTYPE_F16},  {QUANT_AFFINE, 4, 32, DTYPE_BF16},
+    {QUANT_AFFINE, 4, 64, DTYPE_BF16},  {QUANT_AFFINE, 4, 128, DTYPE_BF16},
+    {QUANT_AFFINE, 4, 32, DTYPE_F32},   {QUANT_AFFINE, 4, 64, DTYPE_F32},
+    {QUANT_AFFINE, 4, 128, DTYPE_F32},  {QUANT_AFFINE, 8, 32, DTYPE_F16},
+    {QUANT_AFFINE, 8, 64, DTYPE_BF16},  {QUANT_AFFINE, 8, 128, DTYPE_F32},
+    {QUANT_AFFINE, 8, 32, DTYPE_BF16},  {QUANT_AFFINE, 8, 64, DTYPE_F32},
+    {QUANT_AFFINE, 8, 128, DTYPE_F16},  {QUANT_AFFINE, 8, 32, DTYPE_F32},
+    {QUANT_AFFINE, 8, 64, DTYPE_F16},   {QUANT_AFFINE, 8, 128, DTYPE_BF16},
+    {QUANT_AFFINE, 2, 32, DTYPE_F16},   {QUANT_AFFINE, 2, 64, DTYPE_BF16},
+    {QUANT_AFFINE, 2, 128, DTYPE_F32},  {QUANT_AFFINE, 3, 32, DTYPE_BF16},
+    {QUANT_AFFINE, 3, 64, DTYPE_F16},   {QUANT_AFFINE, 3, 128, DTYPE_F32},
+    {QUANT_AFFINE, 5, 32, DTYPE_F32},   {QUANT_AFFINE, 5, 64, DTYPE_F16},
+    {QUANT_AFFINE, 5, 128, DTYPE_BF16}, {QUANT_AFFINE, 6, 32, DTYPE_F16},
+    {QUANT_AFFINE, 6, 64, DTYPE_BF16},  {QUANT_AFFINE, 6, 128, DTYPE_F32},
+    {QUANT_MXFP4, 4, 32, DTYPE_U8},     {QUANT_MXFP8, 8, 32, DTYPE_U8},
+    {QUANT_NVFP4, 4, 16, DTYPE_U8},     {QUANT_NONE, 0, 0, DTYPE_F32},
+    {QUANT_NONE, 0, 0, DTYPE_F16},      {QUANT_NONE, 0, 0, DTYPE_BF16},
 };
 
 static uint64_t random_state = 88172645463325252u;
@@ -98,9 +98,13 @@ static void sample_create(Sample *sample, SampleSpec spec, size_t experts, size_
 {
     memset(sample, 0, sizeof(*sample));
     size_t all_rows = rows * (experts ? experts : 1);
-    sample->matrix = (WeightMatrix){.weight = &sample->weight, .mode = spec.mode,
-                                    .bits = spec.bits, .group_size = spec.group_size,
-                                    .n_experts = experts ? experts : 1, .rows = rows, .cols = cols};
+    sample->matrix = (WeightMatrix){.weight = &sample->weight,
+                                    .mode = spec.mode,
+                                    .bits = spec.bits,
+                                    .group_size = spec.group_size,
+                                    .n_experts = experts ? experts : 1,
+                                    .rows = rows,
+                                    .cols = cols};
     if (spec.mode == QUANT_NONE) {
         sample->weight = make_view(sample, 0, spec.dtype, experts, rows, cols);
         for (size_t i = 0; i < all_rows * cols; i++)
@@ -124,7 +128,8 @@ static void sample_create(Sample *sample, SampleSpec spec, size_t experts, size_
     if (spec.mode != QUANT_AFFINE) {
         for (size_t i = 0; i < all_rows * groups; i++)
             sample->storage[1][1 + i] =
-                (uint8_t)(spec.mode == QUANT_NVFP4 ? 20 + random_bits() % 60 : 120 + random_bits() % 10);
+                (uint8_t)(spec.mode == QUANT_NVFP4 ? 20 + random_bits() % 60
+                                                   : 120 + random_bits() % 10);
         return;
     }
     sample->biases = make_view(sample, 2, spec.dtype, experts, rows, groups);
@@ -172,10 +177,11 @@ static float *float_array(size_t count)
 
 /* ---- Against the source in double ---- */
 
-/* What a product may be off by. Float32 products: each of the n = cols terms is rounded when multiplied
- * (not with FMA) and when added, at most 32 + n / 32 additions deep, so the error is at most
- * (34 + n / 32) * 2^-24 * sum |w x|, plus the dequantisation's rounding, 2 * 2^-24. Quantised products
- * round an activation by half a step, max|x| / 254 of its block; that is added to the bound. */
+/* What a product may be off by. Float32 products: each of the n = cols terms is rounded when
+ * multiplied (not with FMA) and when added, at most 32 + n / 32 additions deep, so the error is at
+ * most (34 + n / 32) * 2^-24 * sum |w x|, plus the dequantisation's rounding, 2 * 2^-24. Quantised
+ * products round an activation by half a step, max|x| / 254 of its block; that is added to the
+ * bound. */
 typedef struct Reference {
     double value, bound;
 } Reference;
@@ -335,7 +341,8 @@ static void test_plain_and_selected_agree(void **state)
             for (size_t i = 0; i < TOKENS * ROWS; i++) {
                 weight_matrix_read_row(&sample.matrix, 0, i % ROWS, w);
                 Reference r = reference_product(w, x + i / ROWS * COLS, COLS, false);
-                /* The quantised sums cancel scale * dot against bias * sum: see reference_product. */
+                /* The quantised sums cancel scale * dot against bias * sum: see reference_product.
+                 */
                 assert_true(fabs((double)plain[i] - (double)fast[i]) <= 8 * r.bound);
             }
         }
@@ -363,10 +370,10 @@ static void check_batches(SampleSpec spec, size_t cols, bool f32_products, CpuPo
         memset(together, 0, TOKENS_MAX * ROWS * sizeof(float));
         multiply(m, x, n, cols, f32_products, NULL, together, ROWS, pool);
         if (memcmp(alone, together, n * ROWS * sizeof(float)) != 0)
-            fail_msg("mode %d bits %u group %u dtype %d cols %zu f32 %d: %zu tokens together differ "
-                     "from each alone",
-                     (int)spec.mode, spec.bits, spec.group_size, (int)spec.dtype, cols, f32_products,
-                     n);
+            fail_msg(
+                "mode %d bits %u group %u dtype %d cols %zu f32 %d: %zu tokens together differ "
+                "from each alone",
+                (int)spec.mode, spec.bits, spec.group_size, (int)spec.dtype, cols, f32_products, n);
     }
     memory_free(together);
     memory_free(alone);
@@ -480,7 +487,8 @@ static void test_activations_are_quantized(void **state)
     }
 }
 
-/* Codes are the same in both instruction sets, ties to even, and tiny or huge blocks stay defined. */
+/* Codes are the same in both instruction sets, ties to even, and tiny or huge blocks stay defined.
+ */
 static void test_quantization_is_the_same_everywhere(void **state)
 {
     (void)state;
@@ -549,7 +557,8 @@ static void test_extremes_do_not_saturate(void **state)
         Sample sample;
         sample_create(&sample, spec, 0, ROWS, COLS);
         /* mxfp4: 0x77 is 6, the largest code after the shift. */
-        memset(sample.storage[0] + 1, spec.mode == QUANT_MXFP4 ? 0x77 : 0xff, sample.weight.n_bytes);
+        memset(sample.storage[0] + 1, spec.mode == QUANT_MXFP4 ? 0x77 : 0xff,
+               sample.weight.n_bytes);
         PackedMatrix *m = pack(&sample.matrix, 0, NULL);
         float x[TOKENS * COLS], y[TOKENS * ROWS], w[COLS];
         for (size_t i = 0; i < TOKENS * COLS; i++)

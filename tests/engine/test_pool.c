@@ -1,4 +1,5 @@
-/* The worker pool: every part runs exactly once, sections do not leak into each other, sleepers wake. */
+/* The worker pool: every part runs exactly once, sections do not leak into each other, sleepers
+ * wake. */
 #include "pool.h"
 
 #include <pthread.h>
@@ -101,7 +102,8 @@ static void test_many_short_sections(void **state)
     cpu_pool_free(pool);
 }
 
-/* Two parts that each wait for the other need two threads at the same time: the sleeper must wake. */
+/* Two parts that each wait for the other need two threads at the same time: the sleeper must wake.
+ */
 typedef struct Meeting {
     _Atomic int arrived;
     _Atomic bool gave_up;
@@ -176,8 +178,8 @@ static void test_idle_pool_sleeps(void **state)
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
     nanosleep(&nap, NULL);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
-    double used = (double)(after.tv_sec - before.tv_sec) +
-                  (double)(after.tv_nsec - before.tv_nsec) * 1e-9;
+    double used =
+        (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec) * 1e-9;
     assert_true(used < 0.02);
     cpu_pool_free(pool);
 }

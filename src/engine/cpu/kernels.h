@@ -1,13 +1,14 @@
 /* Private to the matrix files of engine/cpu: the packed layout, and the table of kernels.
  *
- * A PackedMatrix is cut into tiles of 8 output rows; rows past the last are zero. A tile is contiguous:
+ * A PackedMatrix is cut into tiles of 8 output rows; rows past the last are zero. A tile is
+ * contiguous:
  *
  *   quantised   group 0 | group 1 | ...           inputs [g * group_size, ...), all 8 rows
  *     group     scales [8] | biases [8] | block 0 | block 1 ...           scale_type each
- *     block     32 inputs: lane r of vector j (32 bits) holds row r's inputs 4j .. 4j + 3, j = 0 .. 7
- *       bytes   vector 0 | ... | vector 7                                           256 bytes
- *       nibbles 4 vectors: vector i has code vector 2i low and 2i + 1 high          128 bytes
- *   dense       input 0: value of rows 0 .. 7 | input 1 | ...                   PackedFormat's type
+ *     block     32 inputs: lane r of vector j (32 bits) holds row r's inputs 4j .. 4j + 3, j = 0 ..
+ * 7 bytes   vector 0 | ... | vector 7                                           256 bytes nibbles 4
+ * vectors: vector i has code vector 2i low and 2i + 1 high          128 bytes dense       input 0:
+ * value of rows 0 .. 7 | input 1 | ...                   PackedFormat's type
  *
  * A lane being a row, sums never cross lanes, and 8 rows share every broadcast of the activations.
  *
@@ -67,7 +68,10 @@ struct PackedMatrix {
 
 /* E2M1 is a signed value; twice it, plus 12, is a code that the affine formula fits exactly:
  * value * s = code * (s / 2) + (-12 * (s / 2)). */
-#define FP4_CODES {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0}
+#define FP4_CODES                                                                                  \
+    {                                                                                              \
+        12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0                                  \
+    }
 enum { FP4_CODE_OF_ZERO = 12 };
 
 /* Tiles [first_tile, first_tile + n_tiles) of one product, all tokens. */
@@ -93,6 +97,7 @@ typedef struct KernelTable {
 extern const KernelTable kernels_plain;
 #if CPU_HAS_AVX2_KERNELS
 extern const KernelTable kernels_avx2;
+bool cpu_supports_avx2_kernels(void); /* AVX2, FMA and F16C */
 #endif
 const KernelTable *cpu_kernels(void); /* the selected table */
 

@@ -1,10 +1,10 @@
 /* AVX2: quantising activations, and the table of this instruction set.
  *
  * The products rest on vpmaddubsw, which multiplies 32 unsigned bytes with 32 signed ones and adds
- * pairs of products into 16 bits. A vector of weights holds 4 inputs of 8 rows, the activations' 4 codes
- * are broadcast, and sums are widened to 32 bits before they could overflow (sums_in_16_bits); so every
- * dot is exact, and the kernels for few and for many tokens may sum it in any order. What is in
- * float32 follows the order that kernels.h fixes. */
+ * pairs of products into 16 bits. A vector of weights holds 4 inputs of 8 rows, the activations' 4
+ * codes are broadcast, and sums are widened to 32 bits before they could overflow
+ * (sums_in_16_bits); so every dot is exact, and the kernels for few and for many tokens may sum it
+ * in any order. What is in float32 follows the order that kernels.h fixes. */
 #include "kernels_avx2.h"
 
 #include <math.h>
@@ -47,7 +47,8 @@ static void quantize_block(const float *x, ActivationBlock *out)
     for (int i = 0; i < 4; i++)
         q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
     /* Packing works in 128-bit halves; the permutation puts the groups of 4 codes back in order. */
-    __m256i codes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+    __m256i codes =
+        _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     codes = _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((__m256i *)(void *)out->codes, codes);
     __m256i sums = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
@@ -56,6 +57,16 @@ static void quantize_block(const float *x, ActivationBlock *out)
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
     out->scale = peak / 127.0f;
     out->offset = out->scale * (float)_mm_cvtsi128_si32(sum);
+}
+
+void avx2_store_part(const KernelJob *job, size_t tile, size_t token, __m256 acc)
+{
+    size_t first = tile * TILE_ROWS;
+    float values[TILE_ROWS];
+    float *y = job->y + token * job->y_stride + first;
+    _mm256_storeu_ps(values, acc);
+    for (size_t r = 0; first + r < job->matrix->rows; r++)
+        y[r] = job->bias ? values[r] + job->bias[first + r] : values[r];
 }
 
 const KernelTable kernels_avx2 = {

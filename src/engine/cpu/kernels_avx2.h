@@ -1,5 +1,5 @@
-/* Private to the AVX2 kernel files, which are compiled with -mavx2 -mfma -mf16c: loads and stores of the
- * packed layout, and the loops over tokens that the quantised formats share. */
+/* Private to the AVX2 kernel files, which are compiled with -mavx2 -mfma -mf16c: loads and stores
+ * of the packed layout, and the loops over tokens that the quantised formats share. */
 #ifndef ENGINE_CPU_KERNELS_AVX2_H
 #define ENGINE_CPU_KERNELS_AVX2_H
 
@@ -8,20 +8,23 @@
 #include <immintrin.h>
 #include <string.h>
 
-/* Kernels count on loops over registers being unrolled: an array in a rolled loop lives in memory. */
+/* Kernels count on loops over registers being unrolled: an array in a rolled loop lives in memory.
+ */
 #define UNROLL _Pragma("GCC unroll 8")
 
-/* Pins a sum to a register at this point. Left alone, the compiler turns a chain of additions into a tree,
- * which needs more registers than there are and spills most of them. */
+/* Pins a sum to a register at this point. Left alone, the compiler turns a chain of additions into
+ * a tree, which needs more registers than there are and spills most of them. */
 #define PIN(vector) __asm__("" : "+x"(vector))
 
 /* Up to this many tokens the weights are streamed past the tokens; the measured cross-over. */
-enum { AVX2_FEW_TOKENS = 4 };
+enum { AVX2_FEW_TOKENS = 7 };
 
 void avx2_multiply_few(const KernelJob *job); /* 1 .. AVX2_FEW_TOKENS tokens, quantised formats */
 void avx2_multiply_many(const KernelJob *job);
 void avx2_multiply_dense(const KernelJob *job); /* dense formats */
 void avx2_multiply_f32(const KernelJob *job);   /* every format, float32 products */
+/* Writes the rows of a last tile that is not full; a function, to keep it out of every kernel. */
+void avx2_store_part(const KernelJob *job, size_t tile, size_t token, __m256 acc);
 
 static FORCE_INLINE __m256 load_f16(const uint8_t *at)
 {
@@ -67,11 +70,12 @@ static FORCE_INLINE void unpack_pair(const uint8_t *at, bool is_fp4, __m256i *fi
     static const uint8_t fp4_codes[16] = FP4_CODES;
     const __m256i low = _mm256_set1_epi8(15);
     __m256i pair = load_bytes(at);
+    PIN(pair); /* one load, not one for each use */
     *first = _mm256_and_si256(pair, low);
     *second = _mm256_and_si256(_mm256_srli_epi16(pair, 4), low);
     if (is_fp4) {
-        const __m256i table = _mm256_broadcastsi128_si256(
-            _mm_loadu_si128((const __m128i *)(const void *)fp4_codes));
+        const __m256i table =
+            _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)fp4_codes));
         *first = _mm256_shuffle_epi8(table, *first);
         *second = _mm256_shuffle_epi8(table, *second);
     }
@@ -105,18 +109,13 @@ static FORCE_INLINE __m256 add_block(__m256 acc, __m256i dot, __m256 scales, __m
 static FORCE_INLINE void store_tile(const KernelJob *job, size_t tile, size_t token, __m256 acc)
 {
     size_t first = tile * TILE_ROWS;
-    size_t rows = job->matrix->rows - first;
-    float *y = job->y + token * job->y_stride + first;
-    if (rows >= TILE_ROWS) {
-        if (job->bias)
-            acc = _mm256_add_ps(acc, _mm256_loadu_ps(job->bias + first));
-        _mm256_storeu_ps(y, acc);
+    if (job->matrix->rows - first < TILE_ROWS) {
+        avx2_store_part(job, tile, token, acc);
         return;
     }
-    float values[TILE_ROWS];
-    _mm256_storeu_ps(values, acc);
-    for (size_t r = 0; r < rows; r++)
-        y[r] = job->bias ? values[r] + job->bias[first + r] : values[r];
+    if (job->bias)
+        acc = _mm256_add_ps(acc, _mm256_loadu_ps(job->bias + first));
+    _mm256_storeu_ps(job->y + token * job->y_stride + first, acc);
 }
 
 #endif

@@ -1,20 +1,20 @@
 /* AVX2 products in float32: dense matrices, and every format when products are wanted in float32.
  *
- * Each block of 32 inputs gets a partial sum that starts at zero, and partial sums are added up: the
- * rounding error then grows with the number of blocks and not of inputs, and blocks overlap in the
- * pipeline. For few tokens, dense weights go from their packed type straight into the multiply-adds,
- * several tiles at once to hide their latency. Otherwise a block is first expanded to float32 in a small
- * array, and 8 tokens at a time go past it. */
+ * Each block of 32 inputs gets a partial sum that starts at zero, and partial sums are added up:
+ * the rounding error then grows with the number of blocks and not of inputs, and blocks overlap in
+ * the pipeline. For few tokens, dense weights go from their packed type straight into the
+ * multiply-adds, several tiles at once to hide their latency. Otherwise a block is first expanded
+ * to float32 in a small array, and 8 tokens at a time go past it. */
 #include "kernels_avx2.h"
 
 enum {
-    FEW_TOKENS = 2,
+    FEW_TOKENS = 7,
+    FEW_AT_ONCE = 2,
     TILES_AT_ONCE = 4,
     TOKENS_AT_ONCE = 8,
     ROW_TILES = 8,
     TOKEN_TILE = 32,
     CHUNK_BLOCKS = 32, /* 32 tokens * 32 blocks * 128 bytes = 128 KiB */
-    PREFETCH_BYTES = 2048,
 };
 
 static FORCE_INLINE ScaleType dense_type(PackedFormat format)
@@ -30,15 +30,15 @@ static FORCE_INLINE size_t block_inputs(const PackedMatrix *m, size_t block)
 
 /* ---- Few tokens, dense ---- */
 
-/* `tiles` row tiles, `count` tokens. Tile i's block begins i * tile_bytes after `at`. */
+/* `tiles` row tiles with tokens [token, token + count). */
 static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_t tiles,
-                                        size_t count, ScaleType type)
+                                        size_t token, size_t count, ScaleType type)
 {
     const PackedMatrix *m = job->matrix;
     const Activations *x = job->x;
     const size_t row_bytes = TILE_ROWS * scale_type_bytes(type);
     const uint8_t *at = packed_group(m, tile, 0);
-    __m256 acc[TILES_AT_ONCE][FEW_TOKENS];
+    __m256 acc[TILES_AT_ONCE][FEW_AT_ONCE];
 
     UNROLL
     for (size_t i = 0; i < tiles; i++) {
@@ -47,9 +47,9 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
             acc[i][t] = _mm256_setzero_ps();
     }
     for (size_t block = 0; block < m->n_blocks; block++) {
-        const float *values = x->values + block * ACTIVATION_BLOCK;
+        const float *values = x->values + token * x->value_stride + block * ACTIVATION_BLOCK;
         size_t inputs = block_inputs(m, block);
-        __m256 partial[TILES_AT_ONCE][FEW_TOKENS];
+        __m256 partial[TILES_AT_ONCE][FEW_AT_ONCE];
         UNROLL
         for (size_t i = 0; i < tiles; i++) {
             UNROLL
@@ -59,10 +59,7 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
         for (size_t k = 0; k < inputs; k++) {
             UNROLL
             for (size_t i = 0; i < tiles; i++) {
-                const uint8_t *row = at + i * m->tile_bytes + k * row_bytes;
-                __m256 w = load_rows(row, type);
-                if (k * row_bytes % 64 == 0)
-                    _mm_prefetch((const char *)row + PREFETCH_BYTES, _MM_HINT_T0);
+                __m256 w = load_rows(at + i * m->tile_bytes + k * row_bytes, type);
                 UNROLL
                 for (size_t t = 0; t < count; t++)
                     partial[i][t] = _mm256_fmadd_ps(
@@ -81,25 +78,28 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
     for (size_t i = 0; i < tiles; i++) {
         UNROLL
         for (size_t t = 0; t < count; t++)
-            store_tile(job, tile + i, t, acc[i][t]);
+            store_tile(job, tile + i, token + t, acc[i][t]);
     }
 }
 
-static FORCE_INLINE void multiply_few(const KernelJob *job, size_t count, ScaleType type)
+/* All tokens, two at a time: the tiles come from the second-level cache after the first two. */
+static FORCE_INLINE void multiply_pairs(const KernelJob *job, size_t tile, size_t tiles,
+                                        ScaleType type)
+{
+    size_t token = 0;
+    for (; token + 2 <= job->x->n_tokens; token += 2)
+        multiply_tiles(job, tile, tiles, token, 2, type);
+    if (token < job->x->n_tokens)
+        multiply_tiles(job, tile, tiles, token, 1, type);
+}
+
+static FORCE_INLINE void multiply_few(const KernelJob *job, ScaleType type)
 {
     size_t tile = job->first_tile, end = job->first_tile + job->n_tiles;
     for (; tile + TILES_AT_ONCE <= end; tile += TILES_AT_ONCE)
-        multiply_tiles(job, tile, TILES_AT_ONCE, count, type);
+        multiply_pairs(job, tile, TILES_AT_ONCE, type);
     for (; tile < end; tile++)
-        multiply_tiles(job, tile, 1, count, type);
-}
-
-static FORCE_INLINE void multiply_few_typed(const KernelJob *job, ScaleType type)
-{
-    if (job->x->n_tokens == 1)
-        multiply_few(job, 1, type);
-    else
-        multiply_few(job, 2, type);
+        multiply_pairs(job, tile, 1, type);
 }
 
 /* ---- Expanding a block ---- */
@@ -113,7 +113,8 @@ static FORCE_INLINE void expand_codes(__m256i codes, __m256 scales, __m256 biase
     for (int b = 0; b < 4; b++) {
         __m256i code = _mm256_and_si256(codes, low);
         codes = _mm256_srli_epi32(codes, 8);
-        _mm256_store_ps(out[b], _mm256_add_ps(_mm256_mul_ps(scales, _mm256_cvtepi32_ps(code)), biases));
+        _mm256_store_ps(out[b],
+                        _mm256_add_ps(_mm256_mul_ps(scales, _mm256_cvtepi32_ps(code)), biases));
     }
 }
 
@@ -183,8 +184,8 @@ static FORCE_INLINE void add_tokens(float w[ACTIVATION_BLOCK][TILE_ROWS], const 
         __m256 weights = _mm256_load_ps(w[k]);
         UNROLL
         for (size_t t = 0; t < count; t++)
-            partial[t] = _mm256_fmadd_ps(weights, _mm256_broadcast_ss(values + t * stride + k),
-                                         partial[t]);
+            partial[t] =
+                _mm256_fmadd_ps(weights, _mm256_broadcast_ss(values + t * stride + k), partial[t]);
     }
     UNROLL
     for (size_t t = 0; t < count; t++)
@@ -204,6 +205,9 @@ static void add_chunk(const KernelJob *job, size_t tile, size_t token, size_t wi
         expand_block(job->matrix, tile, block, w);
         for (; t + TOKENS_AT_ONCE <= width; t += TOKENS_AT_ONCE)
             add_tokens(w, values + t * x->value_stride, x->value_stride, inputs, TOKENS_AT_ONCE,
+                       acc + t);
+        for (; t + TOKENS_AT_ONCE / 2 <= width; t += TOKENS_AT_ONCE / 2)
+            add_tokens(w, values + t * x->value_stride, x->value_stride, inputs, TOKENS_AT_ONCE / 2,
                        acc + t);
         for (; t < width; t++)
             add_tokens(w, values + t * x->value_stride, 0, inputs, 1, acc + t);
@@ -244,13 +248,13 @@ void avx2_multiply_dense(const KernelJob *job)
     }
     switch (dense_type(job->matrix->format)) {
     case SCALE_F32:
-        multiply_few_typed(job, SCALE_F32);
+        multiply_few(job, SCALE_F32);
         break;
     case SCALE_F16:
-        multiply_few_typed(job, SCALE_F16);
+        multiply_few(job, SCALE_F16);
         break;
     case SCALE_BF16:
-        multiply_few_typed(job, SCALE_BF16);
+        multiply_few(job, SCALE_BF16);
         break;
     }
 }

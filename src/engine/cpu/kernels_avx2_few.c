@@ -1,141 +1,171 @@
 /* AVX2 products of quantised weights with few tokens: bound by reading the weights.
  *
- * Every weight is read once and goes straight from memory through the multiply-adds; the accumulators
- * of the tokens stay in registers. Several tiles go side by side, each a stream of its own: that gives the
- * prefetchers of the hardware more to run ahead on than one stream (measured: a fifth more bandwidth), and
- * hides the latency of each accumulator's additions behind the other tiles. */
+ * Every weight is read once and goes straight from memory through the multiply-adds. Several tiles
+ * go side by side, each a stream of its own: that gives the hardware's prefetchers more to run
+ * ahead on than one stream (a fifth more bandwidth where it was measured; software prefetch added
+ * nothing), lets tiles share the broadcasts, and hides the latency of each accumulator's additions
+ * behind the others. Registers, with 4 tiles: 4 accumulators, 4 sums of 16 bits (8 when 8-bit codes
+ * go as two planes of nibbles), 2 broadcasts, 2 vectors of codes.
+ *
+ * With more than one token, 2 tiles take 2 tokens at a time, and are read again from the
+ * first-level cache for the next 2. */
 #include "kernels_avx2.h"
 
-enum { TOKENS_MAX = AVX2_FEW_TOKENS, TILES_MAX = 4 };
+enum { LANES_AT_ONCE = 4 /* tiles times tokens */ };
 
 /* What is fixed while one kernel is compiled. */
 typedef struct Kind {
     PackedFormat format;
     ScaleType type;
     uint32_t code_bits;
-    size_t n_tokens;
+    size_t n_tokens; /* at once */
 } Kind;
 
-/* The 32 products of each row, from 8 vectors of codes. */
-static FORCE_INLINE __m256i dot_vectors(const __m256i w[BLOCK_VECTORS], const int8_t *codes, int run,
-                                        __m256i weight)
+/* Adds the products of one vector of codes to the sums of each token. */
+static FORCE_INLINE void add_products(__m256i codes, const __m256i v[LANES_AT_ONCE],
+                                      size_t n_tokens, __m256i *sums)
 {
-    __m256i total = _mm256_setzero_si256();
     UNROLL
-    for (int j = 0; j < BLOCK_VECTORS; j += run) {
-        __m256i sum = _mm256_maddubs_epi16(w[j], broadcast_codes(codes + 4 * j));
-        UNROLL
-        for (int k = j + 1; k < j + run; k++)
-            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[k], broadcast_codes(codes + 4 * k)));
-        sum = _mm256_madd_epi16(sum, weight);
-        total = j == 0 ? sum : _mm256_add_epi32(total, sum);
+    for (size_t t = 0; t < n_tokens; t++) {
+        sums[t] = _mm256_add_epi16(sums[t], _mm256_maddubs_epi16(codes, v[t]));
+        PIN(sums[t]);
     }
-    return total;
 }
 
-/* Dots of a block of a tile with the tokens. 8-bit codes go as low + 16 * high. */
-static FORCE_INLINE void dot_block(const uint8_t *at, const ActivationBlock *x, Kind kind,
-                                   __m256i dots[TOKENS_MAX])
+/* Adds vectors 2 * pair and 2 * pair + 1 of a block to the sums of a tile. */
+static FORCE_INLINE void add_pair(const uint8_t *at, int pair, Kind kind,
+                                  const __m256i even[LANES_AT_ONCE],
+                                  const __m256i odd[LANES_AT_ONCE], __m256i *low, __m256i *high)
 {
-    const __m256i ones = _mm256_set1_epi16(1);
-    const int run = sums_in_16_bits(kind.format, kind.code_bits);
-    __m256i w[BLOCK_VECTORS], high[BLOCK_VECTORS];
-
+    __m256i first, second;
     if (kind.format != PACKED_BYTES) {
-        UNROLL
-        for (int i = 0; i < BLOCK_VECTORS / 2; i++)
-            unpack_pair(at + i * 32, kind.format == PACKED_FP4, &w[2 * i], &w[2 * i + 1]);
+        unpack_pair(at + pair * 32, kind.format == PACKED_FP4, &first, &second);
+        add_products(first, even, kind.n_tokens, low);
+        add_products(second, odd, kind.n_tokens, low);
     } else if (kind.code_bits == 8) {
-        UNROLL
-        for (int j = 0; j < BLOCK_VECTORS; j++)
-            unpack_pair(at + j * 32, false, &w[j], &high[j]);
+        unpack_pair(at + pair * 64, false, &first, &second);
+        add_products(first, even, kind.n_tokens, low);
+        add_products(second, even, kind.n_tokens, high);
+        unpack_pair(at + pair * 64 + 32, false, &first, &second);
+        add_products(first, odd, kind.n_tokens, low);
+        add_products(second, odd, kind.n_tokens, high);
     } else {
-        UNROLL
-        for (int j = 0; j < BLOCK_VECTORS; j++)
-            w[j] = load_bytes(at + j * 32);
-    }
-    UNROLL
-    for (size_t t = 0; t < kind.n_tokens; t++)
-        dots[t] = dot_vectors(w, x[t].codes, run, ones);
-    if (kind.format == PACKED_BYTES && kind.code_bits == 8) {
-        UNROLL
-        for (size_t t = 0; t < kind.n_tokens; t++)
-            dots[t] = _mm256_add_epi32(
-                dots[t], dot_vectors(high, x[t].codes, run, _mm256_set1_epi16(16)));
+        add_products(load_bytes(at + pair * 64), even, kind.n_tokens, low);
+        add_products(load_bytes(at + pair * 64 + 32), odd, kind.n_tokens, low);
     }
 }
 
-static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_t tiles, Kind kind)
+/* Dots of one block of `tiles` tiles, tile_bytes apart, with each token: [tile * n_tokens + token].
+ */
+static FORCE_INLINE void dot_block(const uint8_t *at, size_t tile_bytes, size_t tiles,
+                                   const ActivationBlock *x, Kind kind, __m256i dots[LANES_AT_ONCE])
+{
+    const size_t lanes = tiles * kind.n_tokens;
+    const bool two_planes = kind.format == PACKED_BYTES && kind.code_bits == 8;
+    const int run = sums_in_16_bits(kind.format, kind.code_bits) / 2; /* pairs of vectors */
+
+    UNROLL
+    for (int begin = 0; begin < BLOCK_VECTORS / 2; begin += run) {
+        __m256i low[LANES_AT_ONCE], high[LANES_AT_ONCE];
+        UNROLL
+        for (size_t i = 0; i < lanes; i++)
+            low[i] = high[i] = _mm256_setzero_si256();
+        UNROLL
+        for (int pair = begin; pair < begin + run; pair++) {
+            __m256i even[LANES_AT_ONCE], odd[LANES_AT_ONCE];
+            UNROLL
+            for (size_t t = 0; t < kind.n_tokens; t++) {
+                even[t] = broadcast_codes(x[t].codes + 8 * pair);
+                odd[t] = broadcast_codes(x[t].codes + 8 * pair + 4);
+            }
+            UNROLL
+            for (size_t i = 0; i < tiles; i++)
+                add_pair(at + i * tile_bytes, pair, kind, even, odd, low + i * kind.n_tokens,
+                         high + i * kind.n_tokens);
+        }
+        UNROLL
+        for (size_t i = 0; i < lanes; i++) {
+            __m256i wide = _mm256_madd_epi16(low[i], _mm256_set1_epi16(1));
+            if (two_planes)
+                wide = _mm256_add_epi32(wide, _mm256_madd_epi16(high[i], _mm256_set1_epi16(16)));
+            dots[i] = begin == 0 ? wide : _mm256_add_epi32(dots[i], wide);
+        }
+    }
+}
+
+/* Tokens [token, token + kind.n_tokens) with `tiles` tiles. */
+static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_t tiles,
+                                        size_t token, Kind kind)
 {
     const PackedMatrix *m = job->matrix;
     const size_t scale_bytes = TILE_ROWS * scale_type_bytes(kind.type);
-    const size_t block_bytes =
-        kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
+    const size_t block_bytes = kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
     const size_t n_groups = m->n_blocks / m->group_blocks;
-    const ActivationBlock *x = job->x->blocks;
-    const uint8_t *at = packed_group(m, tile, 0);
-    __m256 acc[TILES_MAX][TOKENS_MAX];
+    const ActivationBlock *x =
+        job->x->blocks + token; /* all tokens are in the first tile of them */
+    const uint8_t *group = packed_group(m, tile, 0);
+    __m256 acc[LANES_AT_ONCE];
 
     UNROLL
-    for (size_t i = 0; i < tiles; i++) {
-        UNROLL
-        for (size_t t = 0; t < kind.n_tokens; t++)
-            acc[i][t] = _mm256_setzero_ps();
-    }
-    for (size_t group = 0; group < n_groups; group++) {
-        UNROLL
-        for (size_t i = 0; i < tiles; i++) {
-            const uint8_t *block = at + i * m->tile_bytes;
-            __m256 scales = load_rows(block, kind.type);
-            __m256 biases = load_rows(block + scale_bytes, kind.type);
-            block += 2 * scale_bytes;
-            for (size_t b = 0; b < m->group_blocks; b++) {
-                const ActivationBlock *blocks = x + b * kind.n_tokens;
-                __m256i dots[TOKENS_MAX];
-                dot_block(block, blocks, kind, dots);
+    for (size_t i = 0; i < tiles * kind.n_tokens; i++)
+        acc[i] = _mm256_setzero_ps();
+    for (size_t g = 0; g < n_groups; g++) {
+        const uint8_t *block = group + 2 * scale_bytes;
+        for (size_t b = 0; b < m->group_blocks; b++) {
+            __m256i dots[LANES_AT_ONCE];
+            dot_block(block, m->tile_bytes, tiles, x, kind, dots);
+            UNROLL
+            for (size_t i = 0; i < tiles; i++) {
+                const uint8_t *at = group + i * m->tile_bytes;
+                __m256 scales = load_rows(at, kind.type);
+                __m256 biases = load_rows(at + scale_bytes, kind.type);
                 UNROLL
-                for (size_t t = 0; t < kind.n_tokens; t++)
-                    acc[i][t] = add_block(acc[i][t], dots[t], scales, biases, blocks + t);
-                block += block_bytes;
+                for (size_t t = 0; t < kind.n_tokens; t++) {
+                    size_t lane = i * kind.n_tokens + t;
+                    acc[lane] = add_block(acc[lane], dots[lane], scales, biases, x + t);
+                }
             }
+            block += block_bytes;
+            x += job->x->n_tokens;
         }
-        x += m->group_blocks * kind.n_tokens;
-        at += m->group_bytes;
+        group += m->group_bytes;
     }
     UNROLL
     for (size_t i = 0; i < tiles; i++) {
         UNROLL
         for (size_t t = 0; t < kind.n_tokens; t++)
-            store_tile(job, tile + i, t, acc[i][t]);
+            store_tile(job, tile + i, token + t, acc[i * kind.n_tokens + t]);
     }
 }
 
-static FORCE_INLINE void multiply_kind(const KernelJob *job, Kind kind)
+/* All tokens, two at a time, with `tiles` tiles. */
+static FORCE_INLINE void multiply_pairs(const KernelJob *job, size_t tile, size_t tiles, Kind one,
+                                        Kind two)
 {
-    const size_t at_once = kind.n_tokens == 1 ? TILES_MAX : 2;
-    size_t tile = job->first_tile, end = job->first_tile + job->n_tiles;
-    for (; tile + at_once <= end; tile += at_once)
-        multiply_tiles(job, tile, at_once, kind);
-    for (; tile < end; tile++)
-        multiply_tiles(job, tile, 1, kind);
+    size_t token = 0;
+    for (; token + 2 <= job->x->n_tokens; token += 2)
+        multiply_tiles(job, tile, tiles, token, two);
+    if (token < job->x->n_tokens)
+        multiply_tiles(job, tile, tiles, token, one);
 }
 
 static FORCE_INLINE void multiply_type(const KernelJob *job, PackedFormat format, ScaleType type,
                                        uint32_t code_bits)
 {
-    switch (job->x->n_tokens) {
-    case 1:
-        multiply_kind(job, (Kind){format, type, code_bits, 1});
-        break;
-    case 2:
-        multiply_kind(job, (Kind){format, type, code_bits, 2});
-        break;
-    case 3:
-        multiply_kind(job, (Kind){format, type, code_bits, 3});
-        break;
-    default:
-        multiply_kind(job, (Kind){format, type, code_bits, 4});
+    const Kind one = {format, type, code_bits, 1}, two = {format, type, code_bits, 2};
+    size_t tile = job->first_tile, end = job->first_tile + job->n_tiles;
+
+    if (job->x->n_tokens == 1) {
+        for (; tile + 4 <= end; tile += 4)
+            multiply_tiles(job, tile, 4, 0, one);
+        for (; tile < end; tile++)
+            multiply_tiles(job, tile, 1, 0, one);
+        return;
     }
+    for (; tile + 2 <= end; tile += 2)
+        multiply_pairs(job, tile, 2, one, two);
+    if (tile < end)
+        multiply_pairs(job, tile, 1, one, two);
 }
 
 static FORCE_INLINE void multiply_format(const KernelJob *job, PackedFormat format,

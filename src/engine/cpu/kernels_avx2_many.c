@@ -1,13 +1,14 @@
 /* AVX2 products of quantised weights with many tokens: bound by multiply-adds.
  *
- * A block of two tiles (or the two nibble planes of one tile of 8-bit codes) is unpacked into an array of
- * 512 bytes in the first-level cache. Then tokens pass 4 at a time: per 4 inputs, 2 vectors of weights
- * and 4 broadcasts feed 8 vpmaddubsw into 8 sums of 16 bits, so loads stay below the multiplications.
- * At the block's end each sum is widened, converted and scaled into its accumulator in memory, in 5
- * vector operations. Registers: 8 sums, 2 weights, a broadcast and a product.
+ * A block of two tiles (or the two nibble planes of one tile of 8-bit codes) is unpacked into an
+ * array of 512 bytes in the first-level cache. Then tokens pass 4 at a time: per 4 inputs, 2
+ * vectors of weights and 4 broadcasts feed 8 vpmaddubsw into 8 sums of 16 bits, so loads stay below
+ * the multiplications. At the block's end each sum is widened, converted and scaled into its
+ * accumulator in memory, in 5 vector operations. Registers: 8 sums, 2 weights, a broadcast and a
+ * product.
  *
- * Inputs are cut into chunks whose activations stay in the second-level cache while ROW_TILES tiles use
- * them; accumulators of a token tile stay in the first. */
+ * Inputs are cut into chunks whose activations stay in the second-level cache while ROW_TILES tiles
+ * use them; accumulators of a token tile stay in the first. */
 #include "kernels_avx2.h"
 
 enum {
@@ -50,8 +51,7 @@ static FORCE_INLINE void unpack_block(const uint8_t *at, size_t plane, Kind kind
 
 /* The exact sums of both planes with `count` tokens, 32 bits a row; plane_1 weighs plane 1. */
 static FORCE_INLINE void dot_planes(const Planes *w, const ActivationBlock *x, size_t count,
-                                    int16_t plane_1, int run,
-                                    __m256i dots[PLANES][TOKENS_AT_ONCE])
+                                    int16_t plane_1, int run, __m256i dots[PLANES][TOKENS_AT_ONCE])
 {
     const __m256i weight[PLANES] = {_mm256_set1_epi16(1), _mm256_set1_epi16(plane_1)};
 
@@ -95,8 +95,8 @@ static FORCE_INLINE void add_tokens(const Planes *w, const ActivationBlock *x, s
     int run = sums_in_16_bits(kind.format, kind.code_bits);
     bool one_tile = kind.format == PACKED_BYTES && kind.code_bits == 8;
 
-    /* Each pass loads the weights afresh: hoisted out of the loop, 16 vectors would be copied to the
-     * stack, and loaded from there once a use. */
+    /* Each pass loads the weights afresh: hoisted out of the loop, 16 vectors would be copied to
+     * the stack, and loaded from there once a use. */
     __asm__ volatile("" : "+r"(w) : : "memory");
     dot_planes(w, x, count, one_tile ? 16 : 1, run, dots);
     UNROLL
@@ -112,15 +112,14 @@ static FORCE_INLINE void add_tokens(const Planes *w, const ActivationBlock *x, s
     }
 }
 
-/* Adds blocks [first, first + count) of `tiles` tiles (1 or 2) to the accumulators of `width` tokens.
- * acc has a row of accumulators for a second tile even when there is none. */
+/* Adds blocks [first, first + count) of `tiles` tiles (1 or 2) to the accumulators of `width`
+ * tokens. acc has a row of accumulators for a second tile even when there is none. */
 static FORCE_INLINE void add_chunk(const PackedMatrix *m, size_t tile, size_t tiles,
                                    const ActivationBlock *x, size_t width, size_t first,
                                    size_t count, __m256 (*acc)[ACTIVATION_TILE], Kind kind)
 {
     const size_t scale_bytes = TILE_ROWS * scale_type_bytes(kind.type);
-    const size_t block_bytes =
-        kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
+    const size_t block_bytes = kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
     Planes w = {0};
     __m256 scales[PLANES] = {0}, biases[PLANES] = {0};
 

@@ -56,8 +56,7 @@ static void unpack_block(const PackedMatrix *m, const uint8_t *block,
     }
 }
 
-static void store_tile(const KernelJob *job, size_t tile, size_t token,
-                       const float acc[TILE_ROWS])
+static void store_tile(const KernelJob *job, size_t tile, size_t token, const float acc[TILE_ROWS])
 {
     size_t first = tile * TILE_ROWS;
     size_t left = job->matrix->rows - first;
@@ -97,8 +96,7 @@ static void multiply_codes(const KernelJob *job)
             memset(acc, 0, sizeof(acc));
             for (size_t block = 0; block < m->n_blocks; block++) {
                 size_t in_group = block % m->group_blocks;
-                const uint8_t *at =
-                    read_group(m, tile, block / m->group_blocks, scales, biases);
+                const uint8_t *at = read_group(m, tile, block / m->group_blocks, scales, biases);
                 unpack_block(m, at + in_group * block_bytes(m), codes);
                 add_block_codes(codes, scales, biases, activation_block(job->x, first, block),
                                 width, acc);

@@ -1,12 +1,12 @@
 /* What this machine can do: streaming reads and 8-bit multiply-adds, all threads at once.
  *
- * Each thread reads a slice of one buffer that is far larger than the last-level cache, in the order
- * in which a decode kernel reads weights; then runs multiply-adds that never leave the registers, as the
- * matrix kernels issue them. Each figure is the best of some rounds: other work on the machine can only
- * lower one. */
+ * Each thread reads a slice of one buffer that is far larger than the last-level cache, in the
+ * order in which a decode kernel reads weights; then runs multiply-adds that never leave the
+ * registers, as the matrix kernels issue them. Each figure is the best of some rounds: other work
+ * on the machine can only lower one. */
+#include "limits.h"
 #include "engine.h"
 #include "kernels.h"
-#include "limits.h"
 #include "pool.h"
 
 #if defined(__linux__)
@@ -131,8 +131,7 @@ static double measure_multiplies(Measurement *m, CpuPool *pool, size_t n_parts)
 static const LimitLoops *select_loops(void)
 {
 #if CPU_HAS_AVX2_KERNELS
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
+    if (cpu_supports_avx2_kernels())
         return &limit_loops_avx2;
 #endif
     return &limit_loops_plain;

@@ -1,5 +1,5 @@
-/* The measuring loops for AVX2. The multiply-add loop is what a tile of 4-bit weights needs at least:
- * 8 vpmaddubsw added up in 16 bits, widened once and added up in 32 bits, 256 products in 17
+/* The measuring loops for AVX2. The multiply-add loop is what a tile of 4-bit weights needs at
+ * least: 8 vpmaddubsw added up in 16 bits, widened once and added up in 32 bits, 256 products in 17
  * instructions, nothing loaded. */
 #include "limits.h"
 
@@ -28,8 +28,8 @@ static uint64_t read_bytes(const uint8_t *data, size_t size)
                     sums[s], _mm256_load_si256((const __m256i *)(const void *)(at + k)));
         }
     }
-    return fold(_mm256_xor_si256(_mm256_xor_si256(sums[0], sums[1]),
-                                 _mm256_xor_si256(sums[2], sums[3])));
+    return fold(
+        _mm256_xor_si256(_mm256_xor_si256(sums[0], sums[1]), _mm256_xor_si256(sums[2], sums[3])));
 }
 
 static uint64_t multiply_bytes(uint64_t n, uint64_t *done)

@@ -1,16 +1,21 @@
 /* The kernel table, activations, and products in one parallel section.
  *
- * A section's parts are runs of row tiles of one product; a part covers all tokens, so that its weights
- * come from memory once. Part sizes: small enough that the last parts end together, large enough that
- * taking one (about 0.1 microseconds) does not show. */
+ * A section's parts are runs of row tiles of one product; a part covers all tokens, so that its
+ * weights come from memory once. Part sizes: small enough that the last parts end together, large
+ * enough that taking one (about 0.1 microseconds) does not show. */
 #include "kernels.h"
+
+#if CPU_HAS_AVX2_KERNELS
+#include <cpuid.h>
+#endif
 
 #include <assert.h>
 #include <string.h>
 
 enum {
     PARTS_PER_THREAD = 8,
-    PART_COST_MIN = 16 << 10,     /* bytes of weights times tokens: about a microsecond */
+    TILES_TOGETHER = 4,       /* kernels take up to 4 tiles side by side */
+    PART_COST_MIN = 16 << 10, /* bytes of weights times tokens: about a microsecond */
     PREPARE_PART_TOKENS = 8,
     PREPARE_PARALLEL_VALUES = 16 << 10,
     PRODUCTS_MAX = 64,
@@ -24,13 +29,23 @@ const KernelTable *cpu_kernels(void)
     return selected_kernels;
 }
 
+#if CPU_HAS_AVX2_KERNELS
+bool cpu_supports_avx2_kernels(void)
+{
+    /* The builtin knows that the system saves the wide registers, but not F16C in every compiler.
+     */
+    unsigned eax, ebx, ecx = 0, edx;
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
+#endif
+
 const char *cpu_kernels_select(bool force_plain)
 {
     selected_kernels = &kernels_plain;
 #if CPU_HAS_AVX2_KERNELS
-    __builtin_cpu_init();
-    if (!force_plain && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
+    if (!force_plain && cpu_supports_avx2_kernels())
         selected_kernels = &kernels_avx2;
 #else
     (void)force_plain;
@@ -171,8 +186,8 @@ static void multiply_up_to_max(const Activations *x, const MatrixProduct *produc
     for (size_t p = 0; p < n_products; p++) {
         const PackedMatrix *m = products[p].matrix;
         size_t tile_cost = m->tile_bytes * x->n_tokens;
-        size_t count = tile_cost ? part_cost / tile_cost : 1;
-        section.tiles_per_part[p] = count ? count : 1;
+        size_t count = tile_cost ? part_cost / tile_cost / TILES_TOGETHER : 0;
+        section.tiles_per_part[p] = (count ? count : 1) * TILES_TOGETHER;
         n_parts += (m->n_tiles + section.tiles_per_part[p] - 1) / section.tiles_per_part[p];
         section.part_end[p] = n_parts;
     }

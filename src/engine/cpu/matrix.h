@@ -2,11 +2,11 @@
  *
  * A PackedMatrix is one WeightMatrix repacked at load; Activations are the input rows of a product,
  * quantised once for all matrices that share them (q, k, v; gate, up). matrix_multiply computes
- * y = x W^T for several matrices in one parallel section. Which kernel runs is decided by a table that is
- * filled once (cpu_kernels_select), by instruction set, format and number of tokens.
+ * y = x W^T for several matrices in one parallel section. Which kernel runs is decided by a table
+ * that is filled once (cpu_kernels_select), by instruction set, format and number of tokens.
  *
- * Determinism: within an instruction set, y[token][row] is the same bits whatever n_tokens is, whichever
- * thread computes it and whatever else is in the batch. */
+ * Determinism: within an instruction set, y[token][row] is the same bits whatever n_tokens is,
+ * whichever thread computes it and whatever else is in the batch. */
 #ifndef ENGINE_CPU_MATRIX_H
 #define ENGINE_CPU_MATRIX_H
 
@@ -20,10 +20,11 @@ enum { ACTIVATION_BLOCK = 32 };
 typedef struct PackedMatrix PackedMatrix;
 
 /* Repacks (in parallel; pool may be NULL). Not the source's pages: the caller releases them.
- * Formats: affine of every width and group (up to 4 bits as nibbles; the others as 8-bit codes), mxfp4 as
- * nibbles (exact), mxfp8 and nvfp4 widened to bfloat16 (exact down to 2^-133), dense F32/F16/BF16. */
-bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *pool, PackedMatrix **out,
-                          Error *err) WARN_UNUSED;
+ * Formats: affine of every width and group (up to 4 bits as nibbles; the others as 8-bit codes),
+ * mxfp4 as nibbles (exact), mxfp8 and nvfp4 widened to bfloat16 (exact down to 2^-133), dense
+ * F32/F16/BF16. */
+bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *pool,
+                          PackedMatrix **out, Error *err) WARN_UNUSED;
 void packed_matrix_free(PackedMatrix *matrix); /* accepts NULL */
 size_t packed_matrix_bytes(const PackedMatrix *matrix);
 size_t packed_matrix_rows(const PackedMatrix *matrix);
@@ -35,11 +36,12 @@ void packed_matrix_read_row(const PackedMatrix *matrix, size_t row, float *out);
 typedef struct ActivationBlock {
     int8_t codes[ACTIVATION_BLOCK]; /* -127 .. 127, zero beyond the last column */
     float scale;                    /* max |x| / 127; NaN when an input is not finite */
-    float offset;                   /* scale * (sum of codes): what a group's bias is multiplied by */
+    float offset; /* scale * (sum of codes): what a group's bias is multiplied by */
 } ActivationBlock;
 
-/* Tokens go through the kernels in tiles. A tile's blocks lie together, block by block, and within a
- * block token by token, so that a kernel that holds one block of weights reads them in one stream. */
+/* Tokens go through the kernels in tiles. A tile's blocks lie together, block by block, and within
+ * a block token by token, so that a kernel that holds one block of weights reads them in one
+ * stream. */
 enum { ACTIVATION_TILE = 64 };
 
 /* Input rows of a product. Caller-owned struct over memory sized by activations_create. */
@@ -48,9 +50,9 @@ typedef struct Activations {
     size_t n_tokens, cols;       /* current content */
     size_t n_blocks;             /* of a token: cols / ACTIVATION_BLOCK, rounded up */
     bool f32_products;           /* products use values, not codes */
-    const float *values;         /* [n_tokens, value_stride] float32, borrowed from the last prepare */
+    const float *values; /* [n_tokens, value_stride] float32, borrowed from the last prepare */
     size_t value_stride;
-    ActivationBlock *blocks;     /* [n_tokens * n_blocks], see activation_block; NULL if f32_products */
+    ActivationBlock *blocks; /* [n_tokens * n_blocks], see activation_block; NULL if f32_products */
 } Activations;
 
 /* The block of inputs [32 * block, 32 * block + 32) of a token. */
@@ -65,12 +67,12 @@ static inline ActivationBlock *activation_block(const Activations *x, size_t tok
 bool activations_create(size_t max_tokens, size_t max_cols, bool f32_products, Activations *out,
                         Error *err) WARN_UNUSED;
 void activations_free(Activations *activations);
-/* Takes rows x [n_tokens, x_stride] (cols used of each) as the input: borrows x, and quantises it unless
- * f32_products. In parallel over tokens when that pays. */
+/* Takes rows x [n_tokens, x_stride] (cols used of each) as the input: borrows x, and quantises it
+ * unless f32_products. In parallel over tokens when that pays. */
 void activations_prepare(Activations *activations, const float *x, size_t n_tokens, size_t cols,
                          size_t x_stride, CpuPool *pool);
-/* Quantises one row into `token`'s place; for callers that fuse it behind a norm in their own parallel
- * section. n_tokens and cols were set by activations_begin. */
+/* Quantises one row into `token`'s place; for callers that fuse it behind a norm in their own
+ * parallel section. n_tokens and cols were set by activations_begin. */
 void activations_begin(Activations *activations, const float *x, size_t n_tokens, size_t cols,
                        size_t x_stride);
 void activations_quantize_row(Activations *activations, size_t token);
@@ -86,8 +88,8 @@ typedef struct MatrixProduct {
 void matrix_multiply(const Activations *x, const MatrixProduct *products, size_t n_products,
                      CpuPool *pool);
 
-/* Fills the table for this processor; called once before threads start. force_plain selects the plain-C
- * kernels (tests). Returns the instruction set's name. */
+/* Fills the table for this processor; called once before threads start. force_plain selects the
+ * plain-C kernels (tests). Returns the instruction set's name. */
 const char *cpu_kernels_select(bool force_plain);
 
 #endif

@@ -1,7 +1,7 @@
 /* Packing a WeightMatrix into tiles of 8 rows (layout: kernels.h), and reading a row back.
  *
- * Rows are scattered one after the other into their tile: a row owns one 32-bit lane of every vector.
- * A tile is some kilobytes, so its eight passes stay in the first-level cache. */
+ * Rows are scattered one after the other into their tile: a row owns one 32-bit lane of every
+ * vector. A tile is some kilobytes, so its eight passes stay in the first-level cache. */
 #include "kernels.h"
 
 #if defined(__linux__)
@@ -226,8 +226,8 @@ static bool choose_format(const WeightMatrix *source, PackedMatrix *m, Error *er
     }
     m->scale_type = scale_type_of(source);
     m->group_blocks = source->group_size / ACTIVATION_BLOCK;
-    bool group_fits = source->group_size == 32 || source->group_size == 64 ||
-                      source->group_size == 128;
+    bool group_fits =
+        source->group_size == 32 || source->group_size == 64 || source->group_size == 128;
     if (!group_fits || source->cols % source->group_size != 0 || source->bits < 1 ||
         source->bits > 8 || source->bits == 7)
         return error_set(err, ERROR_UNSUPPORTED,

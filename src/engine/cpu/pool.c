@@ -1,21 +1,22 @@
 /* The worker pool.
  *
- * One section is live at a time. Its state is one 64-bit word, the ticket: the section's number in the
- * upper 40 bits, the next part to hand out in the lower 24. A thread takes part i by exchanging
- * (section, i) for (section, i + 1), so that a part is taken once, and a worker that wakes late, after
- * the section has ended, takes nothing: its exchange fails on the section's number. Nobody waits for
- * workers that took no part; a section ends when its parts are done, whoever did them.
+ * One section is live at a time. Its state is one 64-bit word, the ticket: the section's number in
+ * the upper 40 bits, the next part to hand out in the lower 24. A thread takes part i by exchanging
+ * (section, i) for (section, i + 1), so that a part is taken once, and a worker that wakes late,
+ * after the section has ended, takes nothing: its exchange fails on the section's number. Nobody
+ * waits for workers that took no part; a section ends when its parts are done, whoever did them.
  *
- * task, context and n_parts are written only between sections. A worker may read them while they change,
- * but then its exchange fails and it throws them away: an exchange that succeeds proves that the section
- * of its ticket had a part left, so it was not over, so they had not changed. They are atomic because
- * such a read and the write are concurrent.
+ * task, context and n_parts are written only between sections. A worker may read them while they
+ * change, but then its exchange fails and it throws them away: an exchange that succeeds proves
+ * that the section of its ticket had a part left, so it was not over, so they had not changed. They
+ * are atomic because such a read and the write are concurrent.
  *
- * Waiting is a bounded spin, then sleep on a condition variable. The spin covers the gaps between the
- * sections of a forward pass; it is bounded in time because the machine may be shared, where a spinning
- * thread keeps a core from somebody who has work. A thread about to sleep announces itself (sleepers,
- * caller_sleeps) and then looks once more at what it waits for; its waker first changes that, then looks
- * for announcements. Both sides are sequentially consistent, so one of them sees the other. */
+ * Waiting is a bounded spin, then sleep on a condition variable. The spin covers the gaps between
+ * the sections of a forward pass; it is bounded in time because the machine may be shared, where a
+ * spinning thread keeps a core from somebody who has work. A thread about to sleep announces itself
+ * (sleepers, caller_sleeps) and then looks once more at what it waits for; its waker first changes
+ * that, then looks for announcements. Both sides are sequentially consistent, so one of them sees
+ * the other. */
 #include "pool.h"
 
 #include <assert.h>
