@@ -226,10 +226,11 @@ static size_t gguf_row(const Source *source, size_t r, bool is_llama)
     return head * HEAD_DIM + (i < HEAD_DIM / 2 ? 2 * i : 2 * (i - HEAD_DIM / 2) + 1);
 }
 
-static void compare_vector(const TensorSet *set, const Source *source, float shift)
+static void compare_vector(const TensorSet *set, const Source *source, bool is_llama, float shift)
 {
     char name[128];
-    snprintf(name, sizeof(name), "%s.weight", source->mlx);
+    bool is_bias = strstr(source->gguf, ".bias") != NULL;
+    snprintf(name, sizeof(name), "%s.%s", source->mlx, is_bias ? "bias" : "weight");
     const TensorView *view = tensor_set_find(set, slice_of(name));
     assert_non_null(view);
     assert_true(view->n_dims == 1 && (size_t)view->shape[0] == source->cols);
@@ -237,9 +238,9 @@ static void compare_vector(const TensorSet *set, const Source *source, float shi
     tensor_read_floats(view, 0, source->cols, found);
     read_blocks(source->format, (const uint8_t *)source->blocks.ptr, source->cols, expected);
     for (size_t i = 0; i < source->cols; i++) {
-        if (found[i] != expected[i] - shift)
-            fail_msg("%s[%zu]: %a, expected %a", name, i, (double)found[i],
-                     (double)(expected[i] - shift));
+        float value = expected[gguf_row(source, i, is_llama)] - shift;
+        if (found[i] != value)
+            fail_msg("%s[%zu]: %a, expected %a", name, i, (double)found[i], (double)value);
     }
 }
 
@@ -291,7 +292,7 @@ static void compare_model(const Place *place, const Model *model, bool is_llama,
         if (source->rows)
             compare_matrix(set, source, is_llama);
         else
-            compare_vector(set, source, norm_shift);
+            compare_vector(set, source, is_llama, norm_shift);
     }
     assert_int_equal(tensor_set_count(set), n_tensors);
     tensor_set_close(set);
@@ -540,6 +541,61 @@ static void test_byte_level_tokenizer(void **state)
     place_remove(&place);
 }
 
+/* Qwen-3's head norms keep their values; biases follow their matrices: qwen2's rows stay, llama's
+ * are permuted. A vector that 16 bits cannot hold stays float32. */
+static void test_norms_and_biases(void **state)
+{
+    (void)state;
+    static const char *const architectures[] = {"qwen3", "qwen2", "llama"};
+    static const char *const formats[] = {"Q8_0"};
+    for (size_t i = 0; i < ARRAY_COUNT(architectures); i++) {
+        bool is_llama = i == 2;
+        const BlockFormat *f32 = format_named("F32"), *f16 = format_named("F16");
+        Place place;
+        Model model;
+        place_make(&place);
+        model_init(&model);
+        put_dims(&model.gguf, architectures[i], 1);
+        put_byte_level_tokenizer(&model.gguf, "qwen2");
+        model_put_ends(&model, "Q8_0", NULL);
+        model_put_layer(&model, 0, formats, 1, false);
+        if (i == 0) {
+            model_put(&model, "blk.0.attn_q_norm.weight", "model.layers.0.self_attn.q_norm", f32, 0,
+                      HEAD_DIM);
+            model_put(&model, "blk.0.attn_k_norm.weight", "model.layers.0.self_attn.k_norm", f32, 0,
+                      HEAD_DIM);
+        } else {
+            model_put(&model, "blk.0.attn_q.bias", "model.layers.0.self_attn.q_proj", f32, 0,
+                      HEADS * HEAD_DIM);
+            model_put(&model, "blk.0.attn_k.bias", "model.layers.0.self_attn.k_proj", f16, 0,
+                      KV_HEADS * HEAD_DIM);
+        }
+        float fine = 1.0f + 0x1p-20f;
+        char bytes[sizeof(fine)];
+        Source *last = model_put(&model, is_llama ? "blk.0.attn_v.bias" : "output.weight",
+                                 is_llama ? "model.layers.0.self_attn.v_proj" : "lm_head",
+                                 is_llama ? f32 : f16, is_llama ? 0 : VOCAB,
+                                 is_llama ? KV_HEADS * HEAD_DIM : HIDDEN);
+        memcpy(bytes, &fine, sizeof(fine));
+        if (is_llama) {
+            memcpy(last->blocks.ptr, bytes, sizeof(fine));
+            memcpy(model.gguf.data.ptr + model.gguf.data.len - last->blocks.len, bytes,
+                   sizeof(fine));
+        }
+        Error err = {0};
+        if (!place_import(&place, &model.gguf, NULL, &err))
+            fail_msg("%s", err.message);
+        compare_model(&place, &model, is_llama, 0);
+        Document config;
+        document_open(&config, &place, "config.json");
+        expect_json(&config, "attention_bias", is_llama ? "true" : "absent");
+        expect_json(&config, "head_dim", i == 1 ? "absent" : "64");
+        document_close(&config);
+        model_free(&model);
+        place_remove(&place);
+    }
+}
+
 /* Llama-3's scaling is recognised in its divisors; anything else in their place is refused. */
 static void test_rope_divisors(void **state)
 {
@@ -743,9 +799,13 @@ static void test_failing_allocations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_format),         cmocka_unit_test(test_gemma3),
-        cmocka_unit_test(test_byte_level_tokenizer), cmocka_unit_test(test_rope_divisors),
-        cmocka_unit_test(test_large_scales),         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_every_format),
+        cmocka_unit_test(test_gemma3),
+        cmocka_unit_test(test_byte_level_tokenizer),
+        cmocka_unit_test(test_norms_and_biases),
+        cmocka_unit_test(test_rope_divisors),
+        cmocka_unit_test(test_large_scales),
+        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_failing_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
