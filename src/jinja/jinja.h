@@ -15,7 +15,7 @@ enum {
     JINJA_SOURCE_BYTES_MAX = 1 << 20,
     JINJA_NESTING_MAX = 200,            /* of blocks and expressions in the source */
     JINJA_CALL_DEPTH_MAX = 100,         /* of macros and recursive loops at run time */
-    JINJA_DEPTH_MAX = 1600,             /* of nodes being evaluated; bounds the C stack */
+    JINJA_DEPTH_MAX = 1200,             /* of nodes being evaluated; fits a stack of 512 KiB */
     JINJA_STEPS_MAX = 20 * 1000 * 1000, /* evaluated nodes of one rendering */
     JINJA_OUTPUT_BYTES_MAX = 64 << 20,
     JINJA_MEMORY_BYTES_MAX = 256 << 20, /* values of one rendering */
