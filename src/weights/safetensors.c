@@ -283,31 +283,39 @@ static bool check_tiling(const HeaderParser *p, TensorView *tensors, size_t coun
     return true;
 }
 
-bool safetensors_parse(Slice image, const char *path, uint32_t file, Arena *arena, TensorList *list,
-                       Error *err)
+/* The JSON's length, checked against what is there. */
+static bool read_header_size(Slice image, const char *path, size_t *out, Error *err)
 {
     const uint8_t *bytes = (const uint8_t *)image.ptr;
     if (image.len < 8)
         return error_set(err, ERROR_INVALID, "%s: %zu bytes, too short for safetensors", path,
                          image.len);
-    uint64_t header_size = safetensors_read_u64(bytes);
-    if (header_size > WEIGHTS_HEADER_BYTES_MAX)
+    uint64_t size = safetensors_read_u64(bytes);
+    if (size > WEIGHTS_HEADER_BYTES_MAX)
         return error_set(err, ERROR_LIMIT,
                          "%s: safetensors header of %llu bytes, at most %d are read", path,
-                         (unsigned long long)header_size, WEIGHTS_HEADER_BYTES_MAX);
-    if (header_size > image.len - 8)
+                         (unsigned long long)size, WEIGHTS_HEADER_BYTES_MAX);
+    if (size > image.len - 8)
         return error_set(err, ERROR_INVALID,
                          "%s: safetensors header of %llu bytes, but only %zu follow", path,
-                         (unsigned long long)header_size, image.len - 8);
-    size_t header_len = (size_t)header_size;
-    if (header_len == 0 || bytes[8] != '{')
+                         (unsigned long long)size, image.len - 8);
+    if (size == 0 || bytes[8] != '{')
         return error_set(err, ERROR_INVALID, "%s: the safetensors header does not begin with {",
                          path);
+    *out = (size_t)size;
+    return true;
+}
 
+bool safetensors_parse(Slice image, const char *path, uint32_t file, Arena *arena, TensorList *list,
+                       Error *err)
+{
+    size_t header_len = 0;
+    if (!read_header_size(image, path, &header_len, err))
+        return false;
     Error inner = {0};
     HeaderParser p = {.path = path,
                       .file = file,
-                      .data = bytes + 8 + header_len,
+                      .data = (const uint8_t *)image.ptr + 8 + header_len,
                       .data_size = image.len - 8 - header_len,
                       .arena = arena,
                       .list = list,
