@@ -184,10 +184,11 @@ static bool read_array(const JsonValue *request, const char *key, const JsonValu
 static bool answer_render(void *context, const JsonValue *request, JsonWriter *writer, Arena *arena,
                           Error *err)
 {
+    /* A template alone has no tokens of its own; with a model, absent means the model's. */
     ChatRequest chat = {
         .kwargs = json_get_present(request, "kwargs"),
-        .bos_token = json_get_present(request, "bos_token"),
-        .eos_token = json_get_present(request, "eos_token"),
+        .bos_token = json_get(request, SLICE("bos_token")),
+        .eos_token = json_get(request, SLICE("eos_token")),
     };
     if (!read_array(request, "messages", &chat.messages, err) ||
         !read_array(request, "tools", &chat.tools, err) ||
