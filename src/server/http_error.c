@@ -32,7 +32,6 @@ static const FaultEntry FAULTS[FAULT_COUNT] = {
     [FAULT_UNKNOWN_URL] = {404, REQUEST_ERROR, "unknown_url"},
     [FAULT_MODEL_NOT_FOUND] = {404, REQUEST_ERROR, "model_not_found"},
     [FAULT_METHOD] = {405, REQUEST_ERROR, "method_not_supported"},
-    [FAULT_TIMEOUT] = {408, REQUEST_ERROR, "request_timeout"},
     [FAULT_LENGTH_REQUIRED] = {411, REQUEST_ERROR, "invalid_request"},
     [FAULT_TOO_LARGE] = {413, REQUEST_ERROR, "request_too_large"},
     [FAULT_URI_TOO_LONG] = {414, REQUEST_ERROR, "invalid_request"},

@@ -22,7 +22,6 @@ enum {
     SERVER_REPLY_BYTES_MAX = 64 << 20, /* of one response that is not streamed */
     SERVER_MESSAGES_MAX = 1 << 16,
     SERVER_STOP_STRINGS_MAX = 4,   /* of one chat request */
-    SERVER_HEAD_SECONDS = 10,      /* from a request's first byte to the end of its headers */
     SERVER_BODY_SECONDS = 30,      /* silence within a body */
     SERVER_IDLE_SECONDS = 75,      /* a connection without a request */
     SERVER_STALLED_SECONDS = 300,  /* a client that takes no byte of its response */
