@@ -3,15 +3,14 @@
  *   PREFIX model.embed_tokens, model.norm, lm_head
  *   PREFIX model.layers.N.{input_layernorm, post_attention_layernorm, ...}
  *   PREFIX model.layers.N.self_attn.{q,k,v,o}_proj | qkv_proj, {q,k}_norm
- *   PREFIX model.layers.N.mlp.{gate,up,down}_proj | gate_up_proj | gate,
- * switch_mlp.{gate,up,down}_proj
+ *   PREFIX model.layers.N.mlp.{gate,up,down}_proj | gate_up_proj
+ *   PREFIX model.layers.N.mlp.gate, mlp.switch_mlp.{gate,up,down}_proj          (experts)
  *
  * Matrices are views (WeightMatrix); norms and biases are copied to float32, with Gemma's 1 added.
  * A tensor that no field takes and that is not known to be dead weight is refused, as mlx_lm does:
  * a bias that the configuration does not announce would otherwise be dropped without a word. */
 #include "model_parts.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

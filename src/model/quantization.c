@@ -1,10 +1,11 @@
 /* config.json's quantisation keys.
  *
- * {"group_size": 64, "bits": 4, "mode": "affine", "model.layers.0.mlp.down_proj": {...}, "lm_head":
- * false} The first three are the defaults; every other key is a module's path. A module's dict
- * gives its own values, and one without mode is affine even when the global mode is not; false
- * means not quantised; true means the defaults. Modules that are not named are told by their
- * tensors. */
+ *   {"group_size": 64, "bits": 4, "mode": "affine",
+ *    "model.layers.0.mlp.down_proj": {...}, "lm_head": false}
+ *
+ * The first three are the defaults; every other key is a module's path. A module's dict gives its
+ * own values, and one without mode is affine even when the global mode is not; false means not
+ * quantised; true means the defaults. Modules that are not named are told by their tensors. */
 #include "model_parts.h"
 
 #include <string.h>

@@ -2,16 +2,17 @@
  * scaled.
  *
  *   linear    inv / factor
- *   llama3    wavelength w = 2 pi / inv against L = original_max_position_embeddings: long waves (w
- * > L / low) are divided by factor, short ones (w < L / high) kept, those between are blended yarn
- * dimensions that turn more than beta_fast times in L are kept, those that turn less than beta_slow
- * times divided by factor, a linear ramp between; cos and sin grow by m(factor) longrope  inv /
- * long_factor[d]; cos and sin times sqrt(1 + ln f / ln L), f = max_position / L
+ *   llama3    wavelength w = 2 pi / inv against L = original_max_position_embeddings: long
+ *             waves (w > L / low) are divided by factor, short ones (w < L / high) kept, those
+ *             between are blended
+ *   yarn      dimensions that turn more than beta_fast times in L are kept, those that turn less
+ *             than beta_slow times divided by factor, a linear ramp between; cos and sin grow by
+ *             m(factor)
+ *   longrope  inv / long_factor[d]; cos and sin times sqrt(1 + ln f / ln L), f = max_position / L
  *
  * The keys come in two shapes: rope_theta with rope_scaling, or rope_parameters (transformers 5),
  * which holds both and for Gemma-3 one such object per layer kind. Formulas as mlx_lm computes them
- * (longrope always takes long_factor), in double. arXiv:2104.09864 (RoPE), arXiv:2309.00071 (YaRN).
- */
+ * (longrope always takes long_factor), in double: arXiv:2104.09864, arXiv:2309.00071. */
 #include "model_parts.h"
 
 #include <math.h>

@@ -133,7 +133,7 @@ void golden_close(Golden *golden)
 
 static double log_sum_exp(const float *x, size_t n)
 {
-    double max = -INFINITY, sum = 0.0;
+    double max = (double)-INFINITY, sum = 0.0;
     for (size_t i = 0; i < n; i++)
         max = fmax(max, (double)x[i]);
     for (size_t i = 0; i < n; i++)

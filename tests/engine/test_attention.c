@@ -126,7 +126,7 @@ static void expect(const World *w, size_t position, size_t head, double *out)
     size_t first =
         c->sliding_window && position >= c->sliding_window ? position - c->sliding_window + 1 : 0;
     const float *q = w->q + (position * c->n_heads + head) * c->head_dim;
-    double *scores = malloc((position + 1) * sizeof *scores), max = -INFINITY, sum = 0;
+    double *scores = malloc((position + 1) * sizeof *scores), max = (double)-INFINITY, sum = 0;
     assert_non_null(scores);
     for (size_t j = first; j <= position; j++) {
         const float *k = w->k + (j * c->n_kv_heads + kv_head) * c->head_dim;

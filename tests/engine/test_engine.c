@@ -160,6 +160,7 @@ static void check_truncate_and_fork(const char *directory, size_t length, size_t
     assert_int_equal(w.engine->ops->sequence_length(fork), cut);
     advance(&w, fork, 300, 9, found);
     assert_memory_equal(expected, found, bytes);
+    engine_sequence_free(w.engine, fork);
 
     assert_true(engine_sequence_truncate(w.engine, changed, cut, &err));
     advance(&w, changed, 300, 9, found);
@@ -170,7 +171,6 @@ static void check_truncate_and_fork(const char *directory, size_t length, size_t
     assert_false(w.engine->ops->sequence_fork(w.engine, changed, cut, cut - 1, &fork, &err));
     assert_int_equal(err.code, ERROR_LIMIT);
     assert_null(fork);
-    engine_sequence_free(w.engine, fork);
     engine_sequence_free(w.engine, changed);
     engine_sequence_free(w.engine, fresh);
     free(expected);

@@ -16,9 +16,8 @@
 #include "pool.h"
 
 enum {
-    ATTENTION_SEGMENT = 256, /* keys; a multiple of KV_BLOCK */
-    ATTENTION_TILE_QUERIES =
-        48, /* queries (tokens times heads) of a tile, unless one token has more */
+    ATTENTION_SEGMENT = 256,     /* keys; a multiple of KV_BLOCK */
+    ATTENTION_TILE_QUERIES = 48, /* tokens times heads of a tile, unless one token has more */
 };
 
 /* Queries of one KV head, and a run of keys within one segment: the kernel's argument. */

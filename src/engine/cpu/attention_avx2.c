@@ -2,10 +2,14 @@
  *
  * A block of 64 keys is taken by groups of up to 6 queries. For each group:
  *
- *   scores   keys lie 8 to a vector (kv.h), so a dot product runs down the dimensions in one lane:
- * 6 queries times 2 key vectors, or up to 3 queries times 4, are 12 sums in registers softmax  all
- * 64 lanes of a query, hidden keys at -inf; the running maximum, sum and output are corrected
- *   values   output[d] += weight[key] * value[key][d], keys in order: again 12 sums in registers
+ *   scores   keys lie 8 to a vector (kv.h), so a dot product runs down the dimensions in one
+ *            lane: 6 queries times 2 key vectors, or up to 3 times 4, are 12 sums in registers
+ *   softmax  all 64 lanes of a query, hidden keys at -inf; the running maximum, the sum and
+ *            the output are corrected
+ *   values   output[d] += weight[key] * value[key][d], keys in order: again 12 sums
+ *
+ * Of queries and keys (or values) the fewer are held in registers: 12 sums, 3 held and 1 passing
+ * by are all 16.
  *
  * Each sum has one order, down the dimensions or along the keys, however the queries are grouped,
  * and a hidden key adds an exact zero: grouping is free to change with the shape of the batch. With
@@ -51,18 +55,40 @@ ALWAYS_INLINE void score_tiles(const float *queries, size_t stride, size_t head_
         __m256 sums[GROUP_QUERIES][4];
         UNROLL for (int i = 0; i < n_queries; i++)
         {
-            UNROLL for (int t = 0; t < n_tiles; t++) sums[i][t] = _mm256_setzero_ps();
+            UNROLL for (int t = 0; t < n_tiles; t++)
+            {
+                sums[i][t] = _mm256_setzero_ps();
+            }
         }
         size_t base = tile * head_dim * LANES;
         for (size_t d = 0; d < head_dim; d++) {
-            __m256 key[4];
-            UNROLL for (int t = 0; t < n_tiles; t++) key[t] =
-                load(keys, base + ((size_t)t * head_dim + d) * LANES, is_half);
+            __m256 held[4];
+            if (n_queries < n_tiles) {
+                UNROLL for (int i = 0; i < n_queries; i++)
+                {
+                    held[i] = _mm256_broadcast_ss(queries + (size_t)i * stride + d);
+                }
+                UNROLL for (int t = 0; t < n_tiles; t++)
+                {
+                    __m256 key = load(keys, base + ((size_t)t * head_dim + d) * LANES, is_half);
+                    UNROLL for (int i = 0; i < n_queries; i++)
+                    {
+                        sums[i][t] = _mm256_fmadd_ps(held[i], key, sums[i][t]);
+                    }
+                }
+                continue;
+            }
+            UNROLL for (int t = 0; t < n_tiles; t++)
+            {
+                held[t] = load(keys, base + ((size_t)t * head_dim + d) * LANES, is_half);
+            }
             UNROLL for (int i = 0; i < n_queries; i++)
             {
                 __m256 q = _mm256_broadcast_ss(queries + (size_t)i * stride + d);
-                UNROLL for (int t = 0; t < n_tiles; t++) sums[i][t] =
-                    _mm256_fmadd_ps(q, key[t], sums[i][t]);
+                UNROLL for (int t = 0; t < n_tiles; t++)
+                {
+                    sums[i][t] = _mm256_fmadd_ps(q, held[t], sums[i][t]);
+                }
             }
         }
         UNROLL for (int i = 0; i < n_queries; i++)
@@ -84,18 +110,40 @@ ALWAYS_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const float *
     UNROLL for (int i = 0; i < n_queries; i++)
     {
         __m256 correction = _mm256_set1_ps(corrections[i]);
-        UNROLL for (int v = 0; v < n_vectors; v++) sums[i][v] = _mm256_mul_ps(
-            correction, _mm256_loadu_ps(output + (size_t)i * stride + d + (size_t)v * LANES));
+        const float *row = output + (size_t)i * stride + d;
+        UNROLL for (int v = 0; v < n_vectors; v++)
+        {
+            sums[i][v] = _mm256_mul_ps(correction, _mm256_loadu_ps(row + v * LANES));
+        }
     }
     for (size_t key = first; key < end; key++) {
-        __m256 value[4];
-        UNROLL for (int v = 0; v < n_vectors; v++) value[v] =
-            load(values, key * stride + d + (size_t)v * LANES, is_half);
+        __m256 held[4];
+        if (n_queries < n_vectors) {
+            UNROLL for (int i = 0; i < n_queries; i++)
+            {
+                held[i] = _mm256_broadcast_ss(&weights[i][key]);
+            }
+            UNROLL for (int v = 0; v < n_vectors; v++)
+            {
+                __m256 value = load(values, key * stride + d + (size_t)v * LANES, is_half);
+                UNROLL for (int i = 0; i < n_queries; i++)
+                {
+                    sums[i][v] = _mm256_fmadd_ps(held[i], value, sums[i][v]);
+                }
+            }
+            continue;
+        }
+        UNROLL for (int v = 0; v < n_vectors; v++)
+        {
+            held[v] = load(values, key * stride + d + (size_t)v * LANES, is_half);
+        }
         UNROLL for (int i = 0; i < n_queries; i++)
         {
             __m256 weight = _mm256_broadcast_ss(&weights[i][key]);
-            UNROLL for (int v = 0; v < n_vectors; v++) sums[i][v] =
-                _mm256_fmadd_ps(weight, value[v], sums[i][v]);
+            UNROLL for (int v = 0; v < n_vectors; v++)
+            {
+                sums[i][v] = _mm256_fmadd_ps(weight, held[v], sums[i][v]);
+            }
         }
     }
     UNROLL for (int i = 0; i < n_queries; i++)

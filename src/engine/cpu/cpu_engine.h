@@ -66,6 +66,7 @@ typedef struct CpuEngine {
     CpuPool *pool;
     size_t threads, max_batch_tokens;
     bool is_f32;
+    ActivationPrecision activation_precision;
     PackedMatrix *embedding, *head; /* the same when tied */
     CpuLayer *layers;               /* [num_hidden_layers] */
     size_t weight_bytes;

@@ -9,8 +9,7 @@
  *
  * A layer is five parallel sections of products and attention; between them lie row sections (a
  * norm and the quantisation of its result, say), which run on the caller alone while there are few
- * tokens. What a block adds to x is added by the row section that follows, together with its norm.
- */
+ * tokens. What a block adds to x is added by the row section that follows, with its norm. */
 #include "cpu_engine.h"
 
 #include <math.h>

@@ -2,9 +2,9 @@
  *
  * One allocation, sized when the sequence is created. Per layer and KV head:
  *
- *   keys    tiles of 8 positions  [capacity / 8][head_dim][8]    8 keys to a vector: a dot product
- * with 8 keys needs no sum across lanes values  rows                  [capacity][value_stride]
- * value_stride: head_dim rounded up to 8
+ *   keys    [capacity / 8][head_dim][8]   tiles of 8 positions, 8 keys to a vector: a dot product
+ *                                         with 8 keys needs no sum across lanes
+ *   values  [capacity][value_stride]      rows; value_stride is head_dim rounded up to 8
  *
  * in fp16, or float32 for the reference precision. Position p lives in slot p % capacity. capacity
  * is a multiple of KV_BLOCK, so a block of KV_BLOCK positions that starts at a multiple of KV_BLOCK

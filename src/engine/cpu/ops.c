@@ -89,6 +89,18 @@ const CpuOps *cpu_ops_plain(void)
     return &ops;
 }
 
+/* Asked here, in a file for every processor. What has AVX2 has F16C too (not every compiler can
+ * ask). */
+const CpuOps *cpu_ops_avx2(void)
+{
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return ops_avx2_table();
+#endif
+    return NULL;
+}
+
 const CpuOps *cpu_ops_select(bool force_plain)
 {
     const CpuOps *fast = force_plain ? NULL : cpu_ops_avx2();

@@ -36,6 +36,8 @@ typedef struct CpuOps {
 const CpuOps *cpu_ops_plain(void);
 /* NULL where this build or this processor does not have it. */
 const CpuOps *cpu_ops_avx2(void);
+/* The AVX2 table itself, whatever the processor; NULL in a build without it. */
+const CpuOps *ops_avx2_table(void);
 /* The best of the above. */
 const CpuOps *cpu_ops_select(bool force_plain);
 

@@ -172,16 +172,14 @@ static const CpuOps OPS_AVX2 = {
     .attention_segment = attention_segment_avx2,
 };
 
-const CpuOps *cpu_ops_avx2(void)
+const CpuOps *ops_avx2_table(void)
 {
-    bool usable = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                  __builtin_cpu_supports("f16c");
-    return usable ? &OPS_AVX2 : NULL;
+    return &OPS_AVX2;
 }
 
 #else
 
-const CpuOps *cpu_ops_avx2(void)
+const CpuOps *ops_avx2_table(void)
 {
     return NULL;
 }

@@ -97,11 +97,9 @@ bool cpu_scratch_create(CpuEngine *engine, Error *err)
         return false;
     s->bytes += attention_scratch_bytes(s->attention);
     size_t cols = widest_input(c);
-    if (!activations_create(rows, cols, engine->is_f32, &s->activations, err))
+    if (!activations_create(rows, cols, engine->activation_precision, &s->activations, err))
         return false;
-    if (!engine->is_f32)
-        s->bytes +=
-            (cols + ACTIVATION_BLOCK - 1) / ACTIVATION_BLOCK * rows * sizeof(ActivationBlock);
+    s->bytes += activations_bytes(&s->activations);
     return true;
 }
 
