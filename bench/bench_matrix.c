@@ -101,7 +101,7 @@ static double time_decode(const Shape *shape, CpuPool *pool, const float *x, flo
             break;
         *bytes += packed_matrix_bytes(copies[count++]);
     }
-    if (activations_create(1, shape->cols, false, &activations, &err)) {
+    if (activations_create(1, shape->cols, ACTIVATIONS_INT8, &activations, &err)) {
         for (int round = 0; round < ROUNDS; round++) {
             double start = clock_monotonic_seconds();
             for (size_t i = 0; i < count; i++) {
@@ -126,7 +126,7 @@ static double time_prefill(const Shape *shape, CpuPool *pool, size_t tokens, con
     Activations activations;
     Error err;
     double best = 0;
-    if (matrix && activations_create(tokens, shape->cols, false, &activations, &err)) {
+    if (matrix && activations_create(tokens, shape->cols, ACTIVATIONS_INT8, &activations, &err)) {
         MatrixProduct product = {matrix, NULL, y, shape->rows};
         double spent = 0;
         for (int round = 0; round < ROUNDS || spent < 0.3; round++) {

@@ -1,12 +1,13 @@
 /* engine: the seam between tokens and the machine.
  *
- * An Engine is one loaded model on one device. A sequence is a mutable timeline of tokens with its KV
- * cache. forward() advances any number of sequences at once: each row brings a sequence's next tokens (one
- * when decoding, a chunk when prefilling) and says for which of them logits are wanted. The engine knows no
- * text, HTTP or sampling. Greedy results of a sequence do not depend on what shares the batch, nor on how
- * its tokens were cut into chunks.
+ * An Engine is one loaded model on one device. A sequence is a mutable timeline of tokens with its
+ * KV cache. forward() advances any number of sequences at once: each row brings a sequence's next
+ * tokens (one when decoding, a chunk when prefilling) and says for which of them logits are wanted.
+ * The engine knows no text, HTTP or sampling. Greedy results of a sequence do not depend on what
+ * shares the batch, nor on how its tokens were cut into chunks.
  *
- * Threads: every function on one thread (the inference thread) but engine_describe, which is any thread. */
+ * Threads: every function on one thread (the inference thread) but engine_describe, which is any
+ * thread. */
 #ifndef ENGINE_H
 #define ENGINE_H
 
@@ -16,10 +17,15 @@
 typedef struct Engine Engine;
 typedef struct EngineSequence EngineSequence;
 
-typedef enum EngineBackend { ENGINE_BACKEND_AUTO, ENGINE_BACKEND_CPU, ENGINE_BACKEND_MLX } EngineBackend;
+typedef enum EngineBackend {
+    ENGINE_BACKEND_AUTO,
+    ENGINE_BACKEND_CPU,
+    ENGINE_BACKEND_MLX
+} EngineBackend;
 typedef enum EnginePrecision {
-    ENGINE_PRECISION_FAST, /* the backend's default: int8 activations on the CPU */
-    ENGINE_PRECISION_F32   /* float32 activations, products and KV: the reference */
+    ENGINE_PRECISION_INT16, /* activations in 16 bits, fp16 KV: the CPU's default */
+    ENGINE_PRECISION_INT8,  /* activations in 8 bits: faster prefill, visibly less exact */
+    ENGINE_PRECISION_F32    /* float32 activations, products and KV: the reference */
 } EnginePrecision;
 
 typedef struct EngineOptions {
@@ -43,14 +49,15 @@ typedef struct EngineRow {
 } EngineRow;
 
 typedef struct EngineDescription {
-    const char *backend;       /* "cpu" */
-    char device[64];           /* "AVX2, 2 threads" */
-    size_t weight_bytes;       /* resident, as repacked */
+    const char *backend; /* "cpu" */
+    char device[64];     /* "AVX2, 2 threads" */
+    size_t weight_bytes; /* resident, as repacked */
     size_t scratch_bytes;
-    size_t kv_bytes_per_token; /* of one sequence, full-attention layers; sliding ones are bounded */
+    size_t
+        kv_bytes_per_token; /* of one sequence, full-attention layers; sliding ones are bounded */
     size_t max_batch_tokens;
     size_t vocab_size;
-    size_t max_context;        /* max_position_embeddings */
+    size_t max_context; /* max_position_embeddings */
     size_t threads;
 } EngineDescription;
 
@@ -58,21 +65,23 @@ typedef struct EngineDescription {
 typedef struct EngineOps {
     void (*close)(Engine *engine);
     void (*describe)(const Engine *engine, EngineDescription *out);
-    /* Reserves KV memory for max_tokens tokens. ERROR_MEMORY / ERROR_LIMIT when that is too much. */
+    /* Reserves KV memory for max_tokens tokens. ERROR_MEMORY / ERROR_LIMIT when that is too much.
+     */
     bool (*sequence_create)(Engine *engine, size_t max_tokens, EngineSequence **out, Error *err);
     void (*sequence_free)(Engine *engine, EngineSequence *sequence);
-    /* Forgets all tokens from position length on. False when a sliding window has already dropped keys
-     * that the shorter sequence would need: the caller starts afresh. */
+    /* Forgets all tokens from position length on. False when a sliding window has already dropped
+     * keys that the shorter sequence would need: the caller starts afresh. */
     bool (*sequence_truncate)(Engine *engine, EngineSequence *sequence, size_t length, Error *err);
     /* A new sequence with the first length tokens of from. Optional (NULL): not supported. */
-    bool (*sequence_fork)(Engine *engine, const EngineSequence *from, size_t length, size_t max_tokens,
-                          EngineSequence **out, Error *err);
+    bool (*sequence_fork)(Engine *engine, const EngineSequence *from, size_t length,
+                          size_t max_tokens, EngineSequence **out, Error *err);
     size_t (*sequence_length)(const EngineSequence *sequence);
-    /* Appends each row's tokens to its sequence. logits: [wanted, vocab_size] float32, row-major, for the
-     * wanted tokens in row order; may be NULL when none are wanted. Rows whose total exceeds
-     * max_batch_tokens are cut into several passes by the engine. On failure (a token out of range, a sequence full) no sequence has
-     * changed. */
-    bool (*forward)(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits, Error *err);
+    /* Appends each row's tokens to its sequence. logits: [wanted, vocab_size] float32, row-major,
+     * for the wanted tokens in row order; may be NULL when none are wanted. Rows whose total
+     * exceeds max_batch_tokens are cut into several passes by the engine. On failure (a token out
+     * of range, a sequence full) no sequence has changed. */
+    bool (*forward)(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
+                    Error *err);
 } EngineOps;
 
 /* A backend's struct begins with this. */
@@ -80,8 +89,8 @@ struct Engine {
     const EngineOps *ops;
 };
 
-/* Opens the backend on a model, which must outlive the engine. When it returns, pages of the model's
- * files that were copied have been given back. */
+/* Opens the backend on a model, which must outlive the engine. When it returns, pages of the
+ * model's files that were copied have been given back. */
 bool engine_open(const Model *model, const EngineOptions *options, Engine **out,
                  Error *err) WARN_UNUSED;
 void engine_close(Engine *engine); /* accepts NULL */
@@ -96,11 +105,12 @@ bool engine_sequence_truncate(Engine *engine, EngineSequence *sequence, size_t l
 bool engine_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                     Error *err) WARN_UNUSED;
 
-/* What this machine can do with `threads` threads: the limits that decode and prefill are held against. */
+/* What this machine can do with `threads` threads: the limits that decode and prefill are held
+ * against. */
 typedef struct MachineLimits {
-    double read_bytes_per_second;  /* streaming reads of memory far larger than the caches */
-    double int8_macs_per_second;   /* 8-bit multiply-adds from registers, best instruction set */
-    char instruction_set[32];      /* "avx2" */
+    double read_bytes_per_second; /* streaming reads of memory far larger than the caches */
+    double int8_macs_per_second;  /* 8-bit multiply-adds from registers, best instruction set */
+    char instruction_set[32];     /* "avx2" */
 } MachineLimits;
 bool engine_measure_machine(size_t threads, MachineLimits *out, Error *err) WARN_UNUSED;
 

@@ -136,6 +136,7 @@ static void check_model(const char *name, EnginePrecision precision, bool force_
 }
 
 static const Tolerance FLOAT32 = {.difference = 1e-4, .divergence = 1e-8, .exact_greedy = true};
+static const Tolerance INT16 = {.divergence = 1e-5};
 static const Tolerance INT8 = {.divergence = 1e-3};
 
 static void test_float32(void **state)
@@ -152,18 +153,32 @@ static void test_float32_plain(void **state)
         check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_F32, true, FLOAT32);
 }
 
-static void test_fast(void **state)
+static void test_int16(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_FAST, false, INT8);
+        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, false, INT16);
 }
 
-static void test_fast_plain(void **state)
+static void test_int16_plain(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_FAST, true, INT8);
+        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, true, INT16);
+}
+
+static void test_int8(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
+        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT8, false, INT8);
+}
+
+static void test_int8_plain(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
+        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT8, true, INT8);
 }
 
 /* ---- The same bits, however the tokens are cut ---- */
@@ -248,13 +263,20 @@ static void check_same_bits(const char *name, EnginePrecision precision, size_t 
     close_fixture(&f);
 }
 
-static void test_same_bits_fast(void **state)
+static void test_same_bits_int16(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++) {
-        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_FAST, 0, false);
-        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_FAST, 5, false);
+        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, 0, false);
+        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, 5, false);
     }
+}
+
+static void test_same_bits_int8(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
+        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT8, 70, false);
 }
 
 static void test_same_bits_float32(void **state)
@@ -267,8 +289,8 @@ static void test_same_bits_float32(void **state)
 static void test_same_bits_plain(void **state)
 {
     (void)state;
-    check_same_bits("llama3-q4-g64", ENGINE_PRECISION_FAST, 0, true);
-    check_same_bits("gemma3-text-q4-g64", ENGINE_PRECISION_FAST, 9, true);
+    check_same_bits("llama3-q4-g64", ENGINE_PRECISION_INT16, 0, true);
+    check_same_bits("gemma3-text-q4-g64", ENGINE_PRECISION_INT8, 9, true);
 }
 
 int main(void)
@@ -276,9 +298,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_float32),
         cmocka_unit_test(test_float32_plain),
-        cmocka_unit_test(test_fast),
-        cmocka_unit_test(test_fast_plain),
-        cmocka_unit_test(test_same_bits_fast),
+        cmocka_unit_test(test_int16),
+        cmocka_unit_test(test_int16_plain),
+        cmocka_unit_test(test_int8),
+        cmocka_unit_test(test_int8_plain),
+        cmocka_unit_test(test_same_bits_int16),
+        cmocka_unit_test(test_same_bits_int8),
         cmocka_unit_test(test_same_bits_float32),
         cmocka_unit_test(test_same_bits_plain),
     };

@@ -186,7 +186,21 @@ typedef struct Reference {
     double value, bound;
 } Reference;
 
-static Reference reference_product(const float *w, const float *x, size_t cols, bool quantized)
+/* Largest code of a precision; 0 for float32. */
+static double code_limit(ActivationPrecision precision)
+{
+    switch (precision) {
+    case ACTIVATIONS_INT8:
+        return 127;
+    case ACTIVATIONS_INT16:
+        return 127 * ACTIVATION_PLANE_STEP + 127;
+    case ACTIVATIONS_F32:
+        break;
+    }
+    return 0;
+}
+
+static Reference reference_product(const float *w, const float *x, size_t cols, double limit)
 {
     Reference r = {0, 0};
     double magnitude = 0, steps = 0;
@@ -198,21 +212,22 @@ static Reference reference_product(const float *w, const float *x, size_t cols, 
             row += fabs((double)w[i]);
             largest = fmax(largest, fabs((double)x[i]));
         }
-        steps += row * largest * (0.5 / 127 + 1e-6);
+        steps += limit > 0 ? row * largest * (0.5 / limit + 1e-6) : 0;
     }
     r.bound = magnitude * (40.0 + (double)cols / 32) * 0x1p-24 + 1e-30;
-    if (quantized) /* code sums are larger than the products they cancel to: another factor of 4 */
+    if (limit > 0) /* code sums are larger than the products they cancel to: another factor of 4 */
         r.bound = r.bound * 4 + steps;
     return r;
 }
 
 static void multiply(const PackedMatrix *m, const float *x, size_t n_tokens, size_t x_stride,
-                     bool f32_products, const float *bias, float *y, size_t y_stride, CpuPool *pool)
+                     ActivationPrecision precision, const float *bias, float *y, size_t y_stride,
+                     CpuPool *pool)
 {
     Activations activations;
     Error err;
     size_t cols = packed_matrix_cols(m);
-    assert_true(activations_create(n_tokens, cols, f32_products, &activations, &err));
+    assert_true(activations_create(n_tokens, cols, precision, &activations, &err));
     activations_prepare(&activations, x, n_tokens, cols, x_stride, pool);
     MatrixProduct product = {m, bias, y, y_stride};
     matrix_multiply(&activations, &product, 1, pool);
@@ -220,7 +235,7 @@ static void multiply(const PackedMatrix *m, const float *x, size_t n_tokens, siz
 }
 
 static void check_against_source(SampleSpec spec, size_t rows, size_t cols, size_t n_tokens,
-                                 bool f32_products, CpuPool *pool)
+                                 ActivationPrecision precision, CpuPool *pool)
 {
     Sample sample;
     sample_create(&sample, spec, 0, rows, cols);
@@ -228,13 +243,14 @@ static void check_against_source(SampleSpec spec, size_t rows, size_t cols, size
     size_t x_stride = cols + 3, y_stride = rows + 5;
     float *x = random_rows(n_tokens, x_stride), *w = float_array(cols);
     float *bias = random_rows(1, rows), *y = float_array(n_tokens * y_stride);
-    bool quantized = !f32_products && (spec.mode == QUANT_AFFINE || spec.mode == QUANT_MXFP4);
+    bool quantized = spec.mode == QUANT_AFFINE || spec.mode == QUANT_MXFP4;
 
-    multiply(m, x, n_tokens, x_stride, f32_products, bias, y, y_stride, pool);
+    multiply(m, x, n_tokens, x_stride, precision, bias, y, y_stride, pool);
     for (size_t row = 0; row < rows; row++) {
         weight_matrix_read_row(&sample.matrix, 0, row, w);
         for (size_t t = 0; t < n_tokens; t++) {
-            Reference r = reference_product(w, x + t * x_stride, cols, quantized);
+            Reference r =
+                reference_product(w, x + t * x_stride, cols, quantized ? code_limit(precision) : 0);
             double expected = r.value + (double)bias[row];
             double found = (double)y[t * y_stride + row];
             double bound = r.bound + fabs(expected) * 0x1p-23;
@@ -269,12 +285,14 @@ static void check_sizes(bool force_plain)
             size_t rows = row_counts[(i + s) % ARRAY_COUNT(row_counts)];
             size_t cols = spec.mode == QUANT_NONE ? 1 + random_bits() % 200
                                                   : unit * (1 + random_bits() % (640 / unit));
-            check_against_source(spec, rows, cols, token_counts[i], false, NULL);
-            check_against_source(spec, rows, cols, token_counts[i], true, NULL);
+            for (int p = ACTIVATIONS_INT8; p <= ACTIVATIONS_F32; p++)
+                check_against_source(spec, rows, cols, token_counts[i], (ActivationPrecision)p,
+                                     NULL);
         }
         /* Longer than a chunk of inputs, more tiles than one group of them. */
-        check_against_source(spec, 75, 4224 + (unit == 1 ? 5 : 0), 6, false, NULL);
-        check_against_source(spec, 20, 2176 + (unit == 1 ? 5 : 0), 35, true, NULL);
+        check_against_source(spec, 75, 4224 + (unit == 1 ? 5 : 0), 6, ACTIVATIONS_INT8, NULL);
+        check_against_source(spec, 41, 2176 + (unit == 1 ? 5 : 0), 11, ACTIVATIONS_INT16, NULL);
+        check_against_source(spec, 20, 2176 + (unit == 1 ? 5 : 0), 35, ACTIVATIONS_F32, NULL);
     }
 }
 
@@ -333,14 +351,15 @@ static void test_plain_and_selected_agree(void **state)
         PackedMatrix *m = pack(&sample.matrix, 0, NULL);
         float *x = random_rows(TOKENS, COLS), *w = float_array(COLS);
         float *plain = float_array(TOKENS * ROWS), *fast = float_array(TOKENS * ROWS);
-        for (int f32_products = 0; f32_products < 2; f32_products++) {
+        for (int p = ACTIVATIONS_INT8; p <= ACTIVATIONS_F32; p++) {
+            ActivationPrecision precision = (ActivationPrecision)p;
             cpu_kernels_select(true);
-            multiply(m, x, TOKENS, COLS, f32_products, NULL, plain, ROWS, NULL);
+            multiply(m, x, TOKENS, COLS, precision, NULL, plain, ROWS, NULL);
             cpu_kernels_select(false);
-            multiply(m, x, TOKENS, COLS, f32_products, NULL, fast, ROWS, NULL);
+            multiply(m, x, TOKENS, COLS, precision, NULL, fast, ROWS, NULL);
             for (size_t i = 0; i < TOKENS * ROWS; i++) {
                 weight_matrix_read_row(&sample.matrix, 0, i % ROWS, w);
-                Reference r = reference_product(w, x + i / ROWS * COLS, COLS, false);
+                Reference r = reference_product(w, x + i / ROWS * COLS, COLS, 0);
                 /* The quantised sums cancel scale * dot against bias * sum: see reference_product.
                  */
                 assert_true(fabs((double)plain[i] - (double)fast[i]) <= 8 * r.bound);
@@ -355,7 +374,8 @@ static void test_plain_and_selected_agree(void **state)
     }
 }
 
-static void check_batches(SampleSpec spec, size_t cols, bool f32_products, CpuPool *pool)
+static void check_batches(SampleSpec spec, size_t cols, ActivationPrecision precision,
+                          CpuPool *pool)
 {
     enum { ROWS = 21 };
     Sample sample;
@@ -365,15 +385,16 @@ static void check_batches(SampleSpec spec, size_t cols, bool f32_products, CpuPo
     float *alone = float_array(TOKENS_MAX * ROWS), *together = float_array(TOKENS_MAX * ROWS);
 
     for (size_t t = 0; t < TOKENS_MAX; t++)
-        multiply(m, x + t * cols, 1, cols, f32_products, NULL, alone + t * ROWS, ROWS, NULL);
+        multiply(m, x + t * cols, 1, cols, precision, NULL, alone + t * ROWS, ROWS, NULL);
     for (size_t n = 1; n <= TOKENS_MAX; n += n < 71 ? 1 : 26) {
         memset(together, 0, TOKENS_MAX * ROWS * sizeof(float));
-        multiply(m, x, n, cols, f32_products, NULL, together, ROWS, pool);
+        multiply(m, x, n, cols, precision, NULL, together, ROWS, pool);
         if (memcmp(alone, together, n * ROWS * sizeof(float)) != 0)
-            fail_msg(
-                "mode %d bits %u group %u dtype %d cols %zu f32 %d: %zu tokens together differ "
-                "from each alone",
-                (int)spec.mode, spec.bits, spec.group_size, (int)spec.dtype, cols, f32_products, n);
+            fail_msg("mode %d bits %u group %u dtype %d cols %zu precision %d: %zu tokens together "
+                     "differ "
+                     "from each alone",
+                     (int)spec.mode, spec.bits, spec.group_size, (int)spec.dtype, cols,
+                     (int)precision, n);
     }
     memory_free(together);
     memory_free(alone);
@@ -392,13 +413,14 @@ static void test_batch_does_not_change_bits(void **state)
         cpu_kernels_select(plain);
         for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
             size_t cols = sample_specs[s].mode == QUANT_NONE ? 133 : 256;
-            check_batches(sample_specs[s], cols, false, pool);
-            check_batches(sample_specs[s], cols, true, pool);
+            for (int p = ACTIVATIONS_INT8; p <= ACTIVATIONS_F32; p++)
+                check_batches(sample_specs[s], cols, (ActivationPrecision)p, pool);
         }
     }
     cpu_kernels_select(false);
     SampleSpec long_inputs = {QUANT_AFFINE, 4, 64, DTYPE_BF16};
-    check_batches(long_inputs, 2176, false, pool); /* more than one chunk */
+    check_batches(long_inputs, 2176, ACTIVATIONS_INT8, pool); /* more than one chunk */
+    check_batches(long_inputs, 2176, ACTIVATIONS_INT16, pool);
     cpu_pool_free(pool);
 }
 
@@ -418,7 +440,7 @@ static void test_products_share_a_section(void **state)
     cpu_kernels_select(false);
     assert_true(cpu_pool_create(2, &pool, &err));
     float *values = random_rows(TOKENS, COLS);
-    assert_true(activations_create(TOKENS, COLS, false, &x, &err));
+    assert_true(activations_create(TOKENS, COLS, ACTIVATIONS_INT8, &x, &err));
     for (size_t p = 0; p < COUNT; p++) {
         size_t rows = 1 + p * 3;
         sample_create(&samples[p], sample_specs[p % ARRAY_COUNT(sample_specs)], 0, rows, COLS);
@@ -473,7 +495,7 @@ static void test_activations_are_quantized(void **state)
         for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
             values[i] = 0; /* an all-zero block */
         values[32] = 3.4e38f;
-        assert_true(activations_create(TOKENS, 100, false, &x, &err));
+        assert_true(activations_create(TOKENS, 100, ACTIVATIONS_INT8, &x, &err));
         activations_prepare(&x, values, TOKENS, COLS, COLS, NULL);
         assert_int_equal(x.n_blocks, 3);
         for (size_t t = 0; t < TOKENS; t++) {
@@ -501,8 +523,8 @@ static void test_quantization_is_the_same_everywhere(void **state)
     for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
         values[i] = (float)i + 0.5f; /* times 127 / 127: ties */
     values[31] = 127;
-    assert_true(activations_create(1, COLS, false, &plain, &err));
-    assert_true(activations_create(1, COLS, false, &fast, &err));
+    assert_true(activations_create(1, COLS, ACTIVATIONS_INT8, &plain, &err));
+    assert_true(activations_create(1, COLS, ACTIVATIONS_INT8, &fast, &err));
     cpu_kernels_select(true);
     activations_prepare(&plain, values, 1, COLS, COLS, NULL);
     cpu_kernels_select(false);
@@ -516,6 +538,43 @@ static void test_quantization_is_the_same_everywhere(void **state)
     activations_free(&fast);
 }
 
+/* Two planes: the codes of both sets agree, and stand for the inputs within half a step. */
+static void test_two_planes(void **state)
+{
+    (void)state;
+    enum { COLS = 6400 };
+    Activations plain, fast;
+    Error err;
+    float *values = float_array(COLS);
+    for (size_t i = 0; i < COLS; i++)
+        values[i] = random_float() * ldexpf(1, (int)(i / 32 % 50) * 4 - 90);
+    assert_true(activations_create(1, COLS, ACTIVATIONS_INT16, &plain, &err));
+    assert_true(activations_create(1, COLS, ACTIVATIONS_INT16, &fast, &err));
+    cpu_kernels_select(true);
+    activations_prepare(&plain, values, 1, COLS, COLS, NULL);
+    cpu_kernels_select(false);
+    activations_prepare(&fast, values, 1, COLS, COLS, NULL);
+    for (size_t b = 0; b < COLS / ACTIVATION_BLOCK; b++) {
+        const ActivationBlock *block = activation_block(&fast, 0, b);
+        const ActivationBlock *other = activation_block(&plain, 0, b);
+        assert_memory_equal(block, other, sizeof(*block));
+        assert_memory_equal(block[1].codes, other[1].codes, sizeof(block->codes));
+        int64_t sum = 0;
+        for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
+            int32_t code = block[0].codes[i] * ACTIVATION_PLANE_STEP + block[1].codes[i];
+            double x = (double)values[b * ACTIVATION_BLOCK + i];
+            double step = (double)block->scale;
+            assert_true(fabs(step * code - x) <= step * 0.5 + fabs(x) * 0x1p-22);
+            assert_true(block[0].codes[i] >= -127 && block[1].codes[i] >= -127);
+            sum += code;
+        }
+        assert_true(block->offset == block->scale * (float)sum);
+    }
+    activations_free(&plain);
+    activations_free(&fast);
+    memory_free(values);
+}
+
 /* Inputs that are not finite give NaN results of their token, and leave the others alone. */
 static void test_not_finite_inputs(void **state)
 {
@@ -525,19 +584,20 @@ static void test_not_finite_inputs(void **state)
     SampleSpec spec = {QUANT_AFFINE, 4, 32, DTYPE_F16};
     sample_create(&sample, spec, 0, ROWS, COLS);
     PackedMatrix *m = pack(&sample.matrix, 0, NULL);
-    for (int plain = 0; plain < 2; plain++) {
+    for (int i = 0; i < 4; i++) {
+        ActivationPrecision precision = i / 2 ? ACTIVATIONS_INT16 : ACTIVATIONS_INT8;
         float *x = random_rows(TOKENS, COLS), y[TOKENS * ROWS], clean[TOKENS * ROWS];
-        cpu_kernels_select(plain);
-        multiply(m, x, TOKENS, COLS, false, NULL, clean, ROWS, NULL);
+        cpu_kernels_select(i % 2 == 0);
+        multiply(m, x, TOKENS, COLS, precision, NULL, clean, ROWS, NULL);
         x[1 * COLS + 7] = NAN;
         x[2 * COLS + 40] = INFINITY;
         x[3 * COLS + 63] = -INFINITY;
-        multiply(m, x, TOKENS, COLS, false, NULL, y, ROWS, NULL);
-        for (size_t i = 0; i < TOKENS * ROWS; i++) {
-            if (i / ROWS >= 1 && i / ROWS <= 3)
-                assert_true(isnan(y[i]));
+        multiply(m, x, TOKENS, COLS, precision, NULL, y, ROWS, NULL);
+        for (size_t k = 0; k < TOKENS * ROWS; k++) {
+            if (k / ROWS >= 1 && k / ROWS <= 3)
+                assert_true(isnan(y[k]));
             else
-                assert_true(y[i] == clean[i]);
+                assert_true(y[k] == clean[k]);
         }
         memory_free(x);
     }
@@ -550,8 +610,9 @@ static void test_extremes_do_not_saturate(void **state)
 {
     (void)state;
     enum { ROWS = 8, COLS = 128, TOKENS = 5 };
-    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
-        SampleSpec spec = sample_specs[s];
+    for (size_t s = 0; s < 2 * ARRAY_COUNT(sample_specs); s++) {
+        SampleSpec spec = sample_specs[s / 2];
+        ActivationPrecision precision = s % 2 ? ACTIVATIONS_INT16 : ACTIVATIONS_INT8;
         if (spec.mode != QUANT_AFFINE && spec.mode != QUANT_MXFP4)
             continue;
         Sample sample;
@@ -562,11 +623,11 @@ static void test_extremes_do_not_saturate(void **state)
         PackedMatrix *m = pack(&sample.matrix, 0, NULL);
         float x[TOKENS * COLS], y[TOKENS * ROWS], w[COLS];
         for (size_t i = 0; i < TOKENS * COLS; i++)
-            x[i] = i / COLS % 2 ? 1.0f : -1.0f; /* codes of 127 and -127: exact */
-        multiply(m, x, TOKENS, COLS, false, NULL, y, ROWS, NULL);
+            x[i] = i / COLS % 2 ? 1.0f : -1.0f; /* every plane 127 or -127: exact */
+        multiply(m, x, TOKENS, COLS, precision, NULL, y, ROWS, NULL);
         for (size_t i = 0; i < TOKENS * ROWS; i++) {
             weight_matrix_read_row(&sample.matrix, 0, i % ROWS, w);
-            Reference r = reference_product(w, x + i / ROWS * COLS, COLS, false);
+            Reference r = reference_product(w, x + i / ROWS * COLS, COLS, 0);
             assert_true(fabs((double)y[i] - r.value) <= 64 * r.bound);
         }
         packed_matrix_free(m);
@@ -625,10 +686,10 @@ static void test_refusals_and_faults(void **state)
     packed_matrix_free(m);
     packed_matrix_free(NULL);
     fault_fail_allocation(1);
-    assert_false(activations_create(4, 64, false, &x, &err));
+    assert_false(activations_create(4, 64, ACTIVATIONS_INT8, &x, &err));
     fault_fail_allocation(0);
     assert_int_equal(err.code, ERROR_MEMORY);
-    assert_false(activations_create(SIZE_MAX / 2, SIZE_MAX / 2, false, &x, &err));
+    assert_false(activations_create(SIZE_MAX / 2, SIZE_MAX / 2, ACTIVATIONS_INT8, &x, &err));
     assert_int_equal(err.code, ERROR_LIMIT);
     activations_free(&x);
     sample_free(&sample);
@@ -645,6 +706,7 @@ int main(void)
         cmocka_unit_test(test_products_share_a_section),
         cmocka_unit_test(test_activations_are_quantized),
         cmocka_unit_test(test_quantization_is_the_same_everywhere),
+        cmocka_unit_test(test_two_planes),
         cmocka_unit_test(test_not_finite_inputs),
         cmocka_unit_test(test_extremes_do_not_saturate),
         cmocka_unit_test(test_memory_stays_near_the_source),

@@ -213,6 +213,9 @@ static bool read_options(CpuEngine *cpu, const EngineOptions *options, Error *er
     cpu->max_batch_tokens =
         options->max_batch_tokens ? options->max_batch_tokens : CPU_BATCH_TOKENS_DEFAULT;
     cpu->is_f32 = options->precision == ENGINE_PRECISION_F32;
+    cpu->precision = cpu->is_f32                                   ? ACTIVATIONS_F32
+                     : options->precision == ENGINE_PRECISION_INT8 ? ACTIVATIONS_INT8
+                                                                   : ACTIVATIONS_INT16;
     cpu->activation_precision = cpu->is_f32                                   ? ACTIVATIONS_F32
                                 : options->precision == ENGINE_PRECISION_INT8 ? ACTIVATIONS_INT8
                                                                               : ACTIVATIONS_INT16;

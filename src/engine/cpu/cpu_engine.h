@@ -65,7 +65,8 @@ typedef struct CpuEngine {
     const char *instruction_set;
     CpuPool *pool;
     size_t threads, max_batch_tokens;
-    bool is_f32;
+    ActivationPrecision precision;
+    bool is_f32; /* products and KV */
     ActivationPrecision activation_precision;
     PackedMatrix *embedding, *head; /* the same when tied */
     CpuLayer *layers;               /* [num_hidden_layers] */

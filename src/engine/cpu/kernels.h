@@ -14,6 +14,7 @@
  *
  * The order of additions, for each (row, token), is the same in every kernel of an instruction set:
  *   quantised  acc = 0; for each block: acc += dot * (scale * x.scale); acc += bias * x.offset
+ *              where dot = dot of plane 0, or 255 * (dot of plane 0) + dot of plane 1
  *   float32    acc = 0; for each block: p = 0; for each input: p += w * x; acc += p
  * and at last acc + product bias. dot is an exact integer, so kernels may sum it as they like. */
 #ifndef ENGINE_CPU_KERNELS_H
@@ -85,12 +86,13 @@ typedef struct KernelJob {
 } KernelJob;
 
 typedef void (*MatrixKernel)(const KernelJob *job);
+/* Quantises 32 inputs to one plane, or to two that lie together. */
+typedef void (*QuantizeBlock)(const float *x, ActivationBlock *out);
 
 typedef struct KernelTable {
     const char *name;
-    /* Quantises 32 inputs. */
-    void (*quantize_block)(const float *x, ActivationBlock *out);
-    MatrixKernel multiply[PACKED_FORMATS];     /* int8 activations; dense formats: float32 values */
+    QuantizeBlock quantize_block, quantize_block_int16;
+    MatrixKernel multiply[PACKED_FORMATS]; /* codes of either precision; dense formats: values */
     MatrixKernel multiply_f32[PACKED_FORMATS]; /* float32 values for every format */
 } KernelTable;
 
@@ -117,7 +119,10 @@ static inline const uint8_t *packed_group(const PackedMatrix *m, size_t tile, si
     return m->data + tile * m->tile_bytes + group * m->group_bytes;
 }
 
-/* Blocks whose largest input is below this count as zero: 127 / it must stay finite. */
+/* Largest 16-bit code: both planes at 127. */
+enum { ACTIVATION_INT16_MAX = 127 * ACTIVATION_PLANE_STEP + 127 };
+
+/* Blocks whose largest input is below this count as zero: a code over it must stay finite. */
 #define ACTIVATION_ZERO_BELOW 1e-30f
 
 /* Plain C: values of one block of a tile, [input][row]. Inputs beyond cols are 0. */

@@ -13,13 +13,16 @@ static void multiply_quantized(const KernelJob *job)
 {
     if (job->x->n_tokens == 0)
         return;
-    if (job->x->n_tokens <= AVX2_FEW_TOKENS)
+    /* Two planes keep a token in the registers of two. */
+    if (job->x->n_tokens * job->x->planes <= AVX2_FEW_TOKENS)
         avx2_multiply_few(job);
     else
         avx2_multiply_many(job);
 }
 
-static void quantize_block(const float *x, ActivationBlock *out)
+/* Four vectors of 8 codes of up to +-limit; zero when the block has none. */
+static FORCE_INLINE void quantize_values(const float *x, float limit, __m256i q[4],
+                                         ActivationBlock *out)
 {
     const __m256 magnitude_bits = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     __m256 v[4], largest = _mm256_setzero_ps();
@@ -37,26 +40,51 @@ static void quantize_block(const float *x, ActivationBlock *out)
     float peak = _mm_cvtss_f32(_mm_castsi128_ps(top));
     bool finite = _mm_cvtsi128_si32(top) < 0x7f800000;
     if (!finite || peak < ACTIVATION_ZERO_BELOW) {
-        memset(out->codes, 0, sizeof(out->codes));
-        out->scale = finite ? 0 : NAN;
-        out->offset = out->scale;
+        for (int i = 0; i < 4; i++)
+            q[i] = _mm256_setzero_si256();
+        out->scale = out->offset = finite ? 0 : NAN;
         return;
     }
-    const __m256 inverse = _mm256_set1_ps(127.0f / peak);
-    __m256i q[4];
+    const __m256 inverse = _mm256_set1_ps(limit / peak);
     for (int i = 0; i < 4; i++)
         q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+    __m256i sums = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
+    out->scale = peak / limit;
+    out->offset = out->scale * (float)_mm_cvtsi128_si32(sum);
+}
+
+static FORCE_INLINE void store_codes(const __m256i q[4], ActivationBlock *out)
+{
     /* Packing works in 128-bit halves; the permutation puts the groups of 4 codes back in order. */
     __m256i codes =
         _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     codes = _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((__m256i *)(void *)out->codes, codes);
-    __m256i sums = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-    out->scale = peak / 127.0f;
-    out->offset = out->scale * (float)_mm_cvtsi128_si32(sum);
+}
+
+static void quantize_block(const float *x, ActivationBlock *out)
+{
+    __m256i q[4];
+    quantize_values(x, 127.0f, q, out);
+    store_codes(q, out);
+}
+
+static void quantize_block_int16(const float *x, ActivationBlock *out)
+{
+    const __m256 inverse_step = _mm256_set1_ps(1.0f / ACTIVATION_PLANE_STEP);
+    const __m256i step = _mm256_set1_epi32(ACTIVATION_PLANE_STEP);
+    __m256i q[4], high[4];
+    quantize_values(x, (float)ACTIVATION_INT16_MAX, q, out);
+    for (int i = 0; i < 4; i++) {
+        /* The step is odd, so nothing lies half way and the rest stays within +-127. */
+        high[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(q[i]), inverse_step));
+        q[i] = _mm256_sub_epi32(q[i], _mm256_mullo_epi32(high[i], step));
+    }
+    store_codes(high, out);
+    store_codes(q, out + 1);
 }
 
 void avx2_store_part(const KernelJob *job, size_t tile, size_t token, __m256 acc)
@@ -72,6 +100,7 @@ void avx2_store_part(const KernelJob *job, size_t tile, size_t token, __m256 acc
 const KernelTable kernels_avx2 = {
     .name = "avx2",
     .quantize_block = quantize_block,
+    .quantize_block_int16 = quantize_block_int16,
     .multiply = {multiply_quantized, multiply_quantized, multiply_quantized, avx2_multiply_dense,
                  avx2_multiply_dense, avx2_multiply_dense},
     .multiply_f32 = {avx2_multiply_f32, avx2_multiply_f32, avx2_multiply_f32, avx2_multiply_dense,

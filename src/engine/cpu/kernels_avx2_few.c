@@ -8,25 +8,28 @@
  * go as two planes of nibbles), 2 broadcasts, 2 vectors of codes.
  *
  * With more than one token, 2 tiles take 2 tokens at a time, and are read again from the
- * first-level cache for the next 2. */
+ * first-level cache for the next 2. Activations of two planes are like two tokens whose dots are
+ * added (columns: the planes of the tokens at hand). */
 #include "kernels_avx2.h"
 
-enum { LANES_AT_ONCE = 4 /* tiles times tokens */ };
+enum { LANES_AT_ONCE = 4 /* tiles times columns */ };
 
 /* What is fixed while one kernel is compiled. */
 typedef struct Kind {
     PackedFormat format;
     ScaleType type;
     uint32_t code_bits;
-    size_t n_tokens; /* at once */
+    size_t planes;
+    size_t n_tokens;  /* at once */
+    size_t n_columns; /* n_tokens * planes */
 } Kind;
 
-/* Adds the products of one vector of codes to the sums of each token. */
+/* Adds the products of one vector of codes to the sums of each column. */
 static FORCE_INLINE void add_products(__m256i codes, const __m256i v[LANES_AT_ONCE],
-                                      size_t n_tokens, __m256i *sums)
+                                      size_t n_columns, __m256i *sums)
 {
     UNROLL
-    for (size_t t = 0; t < n_tokens; t++) {
+    for (size_t t = 0; t < n_columns; t++) {
         sums[t] = _mm256_add_epi16(sums[t], _mm256_maddubs_epi16(codes, v[t]));
         PIN(sums[t]);
     }
@@ -40,18 +43,42 @@ static FORCE_INLINE void add_pair(const uint8_t *at, int pair, Kind kind,
     __m256i first, second;
     if (kind.format != PACKED_BYTES) {
         unpack_pair(at + pair * 32, kind.format == PACKED_FP4, &first, &second);
-        add_products(first, even, kind.n_tokens, low);
-        add_products(second, odd, kind.n_tokens, low);
+        add_products(first, even, kind.n_columns, low);
+        add_products(second, odd, kind.n_columns, low);
     } else if (kind.code_bits == 8) {
         unpack_pair(at + pair * 64, false, &first, &second);
-        add_products(first, even, kind.n_tokens, low);
-        add_products(second, even, kind.n_tokens, high);
+        add_products(first, even, kind.n_columns, low);
+        add_products(second, even, kind.n_columns, high);
         unpack_pair(at + pair * 64 + 32, false, &first, &second);
-        add_products(first, odd, kind.n_tokens, low);
-        add_products(second, odd, kind.n_tokens, high);
+        add_products(first, odd, kind.n_columns, low);
+        add_products(second, odd, kind.n_columns, high);
     } else {
-        add_products(load_bytes(at + pair * 64), even, kind.n_tokens, low);
-        add_products(load_bytes(at + pair * 64 + 32), odd, kind.n_tokens, low);
+        add_products(load_bytes(at + pair * 64), even, kind.n_columns, low);
+        add_products(load_bytes(at + pair * 64 + 32), odd, kind.n_columns, low);
+    }
+}
+
+/* Widens the sums of each tile and column, and adds what belongs to one token. */
+static FORCE_INLINE void finish_dots(const __m256i *low, const __m256i *high, size_t tiles,
+                                     Kind kind, bool is_first, __m256i *dots)
+{
+    const bool two_planes = kind.format == PACKED_BYTES && kind.code_bits == 8;
+    UNROLL
+    for (size_t i = 0; i < tiles * kind.n_tokens; i++) {
+        __m256i total = _mm256_setzero_si256();
+        UNROLL
+        for (size_t p = 0; p < kind.planes; p++) {
+            /* Widening multiplies by what the activations' plane and the codes' plane count. */
+            const int16_t step = p + 1 < kind.planes ? ACTIVATION_PLANE_STEP : 1;
+            size_t lane = i * kind.planes + p;
+            __m256i wide = _mm256_madd_epi16(low[lane], _mm256_set1_epi16(step));
+            total = p == 0 ? wide : _mm256_add_epi32(total, wide);
+            if (two_planes) {
+                const __m256i steps = _mm256_set1_epi16((int16_t)(16 * step));
+                total = _mm256_add_epi32(total, _mm256_madd_epi16(high[lane], steps));
+            }
+        }
+        dots[i] = is_first ? total : _mm256_add_epi32(dots[i], total);
     }
 }
 
@@ -60,8 +87,7 @@ static FORCE_INLINE void add_pair(const uint8_t *at, int pair, Kind kind,
 static FORCE_INLINE void dot_block(const uint8_t *at, size_t tile_bytes, size_t tiles,
                                    const ActivationBlock *x, Kind kind, __m256i dots[LANES_AT_ONCE])
 {
-    const size_t lanes = tiles * kind.n_tokens;
-    const bool two_planes = kind.format == PACKED_BYTES && kind.code_bits == 8;
+    const size_t lanes = tiles * kind.n_columns;
     const int run = sums_in_16_bits(kind.format, kind.code_bits) / 2; /* pairs of vectors */
 
     UNROLL
@@ -74,22 +100,16 @@ static FORCE_INLINE void dot_block(const uint8_t *at, size_t tile_bytes, size_t 
         for (int pair = begin; pair < begin + run; pair++) {
             __m256i even[LANES_AT_ONCE], odd[LANES_AT_ONCE];
             UNROLL
-            for (size_t t = 0; t < kind.n_tokens; t++) {
+            for (size_t t = 0; t < kind.n_columns; t++) {
                 even[t] = broadcast_codes(x[t].codes + 8 * pair);
                 odd[t] = broadcast_codes(x[t].codes + 8 * pair + 4);
             }
             UNROLL
             for (size_t i = 0; i < tiles; i++)
-                add_pair(at + i * tile_bytes, pair, kind, even, odd, low + i * kind.n_tokens,
-                         high + i * kind.n_tokens);
+                add_pair(at + i * tile_bytes, pair, kind, even, odd, low + i * kind.n_columns,
+                         high + i * kind.n_columns);
         }
-        UNROLL
-        for (size_t i = 0; i < lanes; i++) {
-            __m256i wide = _mm256_madd_epi16(low[i], _mm256_set1_epi16(1));
-            if (two_planes)
-                wide = _mm256_add_epi32(wide, _mm256_madd_epi16(high[i], _mm256_set1_epi16(16)));
-            dots[i] = begin == 0 ? wide : _mm256_add_epi32(dots[i], wide);
-        }
+        finish_dots(low, high, tiles, kind, begin == 0, dots);
     }
 }
 
@@ -102,7 +122,7 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
     const size_t block_bytes = kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
     const size_t n_groups = m->n_blocks / m->group_blocks;
     const ActivationBlock *x =
-        job->x->blocks + token; /* all tokens are in the first tile of them */
+        job->x->blocks + token * kind.planes; /* all tokens are in the first tile of them */
     const uint8_t *group = packed_group(m, tile, 0);
     __m256 acc[LANES_AT_ONCE];
 
@@ -122,11 +142,12 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
                 UNROLL
                 for (size_t t = 0; t < kind.n_tokens; t++) {
                     size_t lane = i * kind.n_tokens + t;
-                    acc[lane] = add_block(acc[lane], dots[lane], scales, biases, x + t);
+                    acc[lane] =
+                        add_block(acc[lane], dots[lane], scales, biases, x + t * kind.planes);
                 }
             }
             block += block_bytes;
-            x += job->x->n_tokens;
+            x += job->x->n_tokens * kind.planes;
         }
         group += m->group_bytes;
     }
@@ -149,12 +170,27 @@ static FORCE_INLINE void multiply_pairs(const KernelJob *job, size_t tile, size_
         multiply_tiles(job, tile, tiles, token, one);
 }
 
+/* All tokens, one at a time. */
+static FORCE_INLINE void multiply_singly(const KernelJob *job, size_t tile, size_t tiles, Kind kind)
+{
+    for (size_t token = 0; token < job->x->n_tokens; token++)
+        multiply_tiles(job, tile, tiles, token, kind);
+}
+
 static FORCE_INLINE void multiply_type(const KernelJob *job, PackedFormat format, ScaleType type,
                                        uint32_t code_bits)
 {
-    const Kind one = {format, type, code_bits, 1}, two = {format, type, code_bits, 2};
+    const Kind one = {format, type, code_bits, 1, 1, 1}, two = {format, type, code_bits, 1, 2, 2};
+    const Kind fine = {format, type, code_bits, 2, 1, 2};
     size_t tile = job->first_tile, end = job->first_tile + job->n_tiles;
 
+    if (job->x->planes == 2) {
+        for (; tile + 2 <= end; tile += 2)
+            multiply_singly(job, tile, 2, fine);
+        if (tile < end)
+            multiply_singly(job, tile, 1, fine);
+        return;
+    }
     if (job->x->n_tokens == 1) {
         for (; tile + 4 <= end; tile += 4)
             multiply_tiles(job, tile, 4, 0, one);

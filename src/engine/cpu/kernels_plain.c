@@ -69,15 +69,20 @@ static void store_tile(const KernelJob *job, size_t tile, size_t token, const fl
 /* Adds one block to the accumulators of a token tile. */
 static void add_block_codes(uint8_t codes[TILE_ROWS][ACTIVATION_BLOCK],
                             const float scales[TILE_ROWS], const float biases[TILE_ROWS],
-                            const ActivationBlock *x, size_t n_tokens, float (*acc)[TILE_ROWS])
+                            const ActivationBlock *x, size_t planes, size_t n_tokens,
+                            float (*acc)[TILE_ROWS])
 {
-    for (size_t t = 0; t < n_tokens; t++) {
+    for (size_t t = 0; t < n_tokens; t++, x += planes) {
         for (size_t r = 0; r < TILE_ROWS; r++) {
-            int32_t dot = 0;
+            int32_t dot = 0, low = 0;
             for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
-                dot += codes[r][i] * x[t].codes[i];
-            acc[t][r] += (float)dot * (scales[r] * x[t].scale);
-            acc[t][r] += biases[r] * x[t].offset;
+                dot += codes[r][i] * x[0].codes[i];
+            for (size_t i = 0; i < ACTIVATION_BLOCK && planes > 1; i++)
+                low += codes[r][i] * x[1].codes[i];
+            if (planes > 1)
+                dot = dot * ACTIVATION_PLANE_STEP + low;
+            acc[t][r] += (float)dot * (scales[r] * x[0].scale);
+            acc[t][r] += biases[r] * x[0].offset;
         }
     }
 }
@@ -99,7 +104,7 @@ static void multiply_codes(const KernelJob *job)
                 const uint8_t *at = read_group(m, tile, block / m->group_blocks, scales, biases);
                 unpack_block(m, at + in_group * block_bytes(m), codes);
                 add_block_codes(codes, scales, biases, activation_block(job->x, first, block),
-                                width, acc);
+                                job->x->planes, width, acc);
             }
             for (size_t t = 0; t < width; t++)
                 store_tile(job, tile, first + t, acc[t]);
@@ -176,7 +181,9 @@ static void multiply_f32(const KernelJob *job)
     }
 }
 
-static void quantize_block(const float *x, ActivationBlock *out)
+/* Codes of up to +-limit; false when the block has none: all zero, or not finite. */
+static bool quantize_values(const float *x, int32_t limit, int32_t codes[ACTIVATION_BLOCK],
+                            ActivationBlock *out)
 {
     float largest = 0;
     bool finite = true;
@@ -186,24 +193,44 @@ static void quantize_block(const float *x, ActivationBlock *out)
         largest = magnitude > largest ? magnitude : largest;
     }
     if (!finite || largest < ACTIVATION_ZERO_BELOW) {
-        memset(out->codes, 0, sizeof(out->codes));
-        out->scale = finite ? 0 : NAN;
-        out->offset = out->scale;
-        return;
+        out->scale = out->offset = finite ? 0 : NAN;
+        return false;
     }
-    float inverse = 127.0f / largest;
+    float inverse = (float)limit / largest;
     int32_t sum = 0;
     for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
-        out->codes[i] = (int8_t)lrintf(x[i] * inverse);
-        sum += out->codes[i];
+        codes[i] = (int32_t)lrintf(x[i] * inverse);
+        sum += codes[i];
     }
-    out->scale = largest / 127.0f;
+    out->scale = largest / (float)limit;
     out->offset = out->scale * (float)sum;
+    return true;
+}
+
+static void quantize_block(const float *x, ActivationBlock *out)
+{
+    int32_t codes[ACTIVATION_BLOCK] = {0};
+    quantize_values(x, 127, codes, out);
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
+        out->codes[i] = (int8_t)codes[i];
+}
+
+static void quantize_block_int16(const float *x, ActivationBlock *out)
+{
+    int32_t codes[ACTIVATION_BLOCK] = {0};
+    quantize_values(x, ACTIVATION_INT16_MAX, codes, out);
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
+        /* The step is odd, so nothing lies half way and the rest stays within +-127. */
+        int32_t high = (int32_t)lrintf((float)codes[i] * (1.0f / ACTIVATION_PLANE_STEP));
+        out[0].codes[i] = (int8_t)high;
+        out[1].codes[i] = (int8_t)(codes[i] - high * ACTIVATION_PLANE_STEP);
+    }
 }
 
 const KernelTable kernels_plain = {
     .name = "plain",
     .quantize_block = quantize_block,
+    .quantize_block_int16 = quantize_block_int16,
     .multiply = {multiply_codes, multiply_codes, multiply_codes, multiply_f32, multiply_f32,
                  multiply_f32},
     .multiply_f32 = {multiply_f32, multiply_f32, multiply_f32, multiply_f32, multiply_f32,

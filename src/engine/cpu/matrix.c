@@ -55,19 +55,26 @@ const char *cpu_kernels_select(bool force_plain)
 
 /* ---- Activations ---- */
 
-bool activations_create(size_t max_tokens, size_t max_cols, bool f32_products, Activations *out,
-                        Error *err)
+size_t activations_bytes(const Activations *activations)
+{
+    size_t n_blocks = (activations->max_cols + ACTIVATION_BLOCK - 1) / ACTIVATION_BLOCK;
+    return activations->max_tokens * n_blocks * activations->planes * sizeof(ActivationBlock);
+}
+
+bool activations_create(size_t max_tokens, size_t max_cols, ActivationPrecision precision,
+                        Activations *out, Error *err)
 {
     memset(out, 0, sizeof(*out));
     out->max_tokens = max_tokens;
     out->max_cols = max_cols;
-    out->f32_products = f32_products;
-    if (f32_products)
+    out->precision = precision;
+    if (precision == ACTIVATIONS_F32)
         return true;
+    out->planes = precision == ACTIVATIONS_INT16 ? 2 : 1;
     size_t n_blocks, bytes;
     if (!size_add(max_cols, ACTIVATION_BLOCK - 1, &n_blocks) ||
         !size_multiply(n_blocks / ACTIVATION_BLOCK, max_tokens, &n_blocks) ||
-        !size_multiply(n_blocks, sizeof(ActivationBlock), &bytes))
+        !size_multiply(n_blocks, out->planes * sizeof(ActivationBlock), &bytes))
         return error_set(err, ERROR_LIMIT, "activations [%zu, %zu] are too large", max_tokens,
                          max_cols);
     out->blocks = memory_allocate_aligned(64, bytes);
@@ -96,19 +103,21 @@ void activations_begin(Activations *activations, const float *x, size_t n_tokens
 
 void activations_quantize_row(Activations *activations, size_t token)
 {
-    if (activations->f32_products)
+    if (activations->precision == ACTIVATIONS_F32)
         return;
     const KernelTable *kernels = cpu_kernels();
+    QuantizeBlock quantize_block = activations->precision == ACTIVATIONS_INT16
+                                       ? kernels->quantize_block_int16
+                                       : kernels->quantize_block;
     const float *x = activations->values + token * activations->value_stride;
     size_t whole = activations->cols / ACTIVATION_BLOCK;
     for (size_t block = 0; block < whole; block++)
-        kernels->quantize_block(x + block * ACTIVATION_BLOCK,
-                                activation_block(activations, token, block));
+        quantize_block(x + block * ACTIVATION_BLOCK, activation_block(activations, token, block));
     if (whole < activations->n_blocks) {
         float padded[ACTIVATION_BLOCK] = {0};
         memcpy(padded, x + whole * ACTIVATION_BLOCK,
                (activations->cols - whole * ACTIVATION_BLOCK) * sizeof(float));
-        kernels->quantize_block(padded, activation_block(activations, token, whole));
+        quantize_block(padded, activation_block(activations, token, whole));
     }
 }
 
@@ -125,7 +134,7 @@ void activations_prepare(Activations *activations, const float *x, size_t n_toke
                          size_t x_stride, CpuPool *pool)
 {
     activations_begin(activations, x, n_tokens, cols, x_stride);
-    if (activations->f32_products)
+    if (activations->precision == ACTIVATIONS_F32)
         return;
     size_t n_parts = (n_tokens + PREPARE_PART_TOKENS - 1) / PREPARE_PART_TOKENS;
     bool pays = n_tokens * cols >= PREPARE_PARALLEL_VALUES;
@@ -163,7 +172,7 @@ static void multiply_part(void *context, size_t part, size_t n_parts)
                      first,
                      count < left ? count : left};
     const KernelTable *kernels = cpu_kernels();
-    if (section->x->f32_products)
+    if (section->x->precision == ACTIVATIONS_F32)
         kernels->multiply_f32[m->format](&job);
     else
         kernels->multiply[m->format](&job);

@@ -14,8 +14,17 @@
 #include "pool.h"
 #include "weights.h"
 
-/* Quantised activations come in blocks of 32 inputs: x ~ scale * code, code in [-127, 127]. */
+/* Quantised activations come in blocks of 32 inputs that share a scale. */
 enum { ACTIVATION_BLOCK = 32 };
+
+/* How inputs enter a product. One byte of a block's largest magnitude leaves an error of about half
+ * a percent in an input, which small models show in their logits; two bytes leave none to speak of
+ * and cost a second integer product. */
+typedef enum ActivationPrecision {
+    ACTIVATIONS_INT8,  /* x ~ scale * code, code in [-127, 127] */
+    ACTIVATIONS_INT16, /* the same with 255 * code + low, low in [-127, 127] from a second plane */
+    ACTIVATIONS_F32    /* float32 products, nothing is quantised */
+} ActivationPrecision;
 
 typedef struct PackedMatrix PackedMatrix;
 
@@ -32,12 +41,15 @@ size_t packed_matrix_cols(const PackedMatrix *matrix);
 /* Exact float32 values of a row (embedding look-up): out [cols]. */
 void packed_matrix_read_row(const PackedMatrix *matrix, size_t row, float *out);
 
-/* 32 inputs of one token: x[i] ~ scale * codes[i]. */
+/* One plane of 32 inputs of one token; the planes of a token's block lie together. */
 typedef struct ActivationBlock {
     int8_t codes[ACTIVATION_BLOCK]; /* -127 .. 127, zero beyond the last column */
-    float scale;                    /* max |x| / 127; NaN when an input is not finite */
-    float offset; /* scale * (sum of codes): what a group's bias is multiplied by */
+    float scale;  /* of the whole code; NaN when an input is not finite. Read in the first plane */
+    float offset; /* scale * (sum of codes): what a group's bias is multiplied by. First plane */
 } ActivationBlock;
+
+/* What a code of the first plane counts when there are two. */
+enum { ACTIVATION_PLANE_STEP = 255 };
 
 /* Tokens go through the kernels in tiles. A tile's blocks lie together, block by block, and within
  * a block token by token, so that a kernel that holds one block of weights reads them in one
@@ -49,26 +61,28 @@ typedef struct Activations {
     size_t max_tokens, max_cols; /* capacity */
     size_t n_tokens, cols;       /* current content */
     size_t n_blocks;             /* of a token: cols / ACTIVATION_BLOCK, rounded up */
-    bool f32_products;           /* products use values, not codes */
+    ActivationPrecision precision;
+    size_t planes;       /* of codes: 1 or 2; 0 for float32 products */
     const float *values; /* [n_tokens, value_stride] float32, borrowed from the last prepare */
     size_t value_stride;
-    ActivationBlock *blocks; /* [n_tokens * n_blocks], see activation_block; NULL if f32_products */
+    ActivationBlock *blocks; /* [n_tokens * n_blocks * planes], see activation_block */
 } Activations;
 
-/* The block of inputs [32 * block, 32 * block + 32) of a token. */
+/* The first plane of inputs [32 * block, 32 * block + 32) of a token. */
 static inline ActivationBlock *activation_block(const Activations *x, size_t token, size_t block)
 {
     size_t first = token / ACTIVATION_TILE * ACTIVATION_TILE;
     size_t left = x->n_tokens - first;
     size_t width = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
-    return x->blocks + first * x->n_blocks + block * width + (token - first);
+    return x->blocks + (first * x->n_blocks + block * width + (token - first)) * x->planes;
 }
 
-bool activations_create(size_t max_tokens, size_t max_cols, bool f32_products, Activations *out,
-                        Error *err) WARN_UNUSED;
+bool activations_create(size_t max_tokens, size_t max_cols, ActivationPrecision precision,
+                        Activations *out, Error *err) WARN_UNUSED;
+size_t activations_bytes(const Activations *activations); /* of memory, at capacity */
 void activations_free(Activations *activations);
 /* Takes rows x [n_tokens, x_stride] (cols used of each) as the input: borrows x, and quantises it
- * unless f32_products. In parallel over tokens when that pays. */
+ * unless products are float32. In parallel over tokens when that pays. */
 void activations_prepare(Activations *activations, const float *x, size_t n_tokens, size_t cols,
                          size_t x_stride, CpuPool *pool);
 /* Quantises one row into `token`'s place; for callers that fuse it behind a norm in their own

@@ -97,7 +97,7 @@ bool cpu_scratch_create(CpuEngine *engine, Error *err)
         return false;
     s->bytes += attention_scratch_bytes(s->attention);
     size_t cols = widest_input(c);
-    if (!activations_create(rows, cols, engine->activation_precision, &s->activations, err))
+    if (!activations_create(rows, cols, engine->precision, &s->activations, err))
         return false;
     s->bytes += activations_bytes(&s->activations);
     return true;

@@ -1,6 +1,6 @@
 /* Private to engine/cpu: the inner loops that measure a machine. One pair an instruction set. */
-#ifndef ENGINE_CPU_LIMITS_H
-#define ENGINE_CPU_LIMITS_H
+#ifndef ENGINE_CPU_MACHINE_LIMITS_H
+#define ENGINE_CPU_MACHINE_LIMITS_H
 
 #include "base.h"
 

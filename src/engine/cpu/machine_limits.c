@@ -4,7 +4,7 @@
  * order in which a decode kernel reads weights; then runs multiply-adds that never leave the
  * registers, as the matrix kernels issue them. Each figure is the best of some rounds: other work
  * on the machine can only lower one. */
-#include "limits.h"
+#include "machine_limits.h"
 #include "engine.h"
 #include "kernels.h"
 #include "pool.h"

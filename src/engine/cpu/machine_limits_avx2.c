@@ -1,7 +1,7 @@
 /* The measuring loops for AVX2. The multiply-add loop is what a tile of 4-bit weights needs at
  * least: 8 vpmaddubsw added up in 16 bits, widened once and added up in 32 bits, 256 products in 17
  * instructions, nothing loaded. */
-#include "limits.h"
+#include "machine_limits.h"
 
 #include <immintrin.h>
 
