@@ -136,7 +136,7 @@ static void check_model(const char *name, EnginePrecision precision, bool force_
 }
 
 static const Tolerance FLOAT32 = {.difference = 1e-4, .divergence = 1e-8, .exact_greedy = true};
-static const Tolerance INT16 = {.divergence = 1e-5};
+static const Tolerance INT16 = {.divergence = 1e-6};
 static const Tolerance INT8 = {.divergence = 1e-3};
 
 static void test_float32(void **state)

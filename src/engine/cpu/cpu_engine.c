@@ -216,9 +216,6 @@ static bool read_options(CpuEngine *cpu, const EngineOptions *options, Error *er
     cpu->precision = cpu->is_f32                                   ? ACTIVATIONS_F32
                      : options->precision == ENGINE_PRECISION_INT8 ? ACTIVATIONS_INT8
                                                                    : ACTIVATIONS_INT16;
-    cpu->activation_precision = cpu->is_f32                                   ? ACTIVATIONS_F32
-                                : options->precision == ENGINE_PRECISION_INT8 ? ACTIVATIONS_INT8
-                                                                              : ACTIVATIONS_INT16;
     if (cpu->threads > CPU_THREADS_MAX)
         return error_set(err, ERROR_LIMIT, "%zu threads, expected at most %d", cpu->threads,
                          CPU_THREADS_MAX);

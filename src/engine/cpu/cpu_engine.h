@@ -66,8 +66,7 @@ typedef struct CpuEngine {
     CpuPool *pool;
     size_t threads, max_batch_tokens;
     ActivationPrecision precision;
-    bool is_f32; /* products and KV */
-    ActivationPrecision activation_precision;
+    bool is_f32;                    /* products and KV */
     PackedMatrix *embedding, *head; /* the same when tied */
     CpuLayer *layers;               /* [num_hidden_layers] */
     size_t weight_bytes;
