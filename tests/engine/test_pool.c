@@ -102,6 +102,36 @@ static void test_many_short_sections(void **state)
     cpu_pool_free(pool);
 }
 
+static void count_run(void *context, size_t part, size_t n_parts)
+{
+    _Atomic uint32_t *runs = context;
+    (void)n_parts;
+    atomic_fetch_add(&runs[part], 1);
+}
+
+/* Few parts, then many, over and over: a worker that was interrupted between reading the state of
+ * one section and taking a part must not take a part of the next one by mistake. */
+static void test_sections_of_changing_size(void **state)
+{
+    (void)state;
+    enum { SECTIONS = 200000, PARTS = 9 };
+    CpuPool *pool;
+    Error err;
+    assert_true(cpu_pool_create(3, &pool, &err));
+    for (int i = 0; i < SECTIONS; i++) {
+        _Atomic uint32_t runs[PARTS] = {0};
+        size_t n_parts = i % 2 ? PARTS : 2;
+        cpu_pool_run(pool, count_run, runs, n_parts);
+        for (size_t part = 0; part < PARTS; part++) {
+            uint32_t expected = part < n_parts;
+            if (atomic_load(&runs[part]) != expected)
+                fail_msg("section %d part %zu of %zu ran %u times", i, part, n_parts,
+                         atomic_load(&runs[part]));
+        }
+    }
+    cpu_pool_free(pool);
+}
+
 /* Two parts that each wait for the other need two threads at the same time: the sleeper must wake.
  */
 typedef struct Meeting {
@@ -205,9 +235,13 @@ static void test_limits_and_faults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_part_runs_once), cmocka_unit_test(test_many_short_sections),
-        cmocka_unit_test(test_sleepers_wake),        cmocka_unit_test(test_caller_sleeps),
-        cmocka_unit_test(test_idle_pool_sleeps),     cmocka_unit_test(test_limits_and_faults),
+        cmocka_unit_test(test_every_part_runs_once),
+        cmocka_unit_test(test_many_short_sections),
+        cmocka_unit_test(test_sections_of_changing_size),
+        cmocka_unit_test(test_sleepers_wake),
+        cmocka_unit_test(test_caller_sleeps),
+        cmocka_unit_test(test_idle_pool_sleeps),
+        cmocka_unit_test(test_limits_and_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

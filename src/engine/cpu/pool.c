@@ -1,15 +1,17 @@
 /* The worker pool.
  *
  * One section is live at a time. Its state is one 64-bit word, the ticket: the section's number in
- * the upper 40 bits, the next part to hand out in the lower 24. A thread takes part i by exchanging
- * (section, i) for (section, i + 1), so that a part is taken once, and a worker that wakes late,
- * after the section has ended, takes nothing: its exchange fails on the section's number. Nobody
- * waits for workers that took no part; a section ends when its parts are done, whoever did them.
+ * the upper 40 bits, how many parts are still to be handed out in the lower 24. A thread takes a
+ * part by exchanging (section, left) for (section, left - 1), so that a part is taken once, and a
+ * worker that wakes late, after the section has ended, takes nothing: either none is left in the
+ * ticket it holds, or its exchange fails. Nobody waits for workers that took no part; a section
+ * ends when its parts are done, whoever did them.
  *
  * task, context and n_parts are written only between sections. A worker may read them while they
- * change, but then its exchange fails and it throws them away: an exchange that succeeds proves
- * that the section of its ticket had a part left, so it was not over, so they had not changed. They
- * are atomic because such a read and the write are concurrent.
+ * change, but then the ticket it read before was of an ended section, with no part left, and it
+ * throws them away. That the ticket itself says how many are left is what makes this safe:
+ * comparing with n_parts would not be, since a late worker could see the next section's n_parts
+ * beside the last one's ticket. They are atomic because such a read and the write are concurrent.
  *
  * Waiting is a bounded spin, then sleep on a condition variable. The spin covers the gaps between
  * the sections of a forward pass; it is bounded in time because the machine may be shared, where a
@@ -39,7 +41,7 @@ typedef struct Worker {
 } Worker;
 
 struct CpuPool {
-    _Alignas(64) _Atomic uint64_t ticket; /* section << PART_BITS | next part */
+    _Alignas(64) _Atomic uint64_t ticket; /* section << PART_BITS | parts left */
     _Alignas(64) _Atomic size_t done;     /* parts of the live section that have ended */
     _Alignas(64) _Atomic(CpuTask) task;
     _Atomic(void *) context;
@@ -80,12 +82,12 @@ static void pool_work(CpuPool *pool, uint64_t ticket)
         CpuTask task = atomic_load_explicit(&pool->task, memory_order_relaxed);
         void *context = atomic_load_explicit(&pool->context, memory_order_relaxed);
         size_t n_parts = atomic_load_explicit(&pool->n_parts, memory_order_relaxed);
-        size_t part = (size_t)(ticket & part_mask);
-        if (part >= n_parts)
+        size_t left = (size_t)(ticket & part_mask);
+        if (left == 0)
             return;
-        if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket + 1))
+        if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket - 1))
             continue;
-        task(context, part, n_parts);
+        task(context, n_parts - left, n_parts);
         if (atomic_fetch_add(&pool->done, 1) + 1 == n_parts && atomic_load(&pool->caller_sleeps)) {
             pthread_mutex_lock(&pool->mutex);
             pthread_cond_signal(&pool->ended);
@@ -244,13 +246,14 @@ void cpu_pool_run(CpuPool *pool, CpuTask task, void *context, size_t n_parts)
     atomic_store_explicit(&pool->n_parts, n_parts, memory_order_relaxed);
     atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
     uint64_t section = ticket_section(atomic_load(&pool->ticket)) + 1;
-    atomic_store(&pool->ticket, section << PART_BITS);
+    uint64_t ticket = section << PART_BITS | n_parts;
+    atomic_store(&pool->ticket, ticket);
     if (atomic_load(&pool->sleepers) > 0) {
         pthread_mutex_lock(&pool->mutex);
         pthread_cond_broadcast(&pool->work);
         pthread_mutex_unlock(&pool->mutex);
     }
-    pool_work(pool, section << PART_BITS);
+    pool_work(pool, ticket);
     caller_wait(pool, n_parts);
 }
 
