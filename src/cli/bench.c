@@ -14,6 +14,7 @@
 typedef struct BenchResult {
     double prefill_tps, decode_tps;
     double prefill_share, decode_share; /* of the machine's limits */
+    size_t peak_bytes; /* resident; before the machine was measured, which takes memory of its own */
     MachineLimits limits;
     EngineDescription engine;
 } BenchResult;
@@ -177,6 +178,7 @@ static bool measure(const LoadedModel *loaded, const Arguments *arguments, Bench
         ok = measure_once(&state, &prefill[i], &decode[i], err);
     if (ok && stop_requested())
         ok = error_set(err, ERROR_CANCELLED, "interrupted");
+    out->peak_bytes = process_peak_resident_bytes();
     ok = ok && engine_measure_machine(out->engine.threads, &out->limits, err);
     if (ok) {
         double context = (double)state.depth + (double)state.decode / 2;
@@ -210,7 +212,7 @@ static bool print_json(const Arguments *arguments, const BenchResult *result, Er
         {"decode", (uint64_t)arguments->decode},
         {"depth", (uint64_t)(arguments->depth >= 0 ? arguments->depth : arguments->prefill)},
         {"batch", (uint64_t)arguments->batch},
-        {"peak_rss_bytes", process_peak_resident_bytes()},
+        {"peak_rss_bytes", result->peak_bytes},
         {"weight_bytes", result->engine.weight_bytes},
     };
     const struct {
@@ -259,7 +261,7 @@ static void print_table(const Arguments *arguments, const BenchResult *result)
            (long long)(arguments->depth >= 0 ? arguments->depth : arguments->prefill),
            (long long)arguments->batch, result->decode_tps, result->decode_share * 100);
     printf("memory   weights %.1f MB, peak %.1f MB\n", (double)result->engine.weight_bytes * 1e-6,
-           (double)process_peak_resident_bytes() * 1e-6);
+           (double)result->peak_bytes * 1e-6);
 }
 
 int command_bench(const Arguments *arguments)

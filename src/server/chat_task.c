@@ -137,8 +137,10 @@ static bool render_prompt(HttpRequest *request, const ChatCall *call, TokenList 
     Error err = {0};
     Buffer prompt;
     buffer_init(&prompt, CHAT_PROMPT_BYTES_MAX);
-    ChatRequest chat = {
-        .messages = call->messages, .kwargs = call->kwargs, .add_generation_prompt = true};
+    ChatRequest chat = {.messages = call->messages,
+                        .kwargs = call->kwargs,
+                        .add_generation_prompt = true,
+                        .join_content = true};
     bool ok =
         chat_template_render(request->server->chat, &chat, &request->arena, &prompt, &err) &&
         tokenizer_encode(request->server->tokenizer, buffer_view(&prompt), false, tokens, &err);

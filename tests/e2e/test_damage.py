@@ -9,6 +9,8 @@ import pytest
 from conftest import ASAN_BINARY, TINY_MODELS, run
 
 SOURCE = TINY_MODELS / "llama3-q4-g64"
+QUANTIZATION = {"group_size": 64, "bits": 4}
+UP_PROJ = "model.layers.0.mlp.up_proj"
 
 
 @pytest.fixture
@@ -85,8 +87,10 @@ def test_truncated_file(model, name, keep):
     ("rope_scaling", {"rope_type": "cubist", "factor": 2}),
     ("rope_scaling", {"rope_type": "llama3"}), ("rope_scaling", 5),
     ("max_position_embeddings", 0), ("hidden_act", "relu6"),
-    ("quantization", {"group_size": 64, "bits": 7}), ("quantization", {"group_size": 32, "bits": 4}),
-    ("quantization", {"group_size": 64, "bits": 8}), ("quantization", "four"),
+    ("quantization", {**QUANTIZATION, UP_PROJ: {"group_size": 64, "bits": 7}}),
+    ("quantization", {**QUANTIZATION, UP_PROJ: {"group_size": 32, "bits": 4}}),
+    ("quantization", {**QUANTIZATION, UP_PROJ: {"group_size": 64, "bits": 8}}),
+    ("quantization", {**QUANTIZATION, UP_PROJ: False}), ("quantization", "four"),
 ])
 def test_wrong_config(model, key, value):
     if key == "quantization":
@@ -161,7 +165,7 @@ def test_template_that_does_not_parse(model):
     config = json.loads(path.read_text())
     config["chat_template"] = "{% for x in %}"
     path.write_text(json.dumps(config))
-    refuse(model, "line")
+    refuse(model, "chat_template:1:")
 
 
 @pytest.mark.parametrize("data", [
