@@ -3,7 +3,7 @@
  * their shares of the measured read bandwidth and int8 rate. Best of several rounds. Usage:
  * bench_matrix [threads [prefill tokens [substring of a shape's name]]] */
 #include "engine.h"
-#include "matrix.h"
+#include "cpu/matrix.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -27,12 +27,14 @@ function(mlx_serve_room name)
     target_link_libraries(${name} PUBLIC ${ROOM_USES} PRIVATE mlx_serve_options ${ROOM_PRIVATE})
 endfunction()
 
-# mlx_serve_test(NAME USES room... [SOURCES extra.c]): tests/<folder>/NAME.c as one cmocka program.
+# mlx_serve_test(NAME USES room... [SOURCES extra.c]): tests/<folder>/NAME.c as one cmocka program. What
+# concerns threads gets the label "threads" and also runs under ThreadSanitizer.
 function(mlx_serve_test name)
-    cmake_parse_arguments(TEST "" "" "SOURCES;USES;LABELS" ${ARGN})
+    cmake_parse_arguments(TEST "" "" "SOURCES;USES" ${ARGN})
     add_executable(${name} ${name}.c ${TEST_SOURCES})
-    target_link_libraries(${name} PRIVATE ${TEST_USES} mlx_serve_options PkgConfig::CMOCKA)
+    target_link_libraries(${name} PRIVATE ${TEST_USES} mlx_serve_options PkgConfig::CMOCKA
+        Threads::Threads m)
     target_compile_definitions(${name} PRIVATE TEST_DATA_DIR="${PROJECT_SOURCE_DIR}/tests/data")
     add_test(NAME ${name} COMMAND ${name})
-    set_tests_properties(${name} PROPERTIES LABELS "${TEST_LABELS}" TIMEOUT 300)
+    set_tests_properties(${name} PROPERTIES TIMEOUT 300)
 endfunction()

@@ -1,6 +1,6 @@
 /* Packed matrices and their products: every format and size against weight_matrix_read_row in
  * double, AVX2 against plain C, and the same bits whatever the batch. */
-#include "matrix.h"
+#include "cpu/matrix.h"
 
 #include <math.h>
 #include <setjmp.h>

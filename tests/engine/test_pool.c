@@ -1,6 +1,6 @@
 /* The worker pool: every part runs exactly once, sections do not leak into each other, sleepers
  * wake. */
-#include "pool.h"
+#include "cpu/pool.h"
 
 #include <pthread.h>
 #include <setjmp.h>
