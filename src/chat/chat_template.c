@@ -158,8 +158,7 @@ bool chat_template_is_default(const ChatTemplate *tmpl)
     return tmpl->is_default;
 }
 
-/* ---- Rendering
- * ------------------------------------------------------------------------------------ */
+/* ---- Rendering ---- */
 
 static void add_variable(JsonMember *members, size_t *count, const char *name,
                          const JsonValue *value)

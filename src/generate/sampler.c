@@ -20,8 +20,7 @@
 
 enum { SAMPLER_BLOCK = 512, SAMPLER_LANES = 8 };
 
-/* ---- Logits -----------------------------------------------------------------------------------
- */
+/* ---- Logits ---- */
 
 int32_t logits_argmax(const float *logits, size_t count)
 {
@@ -95,8 +94,7 @@ static inline float exp_negative(float x)
     return x < -87.0f ? 0.0f : p * scale;
 }
 
-/* ---- Penalties --------------------------------------------------------------------------------
- */
+/* ---- Penalties ---- */
 
 static void apply_bias(const Sampler *sampler, float *logits)
 {
@@ -161,8 +159,7 @@ static bool remember(Sampler *sampler, int32_t id, Error *err)
     return true;
 }
 
-/* ---- Candidates -------------------------------------------------------------------------------
- */
+/* ---- Candidates ---- */
 
 /* Whether a comes before b in descending order; equal weights by id, so that the order is total. */
 static bool comes_before(Candidate a, Candidate b)
@@ -292,8 +289,7 @@ static int32_t draw_candidate(Sampler *sampler, size_t count)
     return kept[count - 1].id;
 }
 
-/* ---- Whole vocabulary -------------------------------------------------------------------------
- */
+/* ---- Whole vocabulary ---- */
 
 /* Turns logits into weights in place (those below min_p become 0 unless a nucleus is still to be
  * measured) and sums them by blocks; the sum of all. */
@@ -403,8 +399,7 @@ static bool sample(Sampler *sampler, float *logits, float best, int32_t *id, Err
     return true;
 }
 
-/* ---- Public -----------------------------------------------------------------------------------
- */
+/* ---- Public ---- */
 
 /* Keeps the last entry of each id, in ascending order of ids. Insertion moves at most
  * GENERATE_LOGIT_BIAS_MAX entries, which is bearable even when a stranger chooses them. */

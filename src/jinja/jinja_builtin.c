@@ -5,8 +5,7 @@
 
 enum { RANGE_COUNT_MAX = 100 * 1000 };
 
-/* ---- Binding
- * -------------------------------------------------------------------------------------- */
+/* ---- Binding ---- */
 
 /* The next word of a parameter list, without its '?'. */
 static bool next_parameter(const char **list, Slice *name, bool *optional)
@@ -101,8 +100,7 @@ bool jinja_arg_truth(const JinjaCall *call, size_t at, bool fallback)
     return call->args[at].kind == JINJA_ABSENT ? fallback : jinja_truth(&call->args[at]);
 }
 
-/* ---- Global functions
- * ----------------------------------------------------------------------------- */
+/* ---- Global functions ---- */
 
 static bool global_raise_exception(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {

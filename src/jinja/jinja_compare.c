@@ -4,8 +4,7 @@
  * values that are cyclic or that share parts exponentially. */
 #include "jinja_machine.h"
 
-/* ---- Equality and order
- * --------------------------------------------------------------------------- */
+/* ---- Equality and order ---- */
 
 /* Exact, where converting a large integer to double would not be. NaN gives 2. */
 static int compare_integer_float(int64_t a, double b)
@@ -202,8 +201,7 @@ bool jinja_contains(JinjaMachine *m, const JinjaValue *container, const JinjaVal
     return true;
 }
 
-/* ---- Walking
- * -------------------------------------------------------------------------------------- */
+/* ---- Walking ---- */
 
 bool jinja_iterate(JinjaMachine *m, const JinjaValue *value, JinjaIterator *out)
 {

@@ -7,8 +7,7 @@
 
 #include <string.h>
 
-/* ---- Lists and tuples
- * ----------------------------------------------------------------------------- */
+/* ---- Lists and tuples ---- */
 
 static bool list_append(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
@@ -93,8 +92,7 @@ static bool list_copy(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
     return jinja_to_list(m, &call->self, out);
 }
 
-/* ---- Dicts
- * ---------------------------------------------------------------------------------------- */
+/* ---- Dicts ---- */
 
 static bool dict_get(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
@@ -192,8 +190,7 @@ static bool dict_pop(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
     return true;
 }
 
-/* ---- Loops, cyclers
- * ------------------------------------------------------------------------------- */
+/* ---- Loops, cyclers ---- */
 
 static bool loop_cycle(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
@@ -244,8 +241,7 @@ static bool cycler_reset(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
     return true;
 }
 
-/* ---- Tables
- * --------------------------------------------------------------------------------------- */
+/* ---- Tables ---- */
 
 static const JinjaBuiltin list_methods[] = {
     {"append", "object", list_append},

@@ -14,8 +14,7 @@ bool jinja_enter(JinjaMachine *m)
     return jinja_charge(m, 1) || (m->depth--, false);
 }
 
-/* ---- Variables
- * ------------------------------------------------------------------------------------ */
+/* ---- Variables ---- */
 
 JinjaScope *jinja_scope_push(JinjaMachine *m)
 {
@@ -106,8 +105,7 @@ bool jinja_assign(JinjaMachine *m, const JinjaNode *target, const JinjaValue *va
     return jinja_dict_set(m, object.as.dict, &key, value);
 }
 
-/* ---- Arguments
- * ------------------------------------------------------------------------------------ */
+/* ---- Arguments ---- */
 
 static bool add_keyword(JinjaMachine *m, JinjaKeyword *keywords, size_t *count, Slice name,
                         const JinjaValue *value)
@@ -187,8 +185,7 @@ bool jinja_evaluate_arguments(JinjaMachine *m, const JinjaCallNodes *nodes, Jinj
     return evaluate_keywords(m, nodes, out);
 }
 
-/* ---- Calling
- * -------------------------------------------------------------------------------------- */
+/* ---- Calling ---- */
 
 bool jinja_call_value(JinjaMachine *m, const JinjaValue *callee, const JinjaArguments *given,
                       JinjaValue *out)
@@ -271,8 +268,7 @@ static bool evaluate_apply(JinjaMachine *m, const JinjaNode *node, JinjaValue *o
     return jinja_builtin_call(m, node->as.apply.builtin, &subject, &given, out);
 }
 
-/* ---- The kinds of expression
- * ---------------------------------------------------------------------- */
+/* ---- The kinds of expression ---- */
 
 static bool evaluate_name(JinjaMachine *m, const JinjaNode *node, JinjaValue *out)
 {

@@ -43,8 +43,7 @@ static bool execute_if(JinjaMachine *m, const JinjaNode *node)
     return true;
 }
 
-/* ---- Loops
- * ---------------------------------------------------------------------------------------- */
+/* ---- Loops ---- */
 
 /* The next item that passes the inline if; the test sees the target in the scope around the loop.
  */
@@ -253,8 +252,7 @@ bool jinja_loop_recurse(JinjaMachine *m, JinjaLoop *loop, const JinjaArguments *
     return ok && jinja_capture_finish(m, mark, out);
 }
 
-/* ---- Macros
- * --------------------------------------------------------------------------------------- */
+/* ---- Macros ---- */
 
 /* Takes the keyword out of the list of those not yet used. */
 static const JinjaValue *take_keyword(const JinjaArguments *given, bool *used, Slice name)
@@ -400,8 +398,7 @@ static bool execute_call_block(JinjaMachine *m, const JinjaNode *node)
            jinja_append_text(m, &m->out, &result) && check_output(m);
 }
 
-/* ---- Blocks with a scope or a captured body
- * ------------------------------------------------------- */
+/* ---- Blocks with a scope or a captured body ---- */
 
 static bool execute_scoped(JinjaMachine *m, const JinjaNodes *body)
 {

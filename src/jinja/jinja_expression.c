@@ -14,8 +14,7 @@ enum { LEVEL_SUM, LEVEL_CONCAT, LEVEL_PRODUCT, LEVEL_POWER, LEVEL_UNARY };
 static bool parse_or(JinjaParser *p, JinjaNode **out);
 static bool parse_unary(JinjaParser *p, bool with_filters, JinjaNode **out);
 
-/* ---- Primaries --------------------------------------------------------------------------------
- */
+/* ---- Primaries ---- */
 
 static bool parse_list(JinjaParser *p, JinjaNode **out)
 {
@@ -160,8 +159,7 @@ static bool parse_primary(JinjaParser *p, unsigned flags, JinjaNode **out)
     }
 }
 
-/* ---- Postfix: attributes, items, calls ----------------------------------------------------------
- */
+/* ---- Postfix: attributes, items, calls ---- */
 
 /* One part of a subscript: an expression or a slice. */
 static bool parse_subscript_part(JinjaParser *p, JinjaNode **out)
@@ -323,8 +321,7 @@ static bool parse_postfix(JinjaParser *p, JinjaNode **node)
     }
 }
 
-/* ---- Filters and tests
- * ---------------------------------------------------------------------------- */
+/* ---- Filters and tests ---- */
 
 /* name or dotted.name */
 static bool parse_dotted_name(JinjaParser *p, Slice *name)
@@ -444,8 +441,7 @@ static bool parse_filters_and_tests(JinjaParser *p, JinjaNode **node)
     }
 }
 
-/* ---- Operators
- * ------------------------------------------------------------------------------------ */
+/* ---- Operators ---- */
 
 static bool parse_unary(JinjaParser *p, bool with_filters, JinjaNode **out)
 {

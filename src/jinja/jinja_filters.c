@@ -6,8 +6,7 @@
 
 #include <string.h>
 
-/* ---- Attribute paths
- * ------------------------------------------------------------------------------ */
+/* ---- Attribute paths ---- */
 
 /* item.a.0.b for attribute "a.0.b"; parts of digits are indices. A fallback replaces what is
  * missing. */
@@ -82,8 +81,7 @@ static bool get_sort_key(JinjaMachine *m, const JinjaValue *item, const JinjaVal
     return true;
 }
 
-/* ---- Sorting
- * -------------------------------------------------------------------------------------- */
+/* ---- Sorting ---- */
 
 typedef struct Keyed {
     JinjaValue key, item;
@@ -283,8 +281,7 @@ static bool filter_unique(JinjaMachine *m, const JinjaCall *call, JinjaValue *ou
     }
 }
 
-/* ---- map, select, reject
- * -------------------------------------------------------------------------- */
+/* ---- map, select, reject ---- */
 
 static const JinjaValue *find_keyword(const JinjaArguments *given, const char *name)
 {
@@ -405,8 +402,7 @@ static bool filter_rejectattr(JinjaMachine *m, const JinjaCall *call, JinjaValue
     return choose(m, call, true, false, out);
 }
 
-/* ---- The rest over sequences
- * ---------------------------------------------------------------------- */
+/* ---- The rest over sequences ---- */
 
 static bool filter_length(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {

@@ -7,8 +7,7 @@
 
 enum { INDENT_MAX = 1000, PRECISION_MAX = 300 };
 
-/* ---- Text
- * ----------------------------------------------------------------------------------------- */
+/* ---- Text ---- */
 
 static bool filter_string(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
@@ -403,8 +402,7 @@ static bool filter_xmlattr(JinjaMachine *m, const JinjaCall *call, JinjaValue *o
     return jinja_text_finish(m, mark, out);
 }
 
-/* ---- Numbers
- * -------------------------------------------------------------------------------------- */
+/* ---- Numbers ---- */
 
 static bool float_to_integer(double number, int64_t *out)
 {

@@ -21,8 +21,7 @@ typedef struct FormatSpec {
     char type;         /* 0 = by value */
 } FormatSpec;
 
-/* ---- Padding and numbers
- * -------------------------------------------------------------------------- */
+/* ---- Padding and numbers ---- */
 
 static bool append_fill(JinjaMachine *m, const FormatSpec *spec, size_t count)
 {
@@ -143,8 +142,7 @@ static bool append_string(JinjaMachine *m, const FormatSpec *spec, Slice text)
     return append_padded(m, spec, text, 0, spec->align ? spec->align : '<');
 }
 
-/* ---- % formatting
- * --------------------------------------------------------------------------------- */
+/* ---- % formatting ---- */
 
 typedef struct PercentState {
     const JinjaValue *args; /* tuple: taken in order; dict: by %(name); else one value */
@@ -303,8 +301,7 @@ bool jinja_format_percent(JinjaMachine *m, Slice format, const JinjaValue *args,
     return jinja_text_finish(m, mark, out);
 }
 
-/* ---- str.format
- * ----------------------------------------------------------------------------------- */
+/* ---- str.format ---- */
 
 static bool parse_format_spec(JinjaMachine *m, Slice text, FormatSpec *spec)
 {

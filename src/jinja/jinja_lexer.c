@@ -88,8 +88,7 @@ static size_t skip_space(Slice source, size_t at)
     return at;
 }
 
-/* ---- Text between tags ------------------------------------------------------------------------
- */
+/* ---- Text between tags ---- */
 
 static Slice strip_right(Slice text)
 {
@@ -265,8 +264,7 @@ static bool lex_text(JinjaLexer *lexer, JinjaToken *out)
     }
 }
 
-/* ---- Inside tags ------------------------------------------------------------------------------
- */
+/* ---- Inside tags ---- */
 
 static bool is_digit(char c)
 {

@@ -4,8 +4,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* ---- String methods: stripping, splitting, joining
- * ------------------------------------------------ */
+/* ---- String methods: stripping, splitting, joining ---- */
 
 static Slice self_text(const JinjaCall *call)
 {
@@ -259,8 +258,7 @@ static bool method_replace(JinjaMachine *m, const JinjaCall *call, JinjaValue *o
            jinja_text_replace(m, self_text(call), old, replacement, count, out);
 }
 
-/* ---- String methods: searching
- * -------------------------------------------------------------------- */
+/* ---- String methods: searching ---- */
 
 /* The part of the text between the optional start and end arguments at `at`; *offset counts what
  * was cut. */
@@ -406,8 +404,7 @@ static bool method_removesuffix(JinjaMachine *m, const JinjaCall *call, JinjaVal
     return remove_affix(m, call, true, out);
 }
 
-/* ---- String methods: case, padding, classes
- * ------------------------------------------------------- */
+/* ---- String methods: case, padding, classes ---- */
 
 static bool method_upper(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {

@@ -8,8 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- Arithmetic
- * ----------------------------------------------------------------------------------- */
+/* ---- Arithmetic ---- */
 
 static bool fail_operands(JinjaMachine *m, JinjaTokenKind op, const JinjaValue *a,
                           const JinjaValue *b)
@@ -171,8 +170,7 @@ static bool operate_floats(JinjaMachine *m, JinjaTokenKind op, double a, double 
     return true;
 }
 
-/* ---- Strings and lists under + and *
- * -------------------------------------------------------------- */
+/* ---- Strings and lists under + and * ---- */
 
 /* a + b where a may be the text that an earlier concatenation left room behind (see JinjaMachine).
  */
@@ -340,8 +338,7 @@ bool jinja_negate(JinjaMachine *m, bool negative, const JinjaValue *a, JinjaValu
     return true;
 }
 
-/* ---- Attributes and items
- * ------------------------------------------------------------------------- */
+/* ---- Attributes and items ---- */
 
 /* A method of the object as a value, or an undefined that explains the sandbox. */
 static bool find_method(JinjaMachine *m, const JinjaValue *object, Slice name, JinjaValue *out,
@@ -480,8 +477,7 @@ bool jinja_get_item(JinjaMachine *m, const JinjaValue *object, const JinjaValue 
     return true;
 }
 
-/* ---- Slices
- * --------------------------------------------------------------------------------------- */
+/* ---- Slices ---- */
 
 /* start, stop and step made to fit a length, as Python's slice.indices(). */
 static bool resolve_slice(JinjaMachine *m, const JinjaValue parts[3], int64_t length,

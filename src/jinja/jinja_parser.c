@@ -11,8 +11,7 @@
 
 static bool parse_body(JinjaParser *p, const char *const *ends, JinjaNodes *out);
 
-/* ---- Shared helpers
- * ------------------------------------------------------------------------------- */
+/* ---- Shared helpers ---- */
 
 bool jinja_parser_fail(JinjaParser *p, uint32_t line, const char *format, ...)
 {
@@ -121,8 +120,7 @@ bool jinja_parser_push(JinjaParser *p, JinjaNodes *nodes, JinjaNode *node)
     return true;
 }
 
-/* ---- Names
- * ---------------------------------------------------------------------------------------- */
+/* ---- Names ---- */
 
 size_t jinja_names_find(const JinjaNames *names, Slice name)
 {
@@ -175,8 +173,7 @@ bool jinja_parser_intern(JinjaParser *p, Slice name, uint32_t *id)
     return true;
 }
 
-/* ---- Frames
- * --------------------------------------------------------------------------------------- */
+/* ---- Frames ---- */
 
 /* A block of its own: names inside it are not excused by an `if` outside. */
 typedef struct Frame {
@@ -231,8 +228,7 @@ static bool take_word(JinjaParser *p, const char *word)
     return jinja_parser_advance(p);
 }
 
-/* ---- Targets and signatures
- * ----------------------------------------------------------------------- */
+/* ---- Targets and signatures ---- */
 
 /* The nesting of tuples was bounded when they were parsed. */
 static bool can_assign(const JinjaNode *node)
@@ -307,8 +303,7 @@ static bool parse_function_body(JinjaParser *p, JinjaMacroNode *macro, const cha
     return parse_body(p, ends, &macro->body) && jinja_parser_advance(p);
 }
 
-/* ---- Statements
- * ----------------------------------------------------------------------------------- */
+/* ---- Statements ---- */
 
 static bool parse_set(JinjaParser *p, JinjaNode *node)
 {

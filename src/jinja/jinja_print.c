@@ -6,8 +6,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* ---- Numbers
- * -------------------------------------------------------------------------------------- */
+/* ---- Numbers ---- */
 
 enum { FLOAT_DIGITS_MAX = 24 };
 
@@ -198,8 +197,7 @@ bool jinja_read_float(Slice text, double *out)
     return json_reader_next(&reader) == JSON_TOKEN_END;
 }
 
-/* ---- Strings
- * -------------------------------------------------------------------------------------- */
+/* ---- Strings ---- */
 
 static bool is_printable(uint32_t c)
 {
@@ -259,8 +257,7 @@ bool jinja_append_escaped(JinjaMachine *m, Buffer *out, Slice text)
     return jinja_charge(m, text.len / 16);
 }
 
-/* ---- str and repr
- * --------------------------------------------------------------------------------- */
+/* ---- str and repr ---- */
 
 static bool append_repr_at(JinjaMachine *m, Buffer *out, const JinjaValue *value, unsigned depth);
 
@@ -408,8 +405,7 @@ bool jinja_to_text(JinjaMachine *m, const JinjaValue *value, Slice *out)
     return true;
 }
 
-/* ---- JSON
- * ----------------------------------------------------------------------------------------- */
+/* ---- JSON ---- */
 
 typedef struct JsonStyle {
     bool ascii, indented, sorted;

@@ -4,8 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- Failing and limits
- * --------------------------------------------------------------------------- */
+/* ---- Failing and limits ---- */
 
 bool jinja_fail(JinjaMachine *m, const char *format, ...)
 {
@@ -100,8 +99,7 @@ bool jinja_capture_finish(JinjaMachine *m, size_t mark, JinjaValue *out)
     return cut_text(m, &m->out, mark, out);
 }
 
-/* ---- Templates
- * ------------------------------------------------------------------------------------ */
+/* ---- Templates ---- */
 
 /* CRLF and CR become LF, and one newline at the end goes. */
 static bool normalise_source(JinjaTemplate *tmpl, Slice source, Slice *out, Error *err)
@@ -154,8 +152,7 @@ void jinja_template_free(JinjaTemplate *tmpl)
     memory_free(tmpl);
 }
 
-/* ---- Rendering
- * ------------------------------------------------------------------------------------ */
+/* ---- Rendering ---- */
 
 static bool define_globals(JinjaMachine *m)
 {

@@ -75,8 +75,7 @@ bool jinja_text_find(JinjaMachine *m, Slice text, Slice needle, size_t from, siz
     return true;
 }
 
-/* ---- Case
- * ----------------------------------------------------------------------------------------- */
+/* ---- Case ---- */
 
 /* Characters whose full mapping is several characters; the rest of Unicode maps one to one. */
 static const struct {
@@ -175,8 +174,7 @@ bool jinja_text_to_case(JinjaMachine *m, Slice text, JinjaCase how, JinjaValue *
     return jinja_charge(m, text.len / 8) && jinja_text_finish(m, mark, out);
 }
 
-/* ---- Shared text routines
- * ------------------------------------------------------------------------- */
+/* ---- Shared text routines ---- */
 
 static bool is_stripped(uint32_t c, const Slice *chars)
 {

@@ -164,8 +164,7 @@ bool jinja_length(const JinjaValue *value, size_t *out)
     }
 }
 
-/* ---- Strings, lists, generators
- * ------------------------------------------------------------------- */
+/* ---- Strings, lists, generators ---- */
 
 char *jinja_string_new(JinjaMachine *m, size_t len, JinjaValue *out)
 {
@@ -235,8 +234,7 @@ bool jinja_generator_new(JinjaMachine *m, const JinjaValue *source, JinjaValue *
     return true;
 }
 
-/* ---- Dicts
- * ---------------------------------------------------------------------------------------- */
+/* ---- Dicts ---- */
 
 /* An integer that a float equals, so that 1 and 1.0 hash alike. */
 static bool float_is_integer(double number, int64_t *out)
@@ -434,8 +432,7 @@ void jinja_dict_remove(JinjaDict *dict, JinjaEntry *entry)
         dict_link(dict, i);
 }
 
-/* ---- From JSON
- * ------------------------------------------------------------------------------------ */
+/* ---- From JSON ---- */
 
 static bool convert(JinjaMachine *m, const JsonValue *json, unsigned depth, JinjaValue *out);
 

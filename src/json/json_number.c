@@ -40,8 +40,7 @@ static const double powers_of_ten[EXACT_POWER_MAX + 1] = {
     1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
     1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
 
-/* ---- Reading ----------------------------------------------------------------------------------
- */
+/* ---- Reading ---- */
 
 /* The exponent's digits with an optional sign; saturates far beyond what any text's digits can
  * undo. */
@@ -150,8 +149,7 @@ JsonValue json_number_parse(Slice text)
     return (JsonValue){JSON_DOUBLE, {.number = negative ? -value : value}};
 }
 
-/* ---- Writing ----------------------------------------------------------------------------------
- */
+/* ---- Writing ---- */
 
 /* value = D.DDD * 10^exponent: count digits, the first one not 0. */
 typedef struct Decimal {

@@ -20,8 +20,7 @@
 enum { STATE_VALUE, STATE_FIRST_ITEM, STATE_FIRST_KEY, STATE_AFTER, STATE_FAILED };
 enum { INSIDE_ARRAY, INSIDE_OBJECT };
 
-/* ---- Faults -----------------------------------------------------------------------------------
- */
+/* ---- Faults ---- */
 
 /* Line and column count from 1; a column is a code point, whatever its width in bytes. */
 static JsonToken fail_code(JsonReader *reader, ErrorCode code, const char *place,
@@ -64,8 +63,7 @@ static JsonToken fail_expected(JsonReader *reader, const char *place, const char
     return fail(reader, place, message);
 }
 
-/* ---- Strings ----------------------------------------------------------------------------------
- */
+/* ---- Strings ---- */
 
 /* Value of four hexadecimal digits, or -1. */
 static int32_t read_hex4(const char *p)
@@ -195,8 +193,7 @@ static inline const char *read_string(JsonReader *reader, const char *p)
     return p + 1;
 }
 
-/* ---- Tokens -----------------------------------------------------------------------------------
- */
+/* ---- Tokens ---- */
 
 static inline const char *skip_digits(const char *p, const char *end)
 {
@@ -329,8 +326,7 @@ static inline JsonToken read_after_value(JsonReader *reader, const char *p)
     return fail_expected(reader, p, object ? "',' or '}'" : "',' or ']'");
 }
 
-/* ---- Public -----------------------------------------------------------------------------------
- */
+/* ---- Public ---- */
 
 void json_reader_init(JsonReader *reader, Slice text, Error *err)
 {

@@ -26,8 +26,7 @@ typedef struct Builder {
     Error *err;
 } Builder;
 
-/* ---- Building ---------------------------------------------------------------------------------
- */
+/* ---- Building ---- */
 
 static bool push(Builder *builder, JsonValue value)
 {
@@ -147,8 +146,7 @@ cleanup:
     return ok;
 }
 
-/* ---- Looking ----------------------------------------------------------------------------------
- */
+/* ---- Looking ---- */
 
 const JsonValue *json_get(const JsonValue *object, Slice key)
 {
@@ -217,8 +215,7 @@ const char *json_kind_name(JsonKind kind)
     return (size_t)kind < ARRAY_COUNT(names) ? names[kind] : "unknown";
 }
 
-/* ---- Reading config-like objects --------------------------------------------------------------
- */
+/* ---- Reading config-like objects ---- */
 
 enum { FOUND_MAX = 64 };
 

@@ -15,8 +15,7 @@
 
 enum { INSIDE_ARRAY, INSIDE_OBJECT };
 
-/* ---- Strings ----------------------------------------------------------------------------------
- */
+/* ---- Strings ---- */
 
 static void append_escape(Buffer *out, uint32_t code_unit)
 {
@@ -112,8 +111,7 @@ void json_append_string(Buffer *out, Slice s)
     buffer_append_byte(out, '"');
 }
 
-/* ---- Structure --------------------------------------------------------------------------------
- */
+/* ---- Structure ---- */
 
 static void append_line_break(JsonWriter *writer)
 {
@@ -226,8 +224,7 @@ void json_write_key_slice(JsonWriter *writer, Slice key)
     writer->after_key = true;
 }
 
-/* ---- Values -----------------------------------------------------------------------------------
- */
+/* ---- Values ---- */
 
 void json_write_raw(JsonWriter *writer, Slice json)
 {

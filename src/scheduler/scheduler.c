@@ -49,8 +49,7 @@ struct Scheduler {
     bool memory_short; /* admission waits until a job ends */
 };
 
-/* ---- Queue ------------------------------------------------------------------------------------
- */
+/* ---- Queue ---- */
 
 static void queue_append(Scheduler *scheduler, Job *job)
 {
@@ -103,8 +102,7 @@ static void queue_purge(Scheduler *scheduler)
     }
 }
 
-/* ---- Slots ------------------------------------------------------------------------------------
- */
+/* ---- Slots ---- */
 
 /* Publishes scheduler->text as the job's last, and its end; gives the scheduler's reference back.
  */
@@ -223,8 +221,7 @@ static void drop_released_slots(Scheduler *scheduler)
     }
 }
 
-/* ---- One step ---------------------------------------------------------------------------------
- */
+/* ---- One step ---- */
 
 static void add_row(Scheduler *scheduler, size_t *n_rows, Slot *slot, const int32_t *tokens,
                     size_t count, EngineLogits logits)
@@ -342,8 +339,7 @@ static void run_step(Scheduler *scheduler)
     }
 }
 
-/* ---- Thread -----------------------------------------------------------------------------------
- */
+/* ---- Thread ---- */
 
 /* Sleeps until there is something to do; false when the scheduler stops. */
 static bool wait_for_work(Scheduler *scheduler)
@@ -385,8 +381,7 @@ static void *inference_thread(void *argument)
     return NULL;
 }
 
-/* ---- Public -----------------------------------------------------------------------------------
- */
+/* ---- Public ---- */
 
 static bool allocate_step_memory(Scheduler *scheduler, Error *err)
 {

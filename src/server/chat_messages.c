@@ -34,8 +34,7 @@ static JsonValue string_value(Slice text)
     return value;
 }
 
-/* ---- Content ----------------------------------------------------------------------------------
- */
+/* ---- Content ---- */
 
 static bool read_part(MessageReader *reader, const JsonValue *part, size_t at, bool is_assistant,
                       Slice *text)
@@ -121,8 +120,7 @@ static bool read_content(MessageReader *reader, const JsonValue *value, Slice ro
                             reader->error);
 }
 
-/* ---- Other members ----------------------------------------------------------------------------
- */
+/* ---- Other members ---- */
 
 static bool need_string(MessageReader *reader, const JsonValue *object, const char *key,
                         const char *path, Slice *out)

@@ -47,8 +47,7 @@ static void collect_ignored(const JsonValue *body, ChatCall *out)
     }
 }
 
-/* ---- Groups of fields -------------------------------------------------------------------------
- */
+/* ---- Groups of fields ---- */
 
 static bool read_length(const JsonValue *body, ChatCall *out, HttpError *error)
 {
@@ -177,8 +176,7 @@ static bool check_refused(const JsonValue *body, HttpError *error)
     return budget < 0 || unsupported("reasoning_budget_tokens", error);
 }
 
-/* ---- Variables of the template ----------------------------------------------------------------
- */
+/* ---- Variables of the template ---- */
 
 static JsonMember bool_member(Slice key, bool value)
 {

@@ -109,8 +109,7 @@ void chat_response_write(const ChatReply *reply, Slice text, const JobStatus *st
     json_write_object_end(&writer);
 }
 
-/* ---- Chunks -----------------------------------------------------------------------------------
- */
+/* ---- Chunks ---- */
 
 static void begin_chunk(const ChatReply *reply, JsonWriter *writer, Buffer *out)
 {

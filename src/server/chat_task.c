@@ -20,8 +20,7 @@ static void task_free(void *context)
     memory_free(task);
 }
 
-/* ---- Progress ---------------------------------------------------------------------------------
- */
+/* ---- Progress ---- */
 
 static void append_error_event(const HttpError *error, Buffer *out)
 {
@@ -104,8 +103,7 @@ static HttpProgress task_advance(void *context, HttpRequest *request)
 
 static const HttpTaskOps CHAT_OPS = {task_advance, task_fail, task_keep_alive, task_free};
 
-/* ---- Start ------------------------------------------------------------------------------------
- */
+/* ---- Start ---- */
 
 static bool parse_body(HttpRequest *request, const JsonValue **body, HttpError *error)
 {

@@ -111,8 +111,7 @@ bool field_read_array(const JsonValue *value, const char *param, const JsonValue
     return true;
 }
 
-/* ---- Sampling ---------------------------------------------------------------------------------
- */
+/* ---- Sampling ---- */
 
 static bool read_seed(const JsonValue *value, GenerationOptions *out, HttpError *error)
 {

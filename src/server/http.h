@@ -126,8 +126,7 @@ struct Server {
     bool aborting; /* running tasks end now */
 };
 
-/* ---- For dialects -----------------------------------------------------------------------------
- */
+/* ---- For dialects ---- */
 
 /* Answers with what request->reply holds. */
 void http_reply(HttpRequest *request, unsigned status, const char *content_type);
@@ -141,8 +140,7 @@ void http_notify(void *request);
 /* A number for "chatcmpl-...": milliseconds, bumped so that each is unique in the process. */
 int64_t http_next_reply_id(Server *server);
 
-/* ---- Between the parts of the plumbing --------------------------------------------------------
- */
+/* ---- Between the parts of the plumbing ---- */
 
 /* http_check: head of the request. False with the refusal in request->error. */
 bool http_check_head(HttpRequest *request, const char *url, const char *method,

@@ -50,8 +50,7 @@ static enum MHD_Result collect_header(void *cls, enum MHD_ValueKind kind, const 
     return MHD_YES;
 }
 
-/* ---- Origin and Host --------------------------------------------------------------------------
- */
+/* ---- Origin and Host ---- */
 
 /* "localhost", 127.0.0.0/8 or ::1 (in brackets or not). */
 static bool is_loopback_name(Slice name)
@@ -144,8 +143,7 @@ static bool check_host(HttpRequest *request, const HeadFacts *facts, Slice autho
     return true;
 }
 
-/* ---- Target, sizes, framing -------------------------------------------------------------------
- */
+/* ---- Target, sizes, framing ---- */
 
 /* Cuts scheme and authority off an absolute-form target. */
 static void split_target(Slice target, Slice *authority, Slice *path)

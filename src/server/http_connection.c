@@ -15,8 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- Beginning and end ------------------------------------------------------------------------
- */
+/* ---- Beginning and end ---- */
 
 static uint64_t mix_bits(uint64_t x)
 {
@@ -95,8 +94,7 @@ void http_connection_changed(void *cls, struct MHD_Connection *connection, void 
         atomic_fetch_sub(&server->connections, 1);
 }
 
-/* ---- Waking and waiting -----------------------------------------------------------------------
- */
+/* ---- Waking and waiting ---- */
 
 void http_wake_locked(HttpRequest *request)
 {
@@ -215,8 +213,7 @@ static DriveResult drive_task(HttpRequest *request)
     return DRIVE_ENDED;
 }
 
-/* ---- Streams ----------------------------------------------------------------------------------
- */
+/* ---- Streams ---- */
 
 static size_t take_out(HttpRequest *request, char *to, size_t max)
 {
@@ -250,8 +247,7 @@ static ssize_t read_stream(void *cls, uint64_t position, char *to, size_t max)
     return (ssize_t)take_out(request, to, max);
 }
 
-/* ---- Requests ---------------------------------------------------------------------------------
- */
+/* ---- Requests ---- */
 
 static void set_timeout(HttpRequest *request, unsigned seconds)
 {

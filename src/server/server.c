@@ -29,8 +29,7 @@ enum {
 /* What clients get to take their last bytes after the grace is over. */
 static const double SERVER_FAREWELL_SECONDS = 1;
 
-/* ---- Socket -----------------------------------------------------------------------------------
- */
+/* ---- Socket ---- */
 
 typedef union Address {
     struct sockaddr any;
@@ -88,8 +87,7 @@ static bool open_listener(Server *server, const char *host, uint16_t port, Error
     return true;
 }
 
-/* ---- Daemon -----------------------------------------------------------------------------------
- */
+/* ---- Daemon ---- */
 
 /* Paths are compared as they were sent. */
 static size_t keep_escapes(void *cls, struct MHD_Connection *connection, char *text)
@@ -122,8 +120,7 @@ static bool start_daemon(Server *server, Error *err)
     return true;
 }
 
-/* ---- Public -----------------------------------------------------------------------------------
- */
+/* ---- Public ---- */
 
 static void describe_server(Server *server)
 {

@@ -36,8 +36,7 @@ struct Watcher {
     size_t n_lingers;
 };
 
-/* ---- Running tasks ----------------------------------------------------------------------------
- */
+/* ---- Running tasks ---- */
 
 static int socket_of(const HttpRequest *request)
 {
@@ -80,8 +79,7 @@ static bool look_at_tasks(Server *server)
     return any;
 }
 
-/* ---- Lingering sockets ------------------------------------------------------------------------
- */
+/* ---- Lingering sockets ---- */
 
 /* Discards what has come; true when the client has closed or broken the connection. */
 static bool drain_socket(int socket)
@@ -128,8 +126,7 @@ void watcher_linger(Watcher *watcher, int socket)
         close(copy);
 }
 
-/* ---- Thread -----------------------------------------------------------------------------------
- */
+/* ---- Thread ---- */
 
 /* The watcher's mutex is held. A change of the wall clock only stretches or cuts one period. */
 static void wait_period(Watcher *watcher)

@@ -30,8 +30,7 @@ enum { VERDICT_UNKNOWN, VERDICT_WHOLE, VERDICT_PARTS };
 #define NO_RANK UINT32_MAX
 #define FREE_KEY UINT64_MAX
 
-/* ---- The byte-level alphabet ------------------------------------------------------------------
- */
+/* ---- The byte-level alphabet ---- */
 
 static bool is_printable_byte(unsigned byte)
 {
@@ -60,8 +59,7 @@ int byte_level_byte(uint32_t c)
     return c == 0x143 ? 0xad : -1;
 }
 
-/* ---- Pair table -------------------------------------------------------------------------------
- */
+/* ---- Pair table ---- */
 
 static inline uint64_t pair_key(int32_t left, int32_t right)
 {
@@ -101,8 +99,7 @@ static inline bool may_join(const Bpe *bpe, int32_t left, int32_t right)
     return bpe->joins[bit >> 6] >> (bit & 63) & 1;
 }
 
-/* ---- Loading ----------------------------------------------------------------------------------
- */
+/* ---- Loading ---- */
 
 void bpe_init(Bpe *bpe, const Vocabulary *vocabulary)
 {
@@ -368,8 +365,7 @@ void bpe_scratch_reset(BpeScratch *scratch)
     *scratch = (BpeScratch){0};
 }
 
-/* ---- Merging ----------------------------------------------------------------------------------
- */
+/* ---- Merging ---- */
 
 static inline bool append_id(TokenList *out, int32_t id, Error *err)
 {
@@ -525,8 +521,7 @@ static bool merge_long(const Bpe *bpe, BpeScratch *scratch, int32_t *symbols, si
     return true;
 }
 
-/* ---- Words ------------------------------------------------------------------------------------
- */
+/* ---- Words ---- */
 
 /* Id of the model's token with this text (byte-level: these bytes), or -1. */
 static int32_t find_text(const Bpe *bpe, Slice text)

@@ -16,8 +16,7 @@
 
 #define REPLACEMENT_CHARACTER "\xef\xbf\xbd"
 
-/* ---- Loading ----------------------------------------------------------------------------------
- */
+/* ---- Loading ---- */
 
 typedef enum DecoderStage {
     STAGE_START,
@@ -146,8 +145,7 @@ bool decoder_load(Decoder *decoder, const JsonValue *config, Error *err)
     return component_visit(config, "decoder", "decoders", load_component, &loader, err);
 }
 
-/* ---- Text out ---------------------------------------------------------------------------------
- */
+/* ---- Text out ---- */
 
 /* Appends finished text, less what Strip takes from its start. */
 static void put_text(TokenDecoder *decoder, Slice text, Buffer *out)
@@ -190,8 +188,7 @@ static void put_characters(TokenDecoder *decoder, bool each_byte, Buffer *out)
     memmove(decoder->pending, decoder->pending + at, decoder->pending_len);
 }
 
-/* ---- Byte-level -------------------------------------------------------------------------------
- */
+/* ---- Byte-level ---- */
 
 static bool is_spelt_in_bytes(Slice content)
 {
@@ -228,8 +225,7 @@ static void push_byte_level(TokenDecoder *decoder, Slice content, Buffer *out)
     }
 }
 
-/* ---- Decoder steps ----------------------------------------------------------------------------
- */
+/* ---- Decoder steps ---- */
 
 static void replace_all(Slice text, Slice from, Slice to, Buffer *out)
 {
@@ -335,8 +331,7 @@ static bool push_steps(TokenDecoder *decoder, Slice content, Buffer *run, Buffer
     return ok;
 }
 
-/* ---- Public -----------------------------------------------------------------------------------
- */
+/* ---- Public ---- */
 
 void token_decoder_init(TokenDecoder *decoder, const Tokenizer *tokenizer, bool skip_special)
 {

@@ -21,8 +21,7 @@ typedef struct Loader {
     size_t added_count, added_capacity;
 } Loader;
 
-/* ---- Tokens of the reader ---------------------------------------------------------------------
- */
+/* ---- Tokens of the reader ---- */
 
 static bool expect(JsonReader *reader, JsonToken found, JsonToken wanted, const char *what,
                    Error *err)
@@ -87,8 +86,7 @@ static bool skip_raw(JsonReader *reader, Slice json, Slice *raw)
     return true;
 }
 
-/* ---- Model ------------------------------------------------------------------------------------
- */
+/* ---- Model ---- */
 
 static bool read_vocab(Loader *loader, JsonReader *reader)
 {
@@ -272,8 +270,7 @@ static bool read_model(Loader *loader, JsonReader *reader)
     return read_merges(loader, &again);
 }
 
-/* ---- Added tokens -----------------------------------------------------------------------------
- */
+/* ---- Added tokens ---- */
 
 static bool read_added_member(Loader *loader, JsonReader *reader, AddedToken *token, int64_t *id)
 {
@@ -419,8 +416,7 @@ static bool build_added_set(Loader *loader, bool normalized, AddedSet *set)
     return true;
 }
 
-/* ---- The file ---------------------------------------------------------------------------------
- */
+/* ---- The file ---- */
 
 static bool read_member(Loader *loader, JsonReader *reader, Slice key)
 {

@@ -2,8 +2,7 @@
 
 #include <utf8proc.h>
 
-/* ---- Loading ----------------------------------------------------------------------------------
- */
+/* ---- Loading ---- */
 
 static bool load_step(void *to, Slice type, const JsonValue *config, Error *err)
 {
@@ -46,8 +45,7 @@ void normalizer_reset(Normalizer *normalizer)
     normalizer->count = 0;
 }
 
-/* ---- Running ----------------------------------------------------------------------------------
- */
+/* ---- Running ---- */
 
 /* Simple lower case, but for U+0130, which has two characters. utf8proc may know fewer scripts than
  * the reference: these pairs came with Unicode 16.0 and 17.0. */

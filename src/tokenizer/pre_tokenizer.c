@@ -4,8 +4,7 @@
  * buffers of steps that change it. */
 #include "internal.h"
 
-/* ---- Loading ----------------------------------------------------------------------------------
- */
+/* ---- Loading ---- */
 
 /* NULL when there are too many. */
 static PreTokenizerStep *add_step(PreTokenizer *pre, PreTokenizerKind kind, Error *err)
@@ -166,8 +165,7 @@ void pre_tokenizer_reset(PreTokenizer *pre)
     pre->count = 0;
 }
 
-/* ---- Running ----------------------------------------------------------------------------------
- */
+/* ---- Running ---- */
 
 static bool run_from(EncodeContext *context, size_t index, Slice piece, bool at_start);
 

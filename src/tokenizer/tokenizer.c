@@ -1,7 +1,6 @@
 #include "internal.h"
 
-/* ---- Token lists ------------------------------------------------------------------------------
- */
+/* ---- Token lists ---- */
 
 void token_list_reset(TokenList *list)
 {
@@ -17,8 +16,7 @@ bool token_list_append(TokenList *list, int32_t id, Error *err)
     return true;
 }
 
-/* ---- Opening ----------------------------------------------------------------------------------
- */
+/* ---- Opening ---- */
 
 bool tokenizer_create(Slice json, const char *name, Tokenizer **out, Error *err)
 {
@@ -73,8 +71,7 @@ void tokenizer_free(Tokenizer *tokenizer)
     memory_free(tokenizer);
 }
 
-/* ---- Tokens -----------------------------------------------------------------------------------
- */
+/* ---- Tokens ---- */
 
 size_t tokenizer_vocabulary_size(const Tokenizer *tokenizer)
 {
@@ -100,8 +97,7 @@ bool tokenizer_is_special(const Tokenizer *tokenizer, int32_t id)
     return vocabulary_flags(&tokenizer->vocabulary, id) & TOKEN_SPECIAL;
 }
 
-/* ---- Encoding ---------------------------------------------------------------------------------
- */
+/* ---- Encoding ---- */
 
 static void context_init(EncodeContext *context, const Tokenizer *tokenizer, TokenList *out,
                          Error *err)

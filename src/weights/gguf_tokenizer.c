@@ -251,8 +251,7 @@ static void write_post_processor(const GgufVocabulary *v, JsonWriter *w)
     json_write_object_end(w);
 }
 
-/* ---- GgufVocabulary
- * ------------------------------------------------------------------------------- */
+/* ---- GgufVocabulary ---- */
 
 static bool is_added(const GgufVocabulary *v, size_t id)
 {

@@ -78,8 +78,7 @@ static void assert_text(const Buffer *text, const char *expected)
         assert_memory_equal(text->ptr, expected, text->len);
 }
 
-/* ---- Greedy and options -----------------------------------------------------------------------
- */
+/* ---- Greedy and options ---- */
 
 static void argmax_takes_lowest_id_and_ignores_nan(void **state)
 {
@@ -233,8 +232,7 @@ static void bad_options_are_refused(void **state)
     free(text);
 }
 
-/* ---- Bias and penalties -----------------------------------------------------------------------
- */
+/* ---- Bias and penalties ---- */
 
 static void logit_bias_bans_selects_and_last_wins(void **state)
 {
@@ -335,8 +333,7 @@ static void presence_and_frequency_count_the_reply(void **state)
     generation_free(generation);
 }
 
-/* ---- Sampling ---------------------------------------------------------------------------------
- */
+/* ---- Sampling ---- */
 
 /* Log-probabilities of eight tokens; all others impossible. */
 static const double PROBABILITIES[] = {0.05, 0.30, 0.10, 0.20, 0.02, 0.25, 0.03, 0.05};
@@ -501,8 +498,7 @@ static void tiny_temperatures_are_greedy(void **state)
     }
 }
 
-/* ---- Text -------------------------------------------------------------------------------------
- */
+/* ---- Text ---- */
 
 typedef struct StopCase {
     const char *stop[4];

@@ -61,8 +61,7 @@ size_t fake_reply(const int32_t *prompt, size_t n_prompt, bool never_ends, char 
     return count;
 }
 
-/* ---- Operations -------------------------------------------------------------------------------
- */
+/* ---- Operations ---- */
 
 static FakeEngine *fake_of(Engine *engine)
 {

@@ -140,8 +140,7 @@ static void wait_for_idle(Fixture *fixture)
     fail_msg("jobs are still running after ten seconds");
 }
 
-/* ---- One job ----------------------------------------------------------------------------------
- */
+/* ---- One job ---- */
 
 static void replies_are_those_of_the_engine(void **state)
 {
@@ -284,8 +283,7 @@ static void timings_add_up(void **state)
     fixture_reset(&fixture);
 }
 
-/* ---- Errors -----------------------------------------------------------------------------------
- */
+/* ---- Errors ---- */
 
 static void errors_end_only_their_job(void **state)
 {
@@ -396,8 +394,7 @@ static void unread_text_is_bounded(void **state)
     fixture_reset(&fixture);
 }
 
-/* ---- Queue, cancellation, end -----------------------------------------------------------------
- */
+/* ---- Queue, cancellation, end ---- */
 
 static void queue_is_bounded_and_closes(void **state)
 {
@@ -573,8 +570,7 @@ static void jobs_outlive_the_scheduler(void **state)
     buffer_reset(&text);
 }
 
-/* ---- Many threads -----------------------------------------------------------------------------
- */
+/* ---- Many threads ---- */
 
 typedef struct Caller {
     Fixture *fixture;

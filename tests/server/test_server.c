@@ -125,8 +125,7 @@ static void wait_until_running(Fixture *fixture, size_t running, size_t waiting)
     fail_msg("%zu jobs should run and %zu wait", running, waiting);
 }
 
-/* ---- JSON -------------------------------------------------------------------------------------
- */
+/* ---- JSON ---- */
 
 static const JsonValue *parse(const Buffer *text, Arena *arena)
 {
@@ -203,8 +202,7 @@ static void assert_error(const Reply *reply, int status, const char *code, const
     arena_reset(&arena);
 }
 
-/* ---- Chat -------------------------------------------------------------------------------------
- */
+/* ---- Chat ---- */
 
 #define HEAD "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -361,8 +359,7 @@ static void options_reach_the_sampler(void **state)
     fixture_reset(&fixture);
 }
 
-/* ---- Streams ----------------------------------------------------------------------------------
- */
+/* ---- Streams ---- */
 
 typedef struct Stream {
     Buffer text;
@@ -572,8 +569,7 @@ static void silent_streams_get_comments(void **state)
     fixture_reset(&fixture);
 }
 
-/* ---- Errors of fields -------------------------------------------------------------------------
- */
+/* ---- Errors of fields ---- */
 
 #define HELLO "\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]"
 
@@ -751,8 +747,7 @@ static void deep_and_long_bodies_are_refused(void **state)
     fixture_reset(&fixture);
 }
 
-/* ---- Routes and heads -------------------------------------------------------------------------
- */
+/* ---- Routes and heads ---- */
 
 static void models_and_health_answer(void **state)
 {
@@ -984,8 +979,7 @@ static void framing_is_strict(void **state)
     fixture_reset(&fixture);
 }
 
-/* ---- Bodies and connections -------------------------------------------------------------------
- */
+/* ---- Bodies and connections ---- */
 
 static void chunked_bodies_in_small_pieces(void **state)
 {
@@ -1130,8 +1124,7 @@ static void pipelined_requests_are_answered_in_order(void **state)
     fixture_reset(&fixture);
 }
 
-/* ---- Load -------------------------------------------------------------------------------------
- */
+/* ---- Load ---- */
 
 static void open_chat(Fixture *fixture, Client *client, const char *content, size_t max,
                       bool stream)
@@ -1331,8 +1324,7 @@ static void slow_readers_delay_nobody(void **state)
     fixture_reset(&fixture);
 }
 
-/* ---- Start and stop ---------------------------------------------------------------------------
- */
+/* ---- Start and stop ---- */
 
 static void engine_errors_become_answers(void **state)
 {

@@ -14,8 +14,7 @@ enum { ARENA_BYTES = 1 << 30, TEXT_BYTES = 1 << 30 };
 
 static const char *pipelines_path = TEST_DATA_DIR "/tokenizer/pipelines.json";
 
-/* ---- Recorded cases ---------------------------------------------------------------------------
- */
+/* ---- Recorded cases ---- */
 
 static void read_ids(const JsonValue *array, TokenList *out)
 {
@@ -160,8 +159,7 @@ static void test_pipelines(void **state)
     for_each_item(pipelines_path, check_item);
 }
 
-/* ---- Failing allocations ----------------------------------------------------------------------
- */
+/* ---- Failing allocations ---- */
 
 static bool use_tokenizer(Slice json, Slice text)
 {
@@ -216,8 +214,7 @@ static void test_allocations(void **state)
     for_each_item(TEST_DATA_DIR "/tokenizer/pipelines.json", fail_each_allocation);
 }
 
-/* ---- Hostile files ----------------------------------------------------------------------------
- */
+/* ---- Hostile files ---- */
 
 #define MODEL(vocab, merges)                                                                       \
     "{\"model\":{\"type\":\"BPE\",\"vocab\":" vocab ",\"merges\":" merges "}"
@@ -371,8 +368,7 @@ static void test_order_of_members(void **state)
     tokenizer_free(tokenizer);
 }
 
-/* ---- Long words -------------------------------------------------------------------------------
- */
+/* ---- Long words ---- */
 
 static uint32_t next_random(uint32_t *seed)
 {
@@ -441,8 +437,7 @@ static void test_long_marks(void **state)
     tokenizer_free(tokenizer);
 }
 
-/* ---- Scanners against the regex engine --------------------------------------------------------
- */
+/* ---- Scanners against the regex engine ---- */
 
 /* Every piece gets a space in front, after its own spaces have been spelt as another character: so
  * the ids tell where the pieces begin. */
@@ -578,8 +573,7 @@ static void test_scanners(void **state)
 #undef TAIL
 }
 
-/* ---- Streaming --------------------------------------------------------------------------------
- */
+/* ---- Streaming ---- */
 
 /* A run of fallback bytes that is too long to be held back comes out as its characters are whole.
  */
