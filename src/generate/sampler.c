@@ -8,8 +8,8 @@
  * The full vocabulary is never sorted:
  *   top_k        a heap of the k best seen so far; most logits fail one comparison with its root;
  *   top_p        tokens below (1 - top_p) * total / vocab_size weigh less than 1 - top_p together,
- * so they are outside the nucleus; the few others become a heap from which the best is taken until
- *                the nucleus is full;
+ *                so they are outside the nucleus; the few others become a heap from which the best
+ *                is taken until the nucleus is full;
  *   neither      one pass for the weights and sums of blocks, then a walk over the blocks.
  * top_k, top_p and min_p each keep a prefix of the tokens in descending order, so the shortest one
  * decides, with the nucleus measured on what top_k left. */

@@ -1,8 +1,10 @@
 /* The pull reader: a state machine over the text with one byte per open container.
  *
  *   state             what may come                          set by
- *   STATE_VALUE       a value                                start, KEY (which takes its colon
- * along) STATE_FIRST_ITEM  a value or ]                           [ STATE_FIRST_KEY   a key or } {
+ *   STATE_VALUE       a value                                start, KEY (which takes its
+ *                                                            colon along)
+ *   STATE_FIRST_ITEM  a value or ]                           [
+ *   STATE_FIRST_KEY   a key or }                             {
  *   STATE_AFTER       , or the container's end; at depth 0   a value, ] and }
  *                     the end of the text
  *   STATE_FAILED      nothing: JSON_TOKEN_ERROR for ever     the first fault

@@ -1,8 +1,7 @@
 /* libmicrohttpd's callbacks: one request from its target to the end of its response.
  *
  *   begin -> head checked -> body collected -> handler -> reply queued
- *                                                     \-> task: advance ... suspended ... advance
- * -> end
+ *                                              \-> task: advance ... suspended ... advance -> end
  *
  * A refusal of a request whose body is still to come is queued at once, and the socket lingers.
  * Everything else is answered once the body is in. When a reply is queued early, libmicrohttpd

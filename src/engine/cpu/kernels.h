@@ -3,12 +3,13 @@
  * A PackedMatrix is cut into tiles of 8 output rows; rows past the last are zero. A tile is
  * contiguous:
  *
- *   quantised   group 0 | group 1 | ...           inputs [g * group_size, ...), all 8 rows
- *     group     scales [8] | biases [8] | block 0 | block 1 ...           scale_type each
- *     block     32 inputs: lane r of vector j (32 bits) holds row r's inputs 4j .. 4j + 3, j = 0 ..
- * 7 bytes   vector 0 | ... | vector 7                                           256 bytes nibbles 4
- * vectors: vector i has code vector 2i low and 2i + 1 high          128 bytes dense       input 0:
- * value of rows 0 .. 7 | input 1 | ...                   PackedFormat's type
+ *   quantised   group 0 | group 1 | ...              inputs [g * group_size, ...), all 8 rows
+ *     group     scales [8] | biases [8] | block 0 | block 1 | ...         scale_type each
+ *     block     32 inputs: lane r of vector j (32 bits) holds row r's inputs 4j .. 4j + 3,
+ *               j = 0 .. 7
+ *       bytes   vector 0 | ... | vector 7                                       256 bytes
+ *       nibbles 4 vectors: vector i has code vector 2i low and 2i + 1 high      128 bytes
+ *   dense       input 0: value of rows 0 .. 7 | input 1 | ...         PackedFormat's type
  *
  * A lane being a row, sums never cross lanes, and 8 rows share every broadcast of the activations.
  *
