@@ -18,6 +18,7 @@ enum {
 
 typedef struct ReplyTiming {
     size_t prompt_tokens, reply_tokens;
+    size_t decode_steps; /* the first token comes out of the prefill */
     double prompt_seconds, reply_seconds;
 } ReplyTiming;
 
@@ -84,22 +85,24 @@ static bool prefill(Engine *engine, EngineSequence *sequence, const TokenList *p
 /* Chooses, prints and feeds tokens until the generation ends, the context is full or a signal came.
  */
 static bool decode(const LoadedModel *loaded, EngineSequence *sequence, Generation *generation,
-                   size_t room, float *logits, Error *err)
+                   size_t room, float *logits, size_t *steps, Error *err)
 {
     Buffer text;
     buffer_init(&text, REPLY_PIECE_BYTES_MAX);
     bool ok = true;
+    *steps = 0;
     while (ok && !stop_requested()) {
         int32_t id;
         ok = generation_step(generation, logits, &id, &text, err) && write_piece(&text, err);
         if (!ok || generation_finish_reason(generation) != FINISH_NONE)
             break;
-        if (room-- == 0) {
+        if (*steps == room) {
             ok = generation_end(generation, FINISH_LENGTH, &text, err);
             break;
         }
         EngineRow row = {sequence, &id, 1, ENGINE_LOGITS_LAST};
         ok = engine_forward(loaded->engine, &row, 1, logits, err);
+        ++*steps;
     }
     if (ok && stop_requested())
         ok = generation_end(generation, FINISH_CANCELLED, &text, err);
@@ -142,10 +145,16 @@ static bool generate_reply(const LoadedModel *loaded, const Arguments *arguments
     if (!prefill(loaded->engine, sequence, prompt, logits, err))
         goto cleanup;
     double middle = clock_monotonic_seconds();
-    if (!decode(loaded, sequence, generation, room, logits, err))
+    size_t steps;
+    if (!decode(loaded, sequence, generation, room, logits, &steps, err))
         goto cleanup;
-    *timing = (ReplyTiming){prompt->count, generation_token_count(generation), middle - start,
-                            clock_monotonic_seconds() - middle};
+    *timing = (ReplyTiming){
+        .prompt_tokens = prompt->count,
+        .reply_tokens = generation_token_count(generation),
+        .decode_steps = steps,
+        .prompt_seconds = middle - start,
+        .reply_seconds = clock_monotonic_seconds() - middle,
+    };
     ok = true;
 cleanup:
     memory_free(logits);
@@ -159,7 +168,7 @@ static void print_timing(const ReplyTiming *timing)
     double prompt_rate =
         timing->prompt_seconds > 0 ? (double)timing->prompt_tokens / timing->prompt_seconds : 0;
     double reply_rate =
-        timing->reply_seconds > 0 ? (double)timing->reply_tokens / timing->reply_seconds : 0;
+        timing->reply_seconds > 0 ? (double)timing->decode_steps / timing->reply_seconds : 0;
     fprintf(stderr,
             "prefill %zu tokens, %.1f tokens/s; decode %zu tokens, %.1f tokens/s; peak memory %.0f "
             "MB\n",
