@@ -2,8 +2,8 @@
  * stdout: one line a format and shape; decode in GB/s of packed weights, prefill in GMAC/s, and
  * their shares of the measured read bandwidth and int8 rate. Best of several rounds. Usage:
  * bench_matrix [threads [prefill tokens [substring of a shape's name]]] */
-#include "engine.h"
 #include "cpu/matrix.h"
+#include "engine.h"
 
 #include <stdio.h>
 #include <stdlib.h>

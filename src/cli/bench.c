@@ -14,7 +14,8 @@
 typedef struct BenchResult {
     double prefill_tps, decode_tps;
     double prefill_share, decode_share; /* of the machine's limits */
-    size_t peak_bytes; /* resident; before the machine was measured, which takes memory of its own */
+    size_t
+        peak_bytes; /* resident; before the machine was measured, which takes memory of its own */
     MachineLimits limits;
     EngineDescription engine;
 } BenchResult;

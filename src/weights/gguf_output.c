@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- GgufOutput file ---- */
+/* ---- Output file ---- */
 
 static bool fail_io(const GgufOutput *output, const char *action, Error *err)
 {

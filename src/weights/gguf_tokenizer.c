@@ -251,7 +251,7 @@ static void write_post_processor(const GgufVocabulary *v, JsonWriter *w)
     json_write_object_end(w);
 }
 
-/* ---- GgufVocabulary ---- */
+/* ---- Vocabulary ---- */
 
 static bool is_added(const GgufVocabulary *v, size_t id)
 {
