@@ -1,22 +1,20 @@
-#define _GNU_SOURCE /* ppoll */
 #include "cli.h"
 
 #include "loaded_model.h"
 #include "scheduler.h"
 #include "server.h"
 
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 
 enum { GRACE_SECONDS = 5 };
 
 /* Sleeps until SIGINT or SIGTERM. The signals are blocked in every thread and let through only
- * inside ppoll, so that none can slip in between the look at the flag and the sleep. */
+ * inside sigsuspend, so that none can slip in between the look at the flag and the sleep. */
 static void wait_for_stop(const sigset_t *unblocked)
 {
     while (!stop_requested())
-        ppoll(NULL, 0, NULL, unblocked);
+        sigsuspend(unblocked);
 }
 
 static bool serve(const Arguments *arguments, const LoadedModel *loaded, const sigset_t *unblocked,

@@ -15,7 +15,8 @@ typedef void (*CpuTask)(void *context, size_t part, size_t n_parts);
 bool cpu_pool_create(size_t threads, CpuPool **out, Error *err) WARN_UNUSED;
 void cpu_pool_free(CpuPool *pool);            /* joins the workers; accepts NULL */
 size_t cpu_pool_threads(const CpuPool *pool); /* 1 for NULL */
-/* pool may be NULL: all parts run on the caller. */
+/* pool may be NULL: all parts run on the caller. Sections do not nest: a task must not call this.
+ */
 void cpu_pool_run(CpuPool *pool, CpuTask task, void *context, size_t n_parts);
 /* Index of the calling thread within the running section: 0 .. threads - 1 (for per-thread
  * scratch). */
