@@ -10,8 +10,32 @@
 #include <sched.h>
 #endif
 
+#ifdef __linux__
+/* VmHWM of /proc/self/status; 0 if it cannot be read. getrusage would count the memory of the
+ * process that started this one: the kernel keeps its maximum across fork and exec. */
+static size_t read_high_water_mark(void)
+{
+    FILE *file = fopen("/proc/self/status", "r");
+    if (!file)
+        return 0;
+    char line[128];
+    unsigned long kilobytes = 0;
+    while (fgets(line, sizeof(line), file)) {
+        if (sscanf(line, "VmHWM: %lu", &kilobytes) == 1)
+            break;
+    }
+    fclose(file);
+    return (size_t)kilobytes * 1024;
+}
+#endif
+
 size_t process_peak_resident_bytes(void)
 {
+#ifdef __linux__
+    size_t peak = read_high_water_mark();
+    if (peak > 0)
+        return peak;
+#endif
     struct rusage usage;
     if (getrusage(RUSAGE_SELF, &usage) != 0)
         return 0;
