@@ -40,12 +40,17 @@ static const JsonValue *find_reasoning(const JsonValue *message)
     return NULL;
 }
 
-/* The text of a part of kind text, or NULL. */
+/* The text of a part of type text or refusal, which holds it under the same name; else NULL. */
 static const JsonValue *part_text(const JsonValue *part)
 {
-    const JsonValue *type = json_get_present(part, "type"), *text = json_get_present(part, "text");
-    bool is_text = json_is(type, JSON_STRING) && slice_equal(type->as.string, SLICE("text"));
-    return is_text && json_is(text, JSON_STRING) ? text : NULL;
+    static const char *const types[] = {"text", "refusal"};
+    const JsonValue *type = json_get_present(part, "type");
+    for (size_t i = 0; i < ARRAY_COUNT(types) && json_is(type, JSON_STRING); i++) {
+        const JsonValue *text = json_get_present(part, types[i]);
+        if (slice_equal(type->as.string, slice_of(types[i])) && json_is(text, JSON_STRING))
+            return text;
+    }
+    return NULL;
 }
 
 /* An array of nothing but text parts becomes their concatenation; anything else stays. */

@@ -2,7 +2,6 @@
 #include "server.h"
 
 #include <stdio.h>
-#include <string.h>
 
 /* Members that are replaced or dropped when null; all others pass as they are. */
 static const char *const MESSAGE_MEMBERS[] = {"role",       "content",      "name",
@@ -36,11 +35,10 @@ static JsonValue string_value(Slice text)
 
 /* ---- Content ---- */
 
-static bool read_part(MessageReader *reader, const JsonValue *part, size_t at, bool is_assistant,
-                      Slice *text)
+static bool check_part(MessageReader *reader, const JsonValue *part, size_t at, bool is_assistant)
 {
     char member[64];
-    Slice type = SLICE_EMPTY;
+    Slice type = SLICE_EMPTY, text;
     snprintf(member, sizeof(member), "content[%zu]", at);
     if (part->kind != JSON_OBJECT)
         return field_wrong_type(part, param_of(reader, member), "an object", reader->error);
@@ -66,35 +64,20 @@ static bool read_part(MessageReader *reader, const JsonValue *part, size_t at, b
     if (!value)
         return http_error_set(reader->error, FAULT_MISSING, param_of(reader, member),
                               "A part of type '%s' needs '%s'.", name, name);
-    return field_read_string(value, param_of(reader, member), text, reader->error);
+    return field_read_string(value, param_of(reader, member), &text, reader->error);
 }
 
-static bool join_parts(MessageReader *reader, const JsonValue *parts, bool is_assistant,
-                       JsonValue *out)
+/* Each part must be text; the chat room joins them. */
+static bool check_parts(MessageReader *reader, const JsonValue *parts, bool is_assistant)
 {
-    size_t count = parts->as.array.count, total = 0;
+    size_t count = parts->as.array.count;
     if (count == 0)
         return http_error_set(reader->error, FAULT_EMPTY_ARRAY, param_of(reader, "content"),
                               "The array of content parts is empty.");
-    Slice *texts = arena_allocate_array(reader->arena, count, sizeof(*texts));
-    if (!texts)
-        return no_memory(reader);
     for (size_t i = 0; i < count; i++) {
-        if (!read_part(reader, &parts->as.array.items[i], i, is_assistant, &texts[i]))
+        if (!check_part(reader, &parts->as.array.items[i], i, is_assistant))
             return false;
-        total += texts[i].len; /* all lie in one body: no overflow */
     }
-    char *joined = arena_allocate(reader->arena, total + 1);
-    if (!joined)
-        return no_memory(reader);
-    size_t at = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (texts[i].len > 0)
-            memcpy(joined + at, texts[i].ptr, texts[i].len);
-        at += texts[i].len;
-    }
-    joined[total] = '\0';
-    *out = string_value((Slice){joined, total});
     return true;
 }
 
@@ -110,12 +93,11 @@ static bool read_content(MessageReader *reader, const JsonValue *value, Slice ro
             reader->error, FAULT_MISSING, param_of(reader, "content"),
             "A message needs a 'content' unless it is an assistant's with tool calls.");
     }
-    if (value->kind == JSON_STRING) {
-        *out = *value;
+    *out = *value;
+    if (value->kind == JSON_STRING)
         return true;
-    }
     if (value->kind == JSON_ARRAY)
-        return join_parts(reader, value, is_assistant, out);
+        return check_parts(reader, value, is_assistant);
     return field_wrong_type(value, param_of(reader, "content"), "a string or an array of parts",
                             reader->error);
 }

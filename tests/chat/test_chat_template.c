@@ -87,6 +87,10 @@ static void test_content(void **state)
         "[{\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]";
     check("{{ messages[0].content + '!' }}", parts, true, "ab!");
     check("{{ messages[0].content | length }}", parts, false, "2");
+    check("{{ messages[0].content }}",
+          "[{\"content\":[{\"type\":\"text\",\"text\":\"a\"},"
+          "{\"type\":\"refusal\",\"refusal\":\"no\"}]}]",
+          true, "ano");
     check("{{ messages[0].content | length }}",
           "[{\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"image\"}]}]", true, "2");
     check("{{ messages[0].content }}", "[{\"content\":[]}]", true, "[]");

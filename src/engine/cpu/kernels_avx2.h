@@ -105,6 +105,32 @@ static FORCE_INLINE __m256 add_block(__m256 acc, __m256i dot, __m256 scales, __m
     return _mm256_fmadd_ps(biases, _mm256_broadcast_ss(&x->offset), acc);
 }
 
+/* Calls multiply(job, format, scale type, code bits) with what fits the job's matrix. A macro,
+ * since each call must have constants to be compiled for: a function would pass them at run time.
+ */
+#define AVX2_MULTIPLY_SCALES(multiply, job, format, code_bits)                                     \
+    do {                                                                                           \
+        if ((job)->matrix->scale_type == SCALE_F16)                                                \
+            multiply(job, format, SCALE_F16, code_bits);                                           \
+        else if ((job)->matrix->scale_type == SCALE_BF16)                                          \
+            multiply(job, format, SCALE_BF16, code_bits);                                          \
+        else                                                                                       \
+            multiply(job, format, SCALE_F32, code_bits);                                           \
+    } while (0)
+#define AVX2_MULTIPLY(multiply, job)                                                               \
+    do {                                                                                           \
+        if ((job)->matrix->format == PACKED_NIBBLES)                                               \
+            AVX2_MULTIPLY_SCALES(multiply, job, PACKED_NIBBLES, 4);                                \
+        else if ((job)->matrix->format == PACKED_FP4)                                              \
+            multiply(job, PACKED_FP4, SCALE_BF16, 4);                                              \
+        else if ((job)->matrix->code_bits == 5)                                                    \
+            AVX2_MULTIPLY_SCALES(multiply, job, PACKED_BYTES, 5);                                  \
+        else if ((job)->matrix->code_bits == 6)                                                    \
+            AVX2_MULTIPLY_SCALES(multiply, job, PACKED_BYTES, 6);                                  \
+        else                                                                                       \
+            AVX2_MULTIPLY_SCALES(multiply, job, PACKED_BYTES, 8);                                  \
+    } while (0)
+
 /* Writes the rows of a tile that exist. */
 static FORCE_INLINE void store_tile(const KernelJob *job, size_t tile, size_t token, __m256 acc)
 {

@@ -197,37 +197,7 @@ static FORCE_INLINE void multiply_type(const KernelJob *job, PackedFormat format
         multiply_kind(job, (Kind){format, type, code_bits, 1});
 }
 
-static FORCE_INLINE void multiply_format(const KernelJob *job, PackedFormat format,
-                                         uint32_t code_bits)
-{
-    switch (job->matrix->scale_type) {
-    case SCALE_F32:
-        multiply_type(job, format, SCALE_F32, code_bits);
-        break;
-    case SCALE_F16:
-        multiply_type(job, format, SCALE_F16, code_bits);
-        break;
-    case SCALE_BF16:
-        multiply_type(job, format, SCALE_BF16, code_bits);
-        break;
-    }
-}
-
 void avx2_multiply_many(const KernelJob *job)
 {
-    switch (job->matrix->format) {
-    case PACKED_NIBBLES:
-        multiply_format(job, PACKED_NIBBLES, 4);
-        break;
-    case PACKED_FP4:
-        multiply_type(job, PACKED_FP4, SCALE_BF16, 4);
-        break;
-    default:
-        if (job->matrix->code_bits == 5)
-            multiply_format(job, PACKED_BYTES, 5);
-        else if (job->matrix->code_bits == 6)
-            multiply_format(job, PACKED_BYTES, 6);
-        else
-            multiply_format(job, PACKED_BYTES, 8);
-    }
+    AVX2_MULTIPLY(multiply_type, job);
 }
