@@ -207,8 +207,10 @@ void server_stop(Server *server, double grace_seconds)
     if (!server)
         return;
     MHD_quiesce_daemon(server->daemon);
-    close(server->listen_socket);
-    server->listen_socket = -1;
+    /* Refuses connections from now on. Closing waits for the end: until they have stopped, the
+     * library's threads may still take the descriptor out of their sets, and the number could be
+     * another's. */
+    shutdown(server->listen_socket, SHUT_RDWR);
 
     pthread_mutex_lock(&server->mutex);
     server->stopping = true;
