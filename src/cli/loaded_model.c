@@ -2,6 +2,25 @@
 
 #include <stdio.h>
 
+/* The stop set: the model's ids and the tokenizer's eos_token. */
+static bool add_tokenizer_eos(LoadedModel *loaded, Error *err)
+{
+    Slice eos = chat_template_eos_token(loaded->chat);
+    int32_t id = eos.len > 0 ? tokenizer_find_token(loaded->tokenizer, eos) : -1;
+    return model_add_eos(loaded->model, id, err);
+}
+
+/* Said last, when nothing can fail any more: an error is one line alone. */
+static void report_skipped(const ModelWeights *weights)
+{
+    if (weights->n_skipped == 0)
+        return;
+    bool one = weights->n_skipped == 1;
+    log_write(LOG_INFO, "skipping %zu tensor%s (%.1f MB) that the text model does not use: %.*s%s",
+              weights->n_skipped, one ? "" : "s", (double)weights->skipped_bytes * 1e-6,
+              SLICE_ARG(weights->first_skipped->name), one ? "" : " and others");
+}
+
 bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *out, Error *err)
 {
     *out = (LoadedModel){0};
@@ -15,7 +34,8 @@ bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *
     if (parts & LOAD_TEXT) {
         Slice type = slice_of(out->model->config.model_type);
         if (!tokenizer_open(arguments->model, &out->tokenizer, err) ||
-            !chat_template_open(arguments->model, type, &out->chat, err))
+            !chat_template_open(arguments->model, type, &out->chat, err) ||
+            !add_tokenizer_eos(out, err))
             goto failed;
     }
     if (parts & LOAD_ENGINE) {
@@ -27,6 +47,7 @@ bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *
         if (!engine_open(out->model, &options, &out->engine, err))
             goto failed;
     }
+    report_skipped(&out->model->weights);
     return true;
 failed:
     loaded_model_close(out);

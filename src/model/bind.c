@@ -5,10 +5,13 @@
  *   PREFIX model.layers.N.self_attn.{q,k,v,o}_proj | qkv_proj, {q,k}_norm
  *   PREFIX model.layers.N.mlp.{gate,up,down}_proj | gate_up_proj
  *   PREFIX model.layers.N.mlp.gate, mlp.switch_mlp.{gate,up,down}_proj          (experts)
+ *   PREFIX model.layers.N.mlp.experts.E.{gate,up,down}_proj      (the same, not stacked)
  *
  * Matrices are views (WeightMatrix); norms and biases are copied to float32, with Gemma's 1 added.
- * A tensor that no field takes and that is not known to be dead weight is refused, as mlx_lm does:
- * a bias that the configuration does not announce would otherwise be dropped without a word. */
+ * A tensor of a layer, of the norm, the embedding or the head that no field takes is refused, as
+ * mlx_lm does: a bias that the configuration does not announce, or a layer beyond its count, would
+ * otherwise be dropped without a word. Tensors beside those (a vision tower) are skipped and
+ * counted, so that a caller can say so. */
 #include "model_parts.h"
 
 #include <stdio.h>
@@ -23,6 +26,9 @@ typedef struct Binder {
     char layer[64];          /* "language_model.model.layers.12." */
     const TensorView **used; /* every tensor that a field took */
     size_t n_used;
+    QuantSpec defaults;
+    bool defaults_fit;         /* a module that config.json does not name has the global layout */
+    WeightMatrix first_misfit; /* weight NULL: none yet */
     Error *err;
 } Binder;
 
@@ -79,6 +85,31 @@ static bool bind_layer_norm(Binder *b, const char *suffix, size_t length, const 
            bind_vector(b, name, length, b->model->config.norm_adds_one, out);
 }
 
+static void compare_with_defaults(Binder *b, const WeightMatrix *matrix)
+{
+    if (matrix->mode == QUANT_NONE || !b->defaults.quantized)
+        return;
+    if (matrix->mode == b->defaults.mode && matrix->bits == b->defaults.bits &&
+        matrix->group_size == b->defaults.group_size)
+        b->defaults_fit = true;
+    else if (!b->first_misfit.weight)
+        b->first_misfit = *matrix;
+}
+
+/* A module that config.json does not name may differ from the global values, and its tensors
+ * decide. But when all of them differ, one of the two files is not this model's. */
+static bool check_defaults(const Binder *b)
+{
+    const WeightMatrix *m = &b->first_misfit;
+    if (b->defaults_fit || !m->weight)
+        return true;
+    return error_set(b->err, ERROR_INVALID,
+                     "config.json: quantization says %u bits, group_size %u, but no module is so: "
+                     "tensor %.*s has %u bits, group_size %u",
+                     b->defaults.bits, b->defaults.group_size, SLICE_ARG(m->weight->name), m->bits,
+                     m->group_size);
+}
+
 static bool bind_module(Binder *b, const char *module, size_t n_experts, size_t rows, size_t cols,
                         WeightMatrix *out)
 {
@@ -88,9 +119,12 @@ static bool bind_module(Binder *b, const char *module, size_t n_experts, size_t 
         !weight_matrix_bind(b->model->tensors, module, n_experts, rows, cols, named ? &spec : NULL,
                             out, b->err))
         return false;
+    if (!named)
+        compare_with_defaults(b, out);
     note_used(b, out->weight);
     note_used(b, out->scales);
     note_used(b, out->biases);
+    note_used(b, out->global_scale);
     b->model->weights.parameter_count += n_experts * rows * cols;
     return true;
 }
@@ -102,6 +136,9 @@ static bool bind_linear(Binder *b, const char *suffix, size_t rows, size_t cols,
     char name[MODULE_NAME_MAX];
     if (!layer_name(b, suffix, "", name) || !bind_module(b, name, 1, rows, cols, out))
         return false;
+    if (out->global_scale)
+        return error_set(b->err, ERROR_UNSUPPORTED, "tensor %.*s: expected on experts only",
+                         SLICE_ARG(out->global_scale->name));
     return !has_bias ||
            (layer_name(b, suffix, ".bias", name) && bind_vector(b, name, rows, false, bias));
 }
@@ -155,12 +192,27 @@ static bool bind_dense_mlp(Binder *b, LayerWeights *layer)
                        &layer->down_bias);
 }
 
-static bool bind_expert_stack(Binder *b, const char *suffix, size_t rows, size_t cols,
+static bool bind_expert_stack(Binder *b, const char *projection, size_t rows, size_t cols,
                               WeightMatrix *out)
 {
-    char name[MODULE_NAME_MAX];
-    return layer_name(b, suffix, "", name) &&
-           bind_module(b, name, b->model->config.num_experts, rows, cols, out);
+    char suffix[64], name[MODULE_NAME_MAX];
+    uint32_t n_experts = b->model->config.num_experts;
+    snprintf(suffix, sizeof suffix, "mlp.experts.0.%s", projection);
+    if (!layer_name(b, suffix, ".weight", name))
+        return false;
+    if (!tensor_set_find(b->model->tensors, slice_of(name))) {
+        snprintf(suffix, sizeof suffix, "mlp.switch_mlp.%s", projection);
+        return layer_name(b, suffix, "", name) && bind_module(b, name, n_experts, rows, cols, out);
+    }
+    WeightMatrix *experts = arena_allocate_array(&b->model->arena, n_experts, sizeof *experts);
+    if (!experts)
+        return error_no_memory(b->err, "experts");
+    for (uint32_t e = 0; e < n_experts; e++) {
+        snprintf(suffix, sizeof suffix, "mlp.experts.%u.%s", e, projection);
+        if (!bind_linear(b, suffix, rows, cols, false, &experts[e], NULL))
+            return false;
+    }
+    return weight_matrix_join_experts(experts, n_experts, out, b->err);
 }
 
 static bool bind_experts(Binder *b, LayerWeights *layer)
@@ -168,9 +220,9 @@ static bool bind_experts(Binder *b, LayerWeights *layer)
     const ModelConfig *c = &b->model->config;
     size_t hidden = c->hidden_size, inner = c->moe_intermediate_size;
     return bind_linear(b, "mlp.gate", c->num_experts, hidden, false, &layer->router, NULL) &&
-           bind_expert_stack(b, "mlp.switch_mlp.gate_proj", inner, hidden, &layer->expert_gate) &&
-           bind_expert_stack(b, "mlp.switch_mlp.up_proj", inner, hidden, &layer->expert_up) &&
-           bind_expert_stack(b, "mlp.switch_mlp.down_proj", hidden, inner, &layer->expert_down);
+           bind_expert_stack(b, "gate_proj", inner, hidden, &layer->expert_gate) &&
+           bind_expert_stack(b, "up_proj", inner, hidden, &layer->expert_up) &&
+           bind_expert_stack(b, "down_proj", hidden, inner, &layer->expert_down);
 }
 
 static bool bind_norms(Binder *b, LayerWeights *layer)
@@ -237,16 +289,30 @@ static bool bind_embedding(Binder *b)
     return bind_module(b, name, 1, c->vocab_size, c->hidden_size, &w->head);
 }
 
-/* Tensors that files carry and no text model uses. */
-static bool is_dead_weight(Slice name, const Architecture *architecture, bool tied)
+/* How a tensor that no field took is met. */
+typedef enum Unused {
+    UNUSED_KNOWN,   /* carried by many files and meant to be dropped: no word about it */
+    UNUSED_FOREIGN, /* beside the text model */
+    UNUSED_PART     /* of the text model, yet the configuration does not account for it */
+} Unused;
+
+static Unused judge_unused(Slice name, const Architecture *architecture, bool tied)
 {
+    static const char *const PARTS[] = {"model.layers.", "model.norm.", "model.embed_tokens.",
+                                        "lm_head."};
     if (slice_ends_with(name, SLICE(".rotary_emb.inv_freq")))
-        return true;
+        return UNUSED_KNOWN;
     Slice prefix = slice_of(architecture->tensor_prefix);
-    if (prefix.len > 0 && !slice_starts_with(name, prefix))
-        return true; /* vision_tower, multi_modal_projector */
+    if (!slice_starts_with(name, prefix))
+        return UNUSED_FOREIGN;
     Slice rest = {name.ptr + prefix.len, name.len - prefix.len};
-    return tied && slice_starts_with(rest, SLICE("lm_head."));
+    if (tied && slice_starts_with(rest, SLICE("lm_head.")))
+        return UNUSED_KNOWN;
+    for (size_t i = 0; i < ARRAY_COUNT(PARTS); i++) {
+        if (slice_starts_with(rest, slice_of(PARTS[i])))
+            return UNUSED_PART;
+    }
+    return UNUSED_FOREIGN;
 }
 
 static int compare_pointers(const void *a, const void *b)
@@ -257,19 +323,28 @@ static int compare_pointers(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static bool refuse_unused(Binder *b)
+/* Refuses unused parts of the model and counts the tensors that are skipped. */
+static bool account_for_unused(Binder *b)
 {
-    qsort(b->used, b->n_used, sizeof(const TensorView *), compare_pointers);
+    if (b->n_used > 1)
+        qsort(b->used, b->n_used, sizeof(const TensorView *), compare_pointers);
     const TensorSet *set = b->model->tensors;
+    ModelWeights *w = &b->model->weights;
     for (size_t i = 0; i < tensor_set_count(set); i++) {
         const TensorView *tensor = tensor_set_at(set, i);
-        if (bsearch(&tensor, b->used, b->n_used, sizeof(const TensorView *), compare_pointers) ||
-            is_dead_weight(tensor->name, b->draft->architecture,
-                           b->model->config.tie_word_embeddings))
+        if (bsearch(&tensor, b->used, b->n_used, sizeof(const TensorView *), compare_pointers))
             continue;
-        return error_set(b->err, ERROR_UNSUPPORTED,
-                         "tensor %.*s: not part of a %s model with this config.json",
-                         SLICE_ARG(tensor->name), b->model->config.model_type);
+        Unused kind = judge_unused(tensor->name, b->draft->architecture,
+                                   b->model->config.tie_word_embeddings);
+        if (kind == UNUSED_PART)
+            return error_set(b->err, ERROR_UNSUPPORTED,
+                             "tensor %.*s: not part of a %s model with this config.json",
+                             SLICE_ARG(tensor->name), b->model->config.model_type);
+        if (kind == UNUSED_KNOWN)
+            continue;
+        w->first_skipped = w->n_skipped ? w->first_skipped : tensor;
+        w->n_skipped++;
+        w->skipped_bytes += tensor->n_bytes;
     }
     return true;
 }
@@ -288,7 +363,7 @@ bool weights_bind(Model *model, const ModelDraft *draft, Error *err)
         goto cleanup;
     }
     memset(w->layers, 0, n_layers * sizeof *w->layers);
-    if (!bind_embedding(&b))
+    if (!quantization_defaults(draft->quantization, &b.defaults, err) || !bind_embedding(&b))
         goto cleanup;
     char name[MODULE_NAME_MAX];
     snprintf(name, sizeof name, "%smodel.norm.weight", draft->architecture->tensor_prefix);
@@ -299,7 +374,7 @@ bool weights_bind(Model *model, const ModelDraft *draft, Error *err)
         if (!bind_layer(&b, i))
             goto cleanup;
     }
-    ok = refuse_unused(&b);
+    ok = check_defaults(&b) && account_for_unused(&b);
 cleanup:
     memory_free(b.used);
     return ok;

@@ -430,3 +430,11 @@ bool model_is_eos(const ModelConfig *config, int32_t id)
     }
     return false;
 }
+
+bool model_add_eos(Model *model, int32_t id, Error *err)
+{
+    const JsonValue value = {.kind = JSON_INT, .as.integer = id};
+    if (id < 0 || model_is_eos(&model->config, id))
+        return true;
+    return add_eos(&value, &model->config, err);
+}

@@ -103,6 +103,9 @@ typedef struct ModelWeights {
     LayerWeights *layers;    /* [num_hidden_layers] */
     size_t parameter_count;
     size_t bytes; /* of the tensors that are used, as stored */
+    /* Tensors beside the text model (a vision tower) that nothing uses; NULL and 0 without any. */
+    const TensorView *first_skipped;
+    size_t n_skipped, skipped_bytes;
 } ModelWeights;
 
 typedef struct Model {
@@ -122,5 +125,8 @@ bool model_config_parse(Slice config_json, Slice generation_config_json, Arena *
 /* "llama, mistral, ..." */
 const char *model_supported_types(void);
 bool model_is_eos(const ModelConfig *config, int32_t id);
+/* Adds the tokenizer's own end of text to the ids that end a text (it knows no text itself); a
+ * negative or known id changes nothing. Before other threads see the model. */
+bool model_add_eos(Model *model, int32_t id, Error *err) WARN_UNUSED;
 
 #endif

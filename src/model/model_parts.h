@@ -88,6 +88,8 @@ bool rope_tables_build(const JsonValue *text, const Architecture *architecture, 
 /* config.json's quantisation object (NULL when there is none); other formats are refused.
  * quantization.c */
 bool quantization_find(const JsonValue *root, const JsonValue **out, Error *err) WARN_UNUSED;
+/* The object's global values; not quantised when there is no object. */
+bool quantization_defaults(const JsonValue *quantization, QuantSpec *out, Error *err) WARN_UNUSED;
 /* What the object says about one module: *named tells whether it names the module at all. */
 bool quantization_module(const JsonValue *quantization, const char *module, QuantSpec *out,
                          bool *named, Error *err) WARN_UNUSED;

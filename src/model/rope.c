@@ -209,8 +209,12 @@ static bool read_rotary_dims(const JsonValue *text, const Architecture *architec
                              uint32_t head_dim, uint32_t *out, Error *err)
 {
     double part = 1.0;
+    const JsonValue *holder = text;
+    if (!json_get_present(text, "partial_rotary_factor") &&
+        json_is(json_get_present(text, "rope_parameters"), JSON_OBJECT))
+        holder = json_get_present(text, "rope_parameters");
     if (architecture->has_partial_rotary &&
-        !config_read_positive(text, "partial_rotary_factor", 1.0, &part, err))
+        !config_read_positive(holder, "partial_rotary_factor", 1.0, &part, err))
         return false;
     double dims = floor((double)head_dim * part);
     if (!(part <= 1.0) || dims < 2.0 || fmod(dims, 2.0) > 0.0)
@@ -251,6 +255,23 @@ static bool build_global(const JsonValue *text, const Architecture *architecture
            error_prefix(err, "%s", scaling_key);
 }
 
+/* A scaling that names the length it starts from makes the context that many times longer, where
+ * max_position_embeddings does not say so already (Qwen's way of switching yarn on). */
+static void extend_context(const JsonValue *text, ModelConfig *config)
+{
+    static const double MOST = 1 << 30;
+    const RopeTable *table = &config->rope[0];
+    if (table->scaling != ROPE_SCALING_YARN && table->scaling != ROPE_SCALING_LLAMA3)
+        return;
+    const JsonValue *scaling = json_get_present(text, "rope_scaling");
+    if (!scaling)
+        scaling = parameters_of(text, "full_attention");
+    const JsonValue *original = json_get_present(scaling, "original_max_position_embeddings");
+    double length = original ? floor(json_to_double(original) * table->factor) : 0.0;
+    if (length > (double)config->max_position_embeddings)
+        config->max_position_embeddings = (uint32_t)(length < MOST ? length : MOST);
+}
+
 bool rope_tables_build(const JsonValue *text, const Architecture *architecture, Arena *arena,
                        ModelConfig *config, Error *err)
 {
@@ -263,6 +284,7 @@ bool rope_tables_build(const JsonValue *text, const Architecture *architecture, 
     if (!read_rotary_dims(text, architecture, config->head_dim, &rotary_dims, err) ||
         !build_global(text, architecture, rotary_dims, arena, config, err))
         return false;
+    extend_context(text, config);
     config->rope[1] = config->rope[0];
     if (!architecture->has_local_rope)
         return true;

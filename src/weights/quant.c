@@ -18,6 +18,10 @@
 
 enum { TENSOR_NAME_MAX = 512, CODES_PER_UNIT = 8, READ_GROUP_MAX = 128 };
 
+/* nvfp4 with a global scale g (the largest magnitude): E4M3 reaches 448, E2M1 6; 448 * 6 times the
+ * stored unit g / 2688 is g. */
+static const float nvfp4_global_unit = 2688.0f;
+
 static bool is_float_dtype(DType dtype)
 {
     return dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
@@ -136,9 +140,10 @@ static bool derive_mode(const Binder *b, WeightMatrix *out)
         else if (bits == 4 && group == 16)
             out->mode = QUANT_NVFP4;
         else
-            return error_set(b->err, ERROR_UNSUPPORTED,
-                             "%s: %u bits in groups of %u with U8 scales is no mode of MLX's",
-                             b->module, bits, group);
+            return error_set(
+                b->err, ERROR_UNSUPPORTED,
+                "tensor %s.weight: %u bits in groups of %u with U8 scales is no mode of MLX's",
+                b->module, bits, group);
         if (out->biases)
             return error_set(b->err, ERROR_INVALID, "tensor %.*s: %s has no biases",
                              SLICE_ARG(out->biases->name), mode_name(out->mode));
@@ -147,11 +152,11 @@ static bool derive_mode(const Binder *b, WeightMatrix *out)
     if (!is_float_dtype(out->scales->dtype))
         return fail_dtype(b, out->scales, "F32, F16, BF16 or U8");
     if (!is_affine_layout(bits, group))
-        return error_set(
-            b->err, ERROR_UNSUPPORTED,
-            "%s: %u bits in groups of %u: affine has 2, 3, 4, 5, 6 or 8 bits in groups of "
-            "32, 64 or 128",
-            b->module, bits, group);
+        return error_set(b->err, ERROR_UNSUPPORTED,
+                         "tensor %s.weight: %u bits in groups of %u: affine has 2, 3, 4, 5, 6 or 8 "
+                         "bits in groups of "
+                         "32, 64 or 128",
+                         b->module, bits, group);
     if (!out->biases)
         return error_set(b->err, ERROR_NOT_FOUND,
                          "tensor %s.biases: missing, but %s.scales is affine", b->module,
@@ -162,6 +167,25 @@ static bool derive_mode(const Binder *b, WeightMatrix *out)
         return fail_shape(b, out->biases, b->cols / group, "");
     out->mode = QUANT_AFFINE;
     return true;
+}
+
+/* An optional factor per expert, of nvfp4 only. */
+static bool check_global_scale(const Binder *b, const WeightMatrix *out)
+{
+    const TensorView *scale = out->global_scale;
+    if (!scale)
+        return true;
+    if (out->mode != QUANT_NVFP4)
+        return error_set(b->err, ERROR_UNSUPPORTED, "tensor %.*s: %s has no global scale",
+                         SLICE_ARG(scale->name), mode_name(out->mode));
+    if (scale->dtype != DTYPE_F32)
+        return fail_dtype(b, scale, "F32");
+    char found[SHAPE_TEXT_MAX];
+    bool is_scalar = b->n_experts == 1 && scale->n_dims == 0;
+    if (is_scalar || (scale->n_dims == 1 && (uint64_t)scale->shape[0] == b->n_experts))
+        return true;
+    return error_set(b->err, ERROR_INVALID, "tensor %.*s: shape %s, expected [%zu]",
+                     SLICE_ARG(scale->name), tensor_shape_text(scale, found), b->n_experts);
 }
 
 static bool agree_with_spec(const Binder *b, const QuantSpec *spec, const WeightMatrix *out)
@@ -176,7 +200,7 @@ static bool agree_with_spec(const Binder *b, const QuantSpec *spec, const Weight
         return true;
     return error_set(
         b->err, ERROR_INVALID,
-        "%s: the tensors are %s, %u bits, group_size %u; config.json says %s, %u bits, "
+        "tensor %s.weight: %s, %u bits, group_size %u; expected by config.json: %s, %u bits, "
         "group_size %u",
         b->module, mode_name(out->mode), out->bits, out->group_size, mode_name(spec->mode),
         spec->bits, spec->group_size);
@@ -189,7 +213,9 @@ bool weight_matrix_bind(const TensorSet *set, const char *module, size_t n_exper
     Binder b = {set, module, n_experts, rows, cols, err};
     WeightMatrix matrix = {.n_experts = n_experts, .rows = rows, .cols = cols};
     if (!find_tensor(&b, ".weight", &matrix.weight) ||
-        !find_tensor(&b, ".scales", &matrix.scales) || !find_tensor(&b, ".biases", &matrix.biases))
+        !find_tensor(&b, ".scales", &matrix.scales) ||
+        !find_tensor(&b, ".biases", &matrix.biases) ||
+        !find_tensor(&b, ".global_scale", &matrix.global_scale))
         return false;
     if (!matrix.weight)
         return error_set(err, ERROR_NOT_FOUND, "tensor %s.weight: missing", module);
@@ -198,13 +224,46 @@ bool weight_matrix_bind(const TensorSet *set, const char *module, size_t n_exper
                          rows, cols);
     if (!matrix.scales) {
         matrix.biases = NULL;
+        matrix.global_scale = NULL;
         if (!bind_dense(&b, spec, &matrix))
             return false;
     } else if (!derive_widths(&b, &matrix) || !derive_mode(&b, &matrix) ||
-               !agree_with_spec(&b, spec, &matrix)) {
+               !check_global_scale(&b, &matrix) || !agree_with_spec(&b, spec, &matrix)) {
         return false;
     }
     *out = matrix;
+    return true;
+}
+
+static const char *module_of(const WeightMatrix *matrix, int *len)
+{
+    *len = (int)(matrix->weight->name.len - strlen(".weight"));
+    return matrix->weight->name.ptr;
+}
+
+bool weight_matrix_join_experts(const WeightMatrix *experts, size_t n_experts, WeightMatrix *out,
+                                Error *err)
+{
+    *out = (WeightMatrix){0};
+    const WeightMatrix *first = &experts[0];
+    for (size_t e = 1; e < n_experts; e++) {
+        const WeightMatrix *other = &experts[e];
+        if (other->mode == first->mode && other->bits == first->bits &&
+            other->group_size == first->group_size && other->rows == first->rows &&
+            other->cols == first->cols)
+            continue;
+        int len, first_len;
+        const char *name = module_of(other, &len), *first_name = module_of(first, &first_len);
+        return error_set(err, ERROR_INVALID,
+                         "%.*s: %s, %u bits, group_size %u; expected that of %.*s: %s, %u bits, "
+                         "group_size %u",
+                         len, name, mode_name(other->mode), other->bits, other->group_size,
+                         first_len, first_name, mode_name(first->mode), first->bits,
+                         first->group_size);
+    }
+    *out = *first;
+    out->n_experts = n_experts;
+    out->experts = experts;
     return true;
 }
 
@@ -228,10 +287,28 @@ size_t weight_matrix_bytes(const WeightMatrix *matrix)
 {
     if (!matrix->weight)
         return 0;
+    if (matrix->experts) {
+        size_t total = 0;
+        for (size_t e = 0; e < matrix->n_experts; e++)
+            total += weight_matrix_bytes(&matrix->experts[e]);
+        return total;
+    }
     size_t per_row = row_bytes(matrix->weight);
     per_row += matrix->scales ? row_bytes(matrix->scales) : 0;
     per_row += matrix->biases ? row_bytes(matrix->biases) : 0;
-    return per_row * matrix->rows * matrix->n_experts;
+    size_t factors = matrix->global_scale ? matrix->global_scale->n_bytes : 0;
+    return per_row * matrix->rows * matrix->n_experts + factors;
+}
+
+float weight_matrix_expert_factor(const WeightMatrix *matrix, size_t expert)
+{
+    if (matrix->experts)
+        return weight_matrix_expert_factor(&matrix->experts[expert], 0);
+    if (!matrix->global_scale)
+        return 1.0f;
+    float scale;
+    tensor_read_floats(matrix->global_scale, expert, 1, &scale);
+    return scale / nvfp4_global_unit;
 }
 
 WeightMatrix weight_matrix_slice_rows(const WeightMatrix *matrix, size_t first, size_t count)
@@ -262,6 +339,10 @@ static void unpack_codes(const uint8_t *from, size_t count, uint32_t bits, uint8
 void weight_matrix_read_codes(const WeightMatrix *matrix, size_t expert, size_t row, uint8_t *out)
 {
     assert(matrix->mode != QUANT_NONE);
+    if (matrix->experts) {
+        weight_matrix_read_codes(&matrix->experts[expert], 0, row, out);
+        return;
+    }
     size_t at = tensor_row(matrix, expert, row) * row_bytes(matrix->weight);
     unpack_codes(matrix->weight->data + at, matrix->cols, matrix->bits, out);
 }
@@ -275,6 +356,10 @@ void weight_matrix_read_scales(const WeightMatrix *matrix, size_t expert, size_t
                                float *biases)
 {
     assert(matrix->mode != QUANT_NONE);
+    if (matrix->experts) {
+        weight_matrix_read_scales(&matrix->experts[expert], 0, row, scales, biases);
+        return;
+    }
     size_t groups = matrix->cols / matrix->group_size;
     size_t first = tensor_row(matrix, expert, row) * groups;
     if (matrix->mode == QUANT_AFFINE) {
@@ -309,6 +394,10 @@ static void read_group(const WeightMatrix *matrix, const uint8_t *codes, size_t 
 
 void weight_matrix_read_row(const WeightMatrix *matrix, size_t expert, size_t row, float *out)
 {
+    if (matrix->experts) {
+        weight_matrix_read_row(&matrix->experts[expert], 0, row, out);
+        return;
+    }
     size_t at = tensor_row(matrix, expert, row);
     if (matrix->mode == QUANT_NONE) {
         tensor_read_floats(matrix->weight, at * matrix->cols, matrix->cols, out);
@@ -323,6 +412,9 @@ void weight_matrix_read_row(const WeightMatrix *matrix, size_t expert, size_t ro
         unpack_codes(packed + g * group_bytes, matrix->group_size, matrix->bits, codes);
         read_group(matrix, codes, at * groups + g, out + g * matrix->group_size);
     }
+    float factor = weight_matrix_expert_factor(matrix, expert);
+    for (size_t i = 0; matrix->global_scale && i < matrix->cols; i++)
+        out[i] *= factor;
 }
 
 /* ---- Writing --------------------------------------------------------------------------------- */

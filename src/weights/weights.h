@@ -81,6 +81,11 @@ typedef struct WeightMatrix {
     const TensorView *weight;
     const TensorView *scales; /* NULL when dense */
     const TensorView *biases; /* NULL unless affine */
+    /* nvfp4 stacks may have one float32 g per expert: values are then times g / 2688. Else NULL. */
+    const TensorView *global_scale;
+    /* [n_experts] when each expert has tensors of its own, as Hugging Face stores them; the views
+     * above are then the first expert's. NULL for one tensor of all experts. */
+    const struct WeightMatrix *experts;
     QuantMode mode;
     uint32_t bits;       /* 0 when dense */
     uint32_t group_size; /* 0 when dense */
@@ -98,7 +103,8 @@ typedef struct QuantSpec {
     uint32_t bits, group_size;
 } QuantSpec;
 
-/* Finds module's tensors (module + ".weight", ".scales", ".biases") and checks names, dtypes and
+/* Finds module's tensors (module + ".weight", ".scales", ".biases", and for nvfp4 ".global_scale")
+ * and checks names, dtypes and
  * shapes against [n_experts,] rows, cols; one expert may be stored in two dimensions. The module is
  * quantised exactly when .scales exists; bits, group size and mode follow from shapes and dtypes,
  * and must agree with spec when it is not NULL (a dense module passes any spec: indivisible ones
@@ -107,7 +113,13 @@ typedef struct QuantSpec {
 bool weight_matrix_bind(const TensorSet *set, const char *module, size_t n_experts, size_t rows,
                         size_t cols, const QuantSpec *spec, WeightMatrix *out,
                         Error *err) WARN_UNUSED;
+/* One matrix out of experts [n_experts], each bound on its own to one expert's tensors. The layouts
+ * must be the same, else it is an error that names both; experts has to outlive out. */
+bool weight_matrix_join_experts(const WeightMatrix *experts, size_t n_experts, WeightMatrix *out,
+                                Error *err) WARN_UNUSED;
 size_t weight_matrix_bytes(const WeightMatrix *matrix);
+/* What every value of an expert is multiplied by beyond its scales: 1 unless global_scale. */
+float weight_matrix_expert_factor(const WeightMatrix *matrix, size_t expert);
 /* A view of rows [first, first + count) of matrix. */
 WeightMatrix weight_matrix_slice_rows(const WeightMatrix *matrix, size_t first, size_t count);
 
@@ -116,8 +128,8 @@ WeightMatrix weight_matrix_slice_rows(const WeightMatrix *matrix, size_t first, 
 void weight_matrix_read_row(const WeightMatrix *matrix, size_t expert, size_t row, float *out);
 /* The unsigned codes of a row of a quantised matrix: out [cols]. */
 void weight_matrix_read_codes(const WeightMatrix *matrix, size_t expert, size_t row, uint8_t *out);
-/* scales and biases of a row as float32 [cols / group_size] each; biases is zeroed unless affine.
- */
+/* scales and biases of a row as float32 [cols / group_size] each, without the expert's factor;
+ * biases is zeroed unless affine. */
 void weight_matrix_read_scales(const WeightMatrix *matrix, size_t expert, size_t row, float *scales,
                                float *biases);
 /* Element `index` of a float tensor as float32, and a run of them. */

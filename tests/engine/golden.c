@@ -11,9 +11,25 @@
 #include <string.h>
 
 const char *const GOLDEN_MODELS[] = {
-    "llama3-q4-g64",    "llama2-mixed-sharded", "smollm2-bf16", "llama-fpmodes",
-    "mistral-q8-g64",   "qwen2-q6-g64",         "qwen3-q4-g32", "gemma3-text-q4-g64",
-    "gemma3-mm-q4-g64", "gemma2-q4-g64",        "phi3-q4-g64",  "qwen3-moe-q4-g64",
+    "llama3-q4-g64",
+    "llama2-mixed-sharded",
+    "smollm2-bf16",
+    "llama-fpmodes",
+    "mistral-q8-g64",
+    "qwen2-q6-g64",
+    "qwen3-q4-g32",
+    "gemma3-text-q4-g64",
+    "gemma3-mm-q4-g64",
+    "gemma2-q4-g64",
+    "phi3-q4-g64",
+    "qwen3-moe-q4-g64",
+    "llama-yarn-biases",
+    "mistral-window-q3",
+    "phi3-partial-longrope",
+    "qwen3-moe-unstacked",
+    "qwen3-moe-nvfp4-global",
+    "qwen3-yarn-parameters",
+    "gemma3-text-separate-head",
 };
 const size_t GOLDEN_MODEL_COUNT = ARRAY_COUNT(GOLDEN_MODELS);
 

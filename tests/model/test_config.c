@@ -172,6 +172,35 @@ static void test_rope_parameters(void **state)
     arena_reset(&arena);
 }
 
+static void test_context(void **state)
+{
+    (void)state;
+    Arena arena;
+    ModelConfig c;
+    /* Qwen's way of switching yarn on leaves max_position_embeddings as it was. */
+    accept("{" LLAMA_SHAPE ",\"max_position_embeddings\":40960,\"rope_scaling\":{\"rope_type\":"
+           "\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":32768}}",
+           "", &arena, &c);
+    assert_int_equal(c.max_position_embeddings, 131072);
+    arena_reset(&arena);
+    /* Llama-3's counts the scaling in; a linear factor says nothing about the start. */
+    accept("{" LLAMA_SHAPE ",\"max_position_embeddings\":131072,\"rope_scaling\":{\"rope_type\":"
+           "\"llama3\",\"factor\":8.0,\"original_max_position_embeddings\":8192}}",
+           "", &arena, &c);
+    assert_int_equal(c.max_position_embeddings, 131072);
+    arena_reset(&arena);
+    accept("{" LLAMA_SHAPE ",\"max_position_embeddings\":16384,\"rope_scaling\":{\"type\":"
+           "\"linear\",\"factor\":4.0}}",
+           "", &arena, &c);
+    assert_int_equal(c.max_position_embeddings, 16384);
+    arena_reset(&arena);
+    accept("{" LLAMA_SHAPE ",\"rope_parameters\":{\"rope_theta\":1e4,\"rope_type\":\"yarn\","
+           "\"factor\":1e30,\"original_max_position_embeddings\":32768}}",
+           "", &arena, &c);
+    assert_int_equal(c.max_position_embeddings, 1 << 30);
+    arena_reset(&arena);
+}
+
 static void test_rope_refusals(void **state)
 {
     (void)state;
@@ -311,9 +340,20 @@ static void test_quantization(void **state)
            ERROR_UNSUPPORTED, "q4_k");
     refuse("{" LLAMA_SHAPE ",\"quantization\":[4]}", "", ERROR_INVALID, "quantization is a");
     refuse("{" LLAMA_SHAPE ",\"quantization\":{\"bits\":0}}", "", ERROR_INVALID, "bits");
+    refuse("{" LLAMA_SHAPE ",\"quantization\":{\"bits\":7}}", "", ERROR_UNSUPPORTED,
+           "7 bits in groups of 64, expected for affine: 2, 3, 4, 5, 6 or 8 bits");
+    refuse("{" LLAMA_SHAPE ",\"quantization\":{\"bits\":4,\"group_size\":16}}", "",
+           ERROR_UNSUPPORTED, "groups of 16");
+    refuse("{" LLAMA_SHAPE ",\"quantization\":{\"mode\":\"mxfp4\",\"group_size\":64}}", "",
+           ERROR_UNSUPPORTED, "4 bits in groups of 64, expected for mxfp4: 4 bits in groups of 32");
     Arena arena;
     ModelConfig c;
     accept("{" LLAMA_SHAPE ",\"quantization\":{\"bits\":4,\"group_size\":64,\"lm_head\":false}}",
+           "", &arena, &c);
+    arena_reset(&arena);
+    /* A conversion of a model that came in another format: MLX's own key counts. */
+    accept("{" LLAMA_SHAPE ",\"quantization\":{\"bits\":4,\"group_size\":64},"
+           "\"quantization_config\":{\"quant_method\":\"fp8\"}}",
            "", &arena, &c);
     arena_reset(&arena);
 }
@@ -365,12 +405,19 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),           cmocka_unit_test(test_heads_default_and_biases),
-        cmocka_unit_test(test_eos_rules),       cmocka_unit_test(test_rope_scaling),
-        cmocka_unit_test(test_rope_parameters), cmocka_unit_test(test_rope_refusals),
-        cmocka_unit_test(test_gemma3),          cmocka_unit_test(test_llama_layer_types),
-        cmocka_unit_test(test_experts),         cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_quantization),    cmocka_unit_test(test_supported_types),
+        cmocka_unit_test(test_llama),
+        cmocka_unit_test(test_heads_default_and_biases),
+        cmocka_unit_test(test_eos_rules),
+        cmocka_unit_test(test_rope_scaling),
+        cmocka_unit_test(test_rope_parameters),
+        cmocka_unit_test(test_context),
+        cmocka_unit_test(test_rope_refusals),
+        cmocka_unit_test(test_gemma3),
+        cmocka_unit_test(test_llama_layer_types),
+        cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_quantization),
+        cmocka_unit_test(test_supported_types),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

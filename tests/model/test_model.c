@@ -183,6 +183,79 @@ static void test_refusals(void **state)
            "mlp.gate");
 }
 
+/* The tensors decide about modules that config.json does not name, unless none is as it says. */
+static void test_global_layout(void **state)
+{
+    (void)state;
+    refuse(MODELS "llama3-q4-g64", "\"bits\": 4", "\"bits\": 8", ERROR_INVALID,
+           "quantization says 8 bits, group_size 64, but no module is so: tensor "
+           "model.embed_tokens.weight has 4 bits");
+    refuse(MODELS "llama3-q4-g64", "\"group_size\": 64", "\"group_size\": 128", ERROR_INVALID,
+           "group_size 128, but no module is so");
+}
+
+static void test_unused_tensors(void **state)
+{
+    (void)state;
+    Model *model;
+    Error err = {0};
+    assert_true(model_open(MODELS "mistral-window-q3", &model, &err));
+    assert_int_equal(model->weights.n_skipped, 2); /* not the known lm_head and inv_freq */
+    assert_int_equal(model->weights.skipped_bytes, (16 + 4) * 4);
+    assert_true(
+        slice_equal(model->weights.first_skipped->name, SLICE("vision_embedder.patch.bias")));
+    model_close(model);
+    assert_true(model_open(MODELS "gemma3-mm-q4-g64", &model, &err));
+    assert_true(model->weights.n_skipped > 0);
+    model_close(model);
+    assert_true(model_open(MODELS "llama3-q4-g64", &model, &err));
+    assert_int_equal(model->weights.n_skipped, 0);
+    assert_null(model->weights.first_skipped);
+    model_close(model);
+}
+
+static void test_experts_of_their_own(void **state)
+{
+    (void)state;
+    Model *model;
+    Error err = {0};
+    assert_true(model_open(MODELS "qwen3-moe-unstacked", &model, &err));
+    const ModelConfig *c = &model->config;
+    assert_false(c->layers[0].is_sparse || c->layers[2].is_sparse || c->layers[3].is_sparse);
+    assert_true(c->layers[1].is_sparse && !c->norm_topk_prob);
+    const WeightMatrix *up = &model->weights.layers[1].expert_up;
+    assert_int_equal(up->n_experts, 4);
+    assert_int_equal(weight_matrix_bytes(up), 4 * 32 * 64 * 2);
+    assert_int_equal(model->weights.bytes, tensor_set_bytes(model->tensors));
+    float through[64], direct[64];
+    const TensorView *third =
+        tensor_set_find(model->tensors, SLICE("model.layers.1.mlp.experts.3.up_proj.weight"));
+    tensor_read_floats(third, 5 * 64, 64, direct);
+    weight_matrix_read_row(up, 3, 5, through);
+    assert_memory_equal(through, direct, sizeof direct);
+    model_close(model);
+    refuse(MODELS "qwen3-moe-unstacked", "\"num_experts\": 4", "\"num_experts\": 5", ERROR_INVALID,
+           "model.layers.1.mlp.gate.weight: shape [4, 64], expected [5, 64]");
+}
+
+static void test_tokenizers_eos(void **state)
+{
+    (void)state;
+    Model *model;
+    Error err = {0};
+    assert_true(model_open(MODELS "mistral-window-q3", &model, &err));
+    assert_int_equal(model->config.n_eos_token_ids, 1);
+    assert_true(model_add_eos(model, -1, &err) && model_add_eos(model, 2, &err));
+    assert_int_equal(model->config.n_eos_token_ids, 1);
+    assert_true(model_add_eos(model, 9, &err));
+    assert_true(model_is_eos(&model->config, 2) && model_is_eos(&model->config, 9));
+    for (int32_t id = 20; model->config.n_eos_token_ids < MODEL_EOS_MAX; id++)
+        assert_true(model_add_eos(model, id, &err));
+    assert_false(model_add_eos(model, 150, &err));
+    assert_int_equal(err.code, ERROR_LIMIT);
+    model_close(model);
+}
+
 /* tie_word_embeddings absent: the tensors decide. */
 static void test_tie_by_tensors(void **state)
 {
@@ -219,7 +292,8 @@ static void test_no_directory(void **state)
 static void test_no_memory(void **state)
 {
     (void)state;
-    static const char *const models[] = {MODELS "llama3-q4-g64", MODELS "qwen3-moe-q4-g64"};
+    static const char *const models[] = {MODELS "llama3-q4-g64", MODELS "qwen3-moe-q4-g64",
+                                         MODELS "qwen3-moe-unstacked"};
     for (size_t i = 0; i < ARRAY_COUNT(models); i++) {
         Model *model = NULL;
         for (uint64_t nth = 1; !model; nth++) {
@@ -244,6 +318,10 @@ int main(void)
         cmocka_unit_test(test_gemma_norms_and_prefix),
         cmocka_unit_test(test_fused_projections),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_global_layout),
+        cmocka_unit_test(test_unused_tensors),
+        cmocka_unit_test(test_experts_of_their_own),
+        cmocka_unit_test(test_tokenizers_eos),
         cmocka_unit_test(test_tie_by_tensors),
         cmocka_unit_test(test_no_directory),
         cmocka_unit_test(test_no_memory),

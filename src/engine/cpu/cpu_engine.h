@@ -26,6 +26,9 @@ typedef struct CpuLayer {
     PackedMatrix *gate, *up, *down;                         /* dense */
     PackedMatrix *router;                                   /* sparse */
     PackedMatrix **expert_gate, **expert_up, **expert_down; /* sparse: [num_experts] */
+    /* What the products of those are multiplied by (nvfp4's global scales): [num_experts], or NULL
+     * for 1. Applied to results, so that packed weights stay exact. */
+    float *gate_factor, *up_factor, *down_factor;
 } CpuLayer;
 
 /* Rows are tokens of the pass unless said otherwise. */

@@ -83,6 +83,12 @@ static void activate_part(void *context, size_t part, size_t n_parts)
     }
 }
 
+static void apply_factor(float *rows, size_t count, const float *factors, uint32_t expert)
+{
+    for (size_t i = 0; factors && i < count; i++)
+        rows[i] *= factors[expert];
+}
+
 static void run_expert(ExpertJob *job, const CpuLayer *layer, uint32_t expert)
 {
     CpuEngine *engine = job->engine;
@@ -95,11 +101,14 @@ static void run_expert(ExpertJob *job, const CpuLayer *layer, uint32_t expert)
     const MatrixProduct inputs[] = {{layer->expert_gate[expert], NULL, s->gate, inner},
                                     {layer->expert_up[expert], NULL, s->up, inner}};
     matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
+    apply_factor(s->gate, job->n_members * inner, layer->gate_factor, expert);
+    apply_factor(s->up, job->n_members * inner, layer->up_factor, expert);
     activations_begin(&s->activations, s->gate, job->n_members, inner, inner);
     cpu_run_rows(engine, job->n_members, activate_part, job);
     /* gathered is free again: its rows take the expert's results. */
     const MatrixProduct output = {layer->expert_down[expert], NULL, s->gathered, hidden};
     matrix_multiply(&s->activations, &output, 1, engine->pool);
+    apply_factor(s->gathered, job->n_members * hidden, layer->down_factor, expert);
     for (size_t i = 0; i < job->n_members; i++)
         engine->ops->add_scaled(s->block_out + s->members[i] * hidden, s->gathered + i * hidden,
                                 hidden, s->member_share[i]);

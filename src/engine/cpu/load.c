@@ -22,18 +22,40 @@ static bool pack(CpuEngine *engine, const WeightMatrix *source, PackedMatrix **o
     return true;
 }
 
+static bool read_factors(const WeightMatrix *source, float **out, Error *err)
+{
+    bool all_ones = true;
+    for (size_t e = 0; e < source->n_experts; e++)
+        all_ones = all_ones && !(source->experts ? &source->experts[e] : source)->global_scale;
+    if (all_ones)
+        return true;
+    *out = memory_allocate_array(source->n_experts, sizeof **out);
+    if (!*out)
+        return error_no_memory(err, "experts");
+    for (size_t e = 0; e < source->n_experts; e++)
+        (*out)[e] = weight_matrix_expert_factor(source, e);
+    return true;
+}
+
 static bool pack_stack(CpuEngine *engine, const WeightMatrix *source, PackedMatrix ***out,
-                       Error *err)
+                       float **factor, Error *err)
 {
     *out = memory_allocate_zeroed(source->n_experts, sizeof **out);
     if (!*out)
         return error_no_memory(err, "experts");
+    if (!read_factors(source, factor, err))
+        return false;
     for (size_t e = 0; e < source->n_experts; e++) {
-        if (!packed_matrix_create(source, e, engine->pool, &(*out)[e], err))
+        WeightMatrix one = source->experts ? source->experts[e] : *source;
+        one.global_scale = NULL;
+        if (!packed_matrix_create(&one, source->experts ? 0 : e, engine->pool, &(*out)[e], err))
             return false;
         engine->weight_bytes += packed_matrix_bytes((*out)[e]);
+        if (source->experts)
+            release_pages(engine, &one);
     }
-    release_pages(engine, source);
+    if (!source->experts)
+        release_pages(engine, source);
     return true;
 }
 
@@ -46,9 +68,9 @@ static bool load_layer(CpuEngine *engine, size_t index, Error *err)
         return false;
     if (engine->model->config.layers[index].is_sparse)
         return pack(engine, &w->router, &layer->router, err) &&
-               pack_stack(engine, &w->expert_gate, &layer->expert_gate, err) &&
-               pack_stack(engine, &w->expert_up, &layer->expert_up, err) &&
-               pack_stack(engine, &w->expert_down, &layer->expert_down, err);
+               pack_stack(engine, &w->expert_gate, &layer->expert_gate, &layer->gate_factor, err) &&
+               pack_stack(engine, &w->expert_up, &layer->expert_up, &layer->up_factor, err) &&
+               pack_stack(engine, &w->expert_down, &layer->expert_down, &layer->down_factor, err);
     return pack(engine, &w->gate, &layer->gate, err) && pack(engine, &w->up, &layer->up, err) &&
            pack(engine, &w->down, &layer->down, err);
 }
@@ -94,6 +116,9 @@ void cpu_weights_free(CpuEngine *engine)
         free_stack(layer->expert_gate, config->num_experts);
         free_stack(layer->expert_up, config->num_experts);
         free_stack(layer->expert_down, config->num_experts);
+        memory_free(layer->gate_factor);
+        memory_free(layer->up_factor);
+        memory_free(layer->down_factor);
     }
     memory_free(engine->layers);
     if (engine->head != engine->embedding)
