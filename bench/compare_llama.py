@@ -67,6 +67,7 @@ class Llama:
 
 def measure_ours(binary, model, options):
     command = [binary, "bench", model, "--prefill", str(options.prefill), "--decode", str(options.decode),
+               "--depth", str(options.prefill),
                "--repeat", "1", "--threads", str(options.threads), "--json"]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

@@ -204,6 +204,19 @@ void file_map_close(FileMap *map);
  * this process's resident memory and are read again if touched. */
 void file_map_release(const FileMap *map, size_t offset, size_t size);
 
+/* Some bytes in memory (a whole number of pages) that can be mapped many times: each mapping
+ * repeats them to any size and costs addresses, but no memory of its own. Caller-owned struct;
+ * mappings outlive the pattern and end with file_map_close. */
+typedef struct FilePattern {
+    int fd;
+    size_t size; /* 0: none */
+} FilePattern;
+
+bool file_pattern_open(Slice content, FilePattern *out, Error *err) WARN_UNUSED;
+void file_pattern_close(FilePattern *pattern);
+bool file_pattern_map(const FilePattern *pattern, size_t size, FileMap *out,
+                      Error *err) WARN_UNUSED;
+
 /* Reads a whole regular file of at most max_bytes into out (replacing its content). */
 bool file_read(const char *path, size_t max_bytes, Buffer *out, Error *err) WARN_UNUSED;
 /* Writes a whole file through a temporary name and a rename, so that a reader never sees half of

@@ -12,6 +12,7 @@
 typedef enum OptionKind {
     OPTION_FLAG,
     OPTION_INT,
+    OPTION_LIST, /* of whole numbers, with commas between */
     OPTION_DOUBLE,
     OPTION_TEXT,
     OPTION_CHOICE
@@ -27,7 +28,7 @@ typedef struct Option {
     OptionKind kind;
     unsigned commands;
     size_t offset;
-    int64_t min, max;  /* OPTION_INT */
+    int64_t min, max;  /* of a number */
     const char *value; /* placeholder in the help, or the choices "a|b|c" in enum order */
     const char *help;
 } Option;
@@ -65,17 +66,24 @@ static const Option options[] = {
      "whose logits to print (default: last)"},
     {"greedy", OPTION_INT, FOR(LOGITS), AT(greedy), 0, 1 << 20, "N",
      "also N greedy tokens (default: 0)"},
-    {"prefill", OPTION_INT, FOR(BENCH), AT(prefill), 1, 1 << 20, "N",
+    {"shape", OPTION_TEXT, FOR(BENCH), AT(shape), 0, 0, "NAME",
+     "instead of MODEL: random weights of a known model's shape, made in memory"},
+    {"bits", OPTION_INT, FOR(BENCH), AT(bits), 2, 16, "N",
+     "of a shape's weights: 2 to 6, 8, or 16 for bfloat16 (default: 4)"},
+    {"group-size", OPTION_INT, FOR(BENCH), AT(group_size), 32, 128, "N",
+     "of a shape's weights: 32, 64 or 128 (default: 64)"},
+    {"prefill", OPTION_LIST, FOR(BENCH), AT(prefill), 1, 1 << 20, "N,...",
      "prompt tokens (default: 512)"},
     {"decode", OPTION_INT, FOR(BENCH), AT(decode), 1, 1 << 20, "N", "decoded tokens (default: 64)"},
-    {"depth", OPTION_INT, FOR(BENCH), AT(depth), 0, 1 << 20, "N",
-     "context at which decoding starts (default: the prompt's length)"},
-    {"batch", OPTION_INT, FOR(BENCH), AT(batch), 1, 256, "N",
+    {"depth", OPTION_LIST, FOR(BENCH), AT(depth), 0, 1 << 20, "N,...",
+     "tokens of context at which decoding starts (default: 0)"},
+    {"batch", OPTION_LIST, FOR(BENCH), AT(batch), 1, 256, "N,...",
      "sequences decoded at once (default: 1)"},
     {"repeat", OPTION_INT, FOR(BENCH), AT(repeat), 1, 1000, "N",
      "measurements, of which the median is printed (default: 3)"},
     {"json", OPTION_FLAG, FOR(TOKENIZE) | FOR(DETOKENIZE) | FOR(RENDER) | FOR(LOGITS) | FOR(BENCH),
      AT(json), 0, 0, NULL, "one JSON object a line"},
+    {"csv", OPTION_FLAG, FOR(BENCH), AT(csv), 0, 0, NULL, "comma-separated values"},
     {"verbose", OPTION_FLAG, ~0U, AT(verbose), 0, 0, NULL, "more on stderr"},
 };
 
@@ -91,7 +99,8 @@ static const CommandWord commands[COMMAND_COUNT] = {
     [COMMAND_RUN] = {"run", "MODEL [PROMPT]", "answer a prompt on the terminal"},
     [COMMAND_SERVE] = {"serve", "MODEL", "serve the OpenAI-compatible API"},
     [COMMAND_INFO] = {"info", "MODEL", "what a model directory holds and needs"},
-    [COMMAND_BENCH] = {"bench", "MODEL", "measure speed against the machine's limits"},
+    [COMMAND_BENCH] = {"bench", "MODEL | --shape NAME",
+                       "measure speed against the machine's limits"},
     [COMMAND_IMPORT] = {"import", "FILE.gguf --out DIR",
                         "write a GGUF file as an MLX model directory"},
     [COMMAND_TOKENIZE] = {"tokenize", "MODEL --json", "JSON lines of text to token ids"},
@@ -137,6 +146,24 @@ static bool parse_int(const Option *option, const char *text, int64_t *out, Erro
         return error_set(err, ERROR_USAGE, "--%s: %.100s is not between %lld and %lld",
                          option->name, text, (long long)option->min, (long long)option->max);
     *out = value;
+    return true;
+}
+
+static bool parse_list(const Option *option, const char *text, IntList *out, Error *err)
+{
+    out->count = 0;
+    for (const char *at = text; at;) {
+        const char *comma = strchr(at, ',');
+        size_t len = comma ? (size_t)(comma - at) : strlen(at);
+        char item[32];
+        if (out->count == LIST_ITEMS_MAX)
+            return error_set(err, ERROR_USAGE, "--%s: more than %d numbers", option->name,
+                             (int)LIST_ITEMS_MAX);
+        snprintf(item, sizeof(item), "%.*s", len < sizeof(item) ? (int)len : (int)sizeof(item), at);
+        if (!parse_int(option, item, &out->items[out->count++], err))
+            return false;
+        at = comma ? comma + 1 : NULL;
+    }
     return true;
 }
 
@@ -194,6 +221,8 @@ static bool store_value(const Option *option, const char *text, Arguments *out, 
         if (option->offset == AT(seed))
             out->has_seed = true;
         return parse_int(option, text, (int64_t *)(void *)field, err);
+    case OPTION_LIST:
+        return parse_list(option, text, (IntList *)(void *)field, err);
     case OPTION_DOUBLE:
         return parse_double(option, text, (double *)(void *)field, err);
     case OPTION_TEXT:
@@ -310,7 +339,11 @@ static bool check_required(const Arguments *arguments, Error *err)
 {
     const char *name = commands[arguments->command].name;
     bool template_alone = arguments->command == COMMAND_RENDER && arguments->template_file;
-    if ((READS_MODEL & 1U << arguments->command) && !arguments->model && !template_alone)
+    if (arguments->command == COMMAND_BENCH && (!arguments->model == !arguments->shape))
+        return error_set(err, ERROR_USAGE,
+                         "bench needs a model directory or --shape NAME, and not both");
+    if ((READS_MODEL & 1U << arguments->command) && !arguments->model && !arguments->shape &&
+        !template_alone)
         return error_set(err, ERROR_USAGE, "%s needs a model directory: --model DIR", name);
     if (arguments->command == COMMAND_IMPORT && (!arguments->input || !arguments->out))
         return error_set(err, ERROR_USAGE, "usage: mlx-serve import FILE.gguf --out DIR");
@@ -330,11 +363,13 @@ bool arguments_parse(int argc, char **argv, Arguments *out, Error *err)
         .max_tokens = 100,
         .port = 8080,
         .parallel = 4,
-        .prefill = 512,
+        .prefill = {{512}, 1},
         .decode = 64,
-        .depth = -1,
-        .batch = 1,
+        .depth = {{0}, 1},
+        .batch = {{1}, 1},
         .repeat = 3,
+        .bits = 4,
+        .group_size = 64,
     };
     if (argc < 2)
         return error_set(err, ERROR_USAGE, "no model given (see mlx-serve --help)");

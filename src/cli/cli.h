@@ -26,6 +26,13 @@ typedef enum Command {
     COMMAND_COUNT
 } Command;
 
+/* "1,2,3" */
+enum { LIST_ITEMS_MAX = 32 };
+typedef struct IntList {
+    int64_t items[LIST_ITEMS_MAX];
+    size_t count; /* >= 1 */
+} IntList;
+
 typedef struct Arguments {
     Command command;
     Command help_for;   /* of COMMAND_HELP: the command asked about, or COMMAND_HELP */
@@ -33,15 +40,17 @@ typedef struct Arguments {
     const char *prompt; /* NULL: not given */
     const char *input;  /* import: the GGUF file */
     const char *out;    /* import: the directory */
+    const char *shape;  /* bench: instead of a model */
     const char *template_file;
     const char *tokens; /* logits: "1,2,3" */
     const char *positions;
     const char *host;
     const char *alias;
     int64_t max_tokens, port, threads, ctx, parallel, seed, greedy;
-    int64_t prefill, decode, depth, batch, repeat;
+    int64_t decode, repeat, bits, group_size;
+    IntList prefill, depth, batch;
     double temp;
-    bool has_seed, raw, json, verbose;
+    bool has_seed, raw, json, csv, verbose;
     bool prompt_from_stdin; /* the `run` command without a prompt reads one from a pipe */
     EngineBackend backend;
     EnginePrecision precision;

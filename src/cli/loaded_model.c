@@ -1,5 +1,7 @@
 #include "loaded_model.h"
 
+#include "bench.h"
+
 #include <stdio.h>
 
 /* The stop set: the model's ids and the tokenizer's eos_token. */
@@ -21,16 +23,26 @@ static void report_skipped(const ModelWeights *weights)
               SLICE_ARG(weights->first_skipped->name), one ? "" : " and others");
 }
 
-bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *out, Error *err)
+static bool open_model(const Arguments *arguments, Model **out, Error *err)
 {
-    *out = (LoadedModel){0};
-    if (!directory_exists(arguments->model)) {
+    if (arguments->shape) {
+        Slice config;
+        return bench_shape_find(arguments->shape, &config, err) &&
+               model_create_random(config, (uint32_t)arguments->bits,
+                                   (uint32_t)arguments->group_size, out, err);
+    }
+    if (!directory_exists(arguments->model))
         return error_set(err, ERROR_NOT_FOUND,
                          "%.300s: no such directory (a model is a directory with config.json)",
                          arguments->model);
-    }
-    if (!model_open(arguments->model, &out->model, err))
-        goto failed;
+    return model_open(arguments->model, out, err);
+}
+
+bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *out, Error *err)
+{
+    *out = (LoadedModel){0};
+    if (!open_model(arguments, &out->model, err))
+        return false;
     if (parts & LOAD_TEXT) {
         Slice type = slice_of(out->model->config.model_type);
         if (!tokenizer_open(arguments->model, &out->tokenizer, err) ||

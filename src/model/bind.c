@@ -36,14 +36,30 @@ static void note_used(Binder *b, const TensorView *tensor)
 {
     if (!tensor)
         return;
-    b->used[b->n_used++] = tensor;
     b->model->weights.bytes += tensor->n_bytes;
+    if (!tensor_set_is_random(b->model->tensors))
+        b->used[b->n_used++] = tensor;
+}
+
+/* Norms and biases that change nothing much: for a model of random weights. */
+static bool make_vector(Binder *b, const char *name, size_t length, const float **out)
+{
+    float *values = arena_allocate_array(&b->model->arena, length, sizeof *values);
+    if (!values)
+        return error_no_memory(b->err, name);
+    for (size_t i = 0; i < length; i++)
+        values[i] = 1.0f;
+    b->model->weights.parameter_count += length;
+    *out = values;
+    return true;
 }
 
 /* Reads a vector of length floats; adds one to each where that is the norm's rule. */
 static bool bind_vector(Binder *b, const char *name, size_t length, bool adds_one,
                         const float **out)
 {
+    if (tensor_set_is_random(b->model->tensors))
+        return make_vector(b, name, length, out);
     const TensorView *tensor = tensor_set_find(b->model->tensors, slice_of(name));
     if (!tensor)
         return error_set(b->err, ERROR_NOT_FOUND, "tensor %s: missing, expected shape [%zu]", name,
@@ -115,12 +131,17 @@ static bool bind_module(Binder *b, const char *module, size_t n_experts, size_t 
 {
     QuantSpec spec;
     bool named;
-    if (!quantization_module(b->draft->quantization, module, &spec, &named, b->err) ||
-        !weight_matrix_bind(b->model->tensors, module, n_experts, rows, cols, named ? &spec : NULL,
-                            out, b->err))
-        return false;
-    if (!named)
-        compare_with_defaults(b, out);
+    if (tensor_set_is_random(b->model->tensors)) {
+        if (!weight_matrix_create_random(b->model->tensors, n_experts, rows, cols, out, b->err))
+            return error_prefix(b->err, "%s", module);
+    } else {
+        if (!quantization_module(b->draft->quantization, module, &spec, &named, b->err) ||
+            !weight_matrix_bind(b->model->tensors, module, n_experts, rows, cols,
+                                named ? &spec : NULL, out, b->err))
+            return false;
+        if (!named)
+            compare_with_defaults(b, out);
+    }
     note_used(b, out->weight);
     note_used(b, out->scales);
     note_used(b, out->biases);

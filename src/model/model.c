@@ -40,13 +40,22 @@ static bool load(const char *directory, Model *model, Buffer *config_text, Buffe
            tensor_set_open(directory, &model->tensors, err) && weights_bind(model, &draft, err);
 }
 
+static Model *model_allocate(Error *err)
+{
+    Model *model = memory_allocate_zeroed(1, sizeof *model);
+    if (model)
+        arena_init(&model->arena, MODEL_ARENA_BYTES_MAX);
+    else
+        error_no_memory(err, "model");
+    return model;
+}
+
 bool model_open(const char *directory, Model **out, Error *err)
 {
     *out = NULL;
-    Model *model = memory_allocate_zeroed(1, sizeof *model);
+    Model *model = model_allocate(err);
     if (!model)
-        return error_no_memory(err, "model");
-    arena_init(&model->arena, MODEL_ARENA_BYTES_MAX);
+        return false;
     Buffer config_text, generation_text;
     buffer_init(&config_text, MODEL_CONFIG_BYTES_MAX);
     buffer_init(&generation_text, MODEL_CONFIG_BYTES_MAX);
@@ -56,6 +65,30 @@ bool model_open(const char *directory, Model **out, Error *err)
     arena_reset(&trees);
     buffer_reset(&generation_text);
     buffer_reset(&config_text);
+    if (!ok) {
+        model_close(model);
+        return false;
+    }
+    *out = model;
+    return true;
+}
+
+bool model_create_random(Slice config_json, uint32_t bits, uint32_t group_size, Model **out,
+                         Error *err)
+{
+    *out = NULL;
+    Model *model = model_allocate(err);
+    if (!model)
+        return false;
+    Arena trees;
+    arena_init(&trees, MODEL_TREE_BYTES_MAX);
+    const JsonValue *root;
+    ModelDraft draft;
+    bool ok = json_parse(config_json, &trees, &root, err) &&
+              config_build(root, NULL, &model->arena, &model->config, &draft, err) &&
+              tensor_set_create_random(bits, group_size, &model->tensors, err) &&
+              weights_bind(model, &draft, err);
+    arena_reset(&trees);
     if (!ok) {
         model_close(model);
         return false;

@@ -119,6 +119,11 @@ typedef struct Model {
  * model_type is ERROR_UNSUPPORTED listing what is supported. */
 bool model_open(const char *directory, Model **out, Error *err) WARN_UNUSED;
 void model_close(Model *model);
+/* A model with the shape that a config.json's text describes and random weights (layout:
+ * tensor_set_create_random), made in memory to measure speed: its logits are finite and mean
+ * nothing. */
+bool model_create_random(Slice config_json, uint32_t bits, uint32_t group_size, Model **out,
+                         Error *err) WARN_UNUSED;
 /* config.json's text alone to a config, for tests and fuzzing; arrays live in arena. */
 bool model_config_parse(Slice config_json, Slice generation_config_json, Arena *arena,
                         ModelConfig *out, Error *err) WARN_UNUSED;

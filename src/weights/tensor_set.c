@@ -1,7 +1,7 @@
 /* A model directory's tensors: the files mapped, their views in one array sorted by name (look-up
  * is a binary search; a model binds each name once). Names live in the set's arena, data in the
  * mappings. */
-#include "safetensors.h"
+#include "tensor_set.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -13,19 +13,6 @@ enum { INDEX_BYTES_MAX = 256 << 20 };
 
 /* Names are copied once; a name is no longer than its header. */
 static const size_t names_bytes_max = (size_t)1 << 30;
-
-typedef struct TensorFile {
-    char *name; /* inside the directory; in the arena */
-    FileMap map;
-} TensorFile;
-
-struct TensorSet {
-    Arena arena;
-    TensorFile *files;
-    size_t n_files, files_capacity;
-    TensorList tensors;
-    size_t n_bytes;
-};
 
 static int compare_names(const void *a, const void *b)
 {
@@ -42,7 +29,7 @@ static const char *file_name(const TensorSet *set, uint32_t file)
     return file < set->n_files ? set->files[file].name : "?";
 }
 
-static TensorSet *set_allocate(Error *err)
+TensorSet *tensor_set_allocate(Error *err)
 {
     TensorSet *set = memory_allocate_zeroed(1, sizeof(*set));
     if (!set) {
@@ -59,6 +46,8 @@ void tensor_set_close(TensorSet *set)
         return;
     for (size_t i = 0; i < set->n_files; i++)
         file_map_close(&set->files[i].map);
+    for (size_t i = 0; i < RANDOM_PATTERNS; i++)
+        file_pattern_close(&set->patterns[i]);
     memory_free(set->files);
     memory_free(set->tensors.items);
     arena_reset(&set->arena);
@@ -98,7 +87,7 @@ static bool set_finish(TensorSet *set, Error *err)
 bool tensor_set_create(Slice image, const char *name, TensorSet **out, Error *err)
 {
     *out = NULL;
-    TensorSet *set = set_allocate(err);
+    TensorSet *set = tensor_set_allocate(err);
     if (!set)
         return false;
     if (!add_file(set, name, err) ||
@@ -240,7 +229,7 @@ static bool check_index(const TensorSet *set, const char *directory, Error *err)
 bool tensor_set_open(const char *directory, TensorSet **out, Error *err)
 {
     *out = NULL;
-    TensorSet *set = set_allocate(err);
+    TensorSet *set = tensor_set_allocate(err);
     if (!set)
         return false;
     if (!list_files(set, directory, err) || !load_files(set, directory, err) ||

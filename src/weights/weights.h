@@ -151,6 +151,18 @@ void affine_quantize_group(const float *values, size_t count, uint32_t bits, uin
  */
 void affine_pack_codes(const uint8_t *codes, size_t count, uint32_t bits, uint8_t *out);
 
+/* ---- Random weights ---- */
+
+/* An empty set that makes up tensors as they are asked for, to measure speed without a model's
+ * files: affine of 2 to 6 or 8 bits with bfloat16 scales and groups of 32, 64 or 128, or with bits
+ * 16 dense bfloat16. Tensors repeat a few megabytes: they take addresses, but no memory. */
+bool tensor_set_create_random(uint32_t bits, uint32_t group_size, TensorSet **out,
+                              Error *err) WARN_UNUSED;
+bool tensor_set_is_random(const TensorSet *set);
+/* A matrix in such a set's layout; the group size must divide cols. */
+bool weight_matrix_create_random(TensorSet *set, size_t n_experts, size_t rows, size_t cols,
+                                 WeightMatrix *out, Error *err) WARN_UNUSED;
+
 /* ---- GGUF import ---- */
 
 typedef struct GgufImportReport {

@@ -181,6 +181,47 @@ static void test_map_release_stays_inside(void **state)
     assert_int_equal(munmap(memory, 4 * page), 0);
 }
 
+/* A pattern shorter than the mapping repeats, one longer is cut, and releasing loses nothing. */
+static void test_pattern(void **state)
+{
+    (void)state;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), size = 2 * page;
+    char *content = memory_allocate(size);
+    assert_non_null(content);
+    for (size_t i = 0; i < size; i++)
+        content[i] = (char)(i * 31 + i / page);
+    FilePattern pattern;
+    Error err = {0};
+    assert_true(file_pattern_open((Slice){content, size}, &pattern, &err));
+    static const size_t extra[] = {0, 1, 100};
+    for (size_t times = 0; times < 4; times++) {
+        for (size_t e = 0; e < ARRAY_COUNT(extra); e++) {
+            FileMap map;
+            size_t bytes = times * size + extra[e];
+            assert_true(file_pattern_map(&pattern, bytes, &map, &err));
+            assert_int_equal(map.size, bytes);
+            for (int round = 0; round < 2; round++) {
+                for (size_t i = 0; i < bytes; i++)
+                    assert_int_equal((char)map.data[i], content[i % size]);
+                file_map_release(&map, 0, bytes);
+            }
+            file_map_close(&map);
+        }
+    }
+    FileMap map;
+    assert_true(file_pattern_map(&pattern, page, &map, &err));
+    file_pattern_close(&pattern);
+    file_pattern_close(&pattern);
+    assert_memory_equal(map.data, content, page);
+    file_map_close(&map);
+
+    assert_false(file_pattern_open((Slice){content, page + 1}, &pattern, &err));
+    assert_int_equal(err.code, ERROR_INVALID);
+    assert_false(file_pattern_open(SLICE_EMPTY, &pattern, &err));
+    file_pattern_close(&pattern);
+    memory_free(content);
+}
+
 static void test_path_join(void **state)
 {
     (void)state;
@@ -260,6 +301,7 @@ int main(void)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_map),
         cmocka_unit_test(test_map_release_stays_inside),
+        cmocka_unit_test(test_pattern),
         cmocka_unit_test(test_path_join),
         cmocka_unit_test(test_log),
         cmocka_unit_test(test_clock_and_process),

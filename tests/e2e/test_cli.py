@@ -1,4 +1,5 @@
 """The command line as a new user meets it."""
+import csv
 import json
 import signal
 import subprocess
@@ -133,11 +134,73 @@ def test_lines_protocol():
     assert prompt["prompt"].endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_info_and_bench():
+def test_info():
     info = run("info", MODEL)
     assert info.returncode == 0
     assert "llama, 30 layers" in info.stdout and "4-bit affine, group 32" in info.stdout
-    bench = run("bench", TINY_MODELS / "llama3-q4-g64", "--prefill", 32, "--decode", 4, "--json")
+
+
+BENCH_FIELDS = {"model", "backend", "threads", "prefill", "depth", "batch", "prefill_tps", "decode_tps",
+                "peak_rss_bytes", "weight_bytes", "read_gbps", "int8_gmacs", "prefill_share", "decode_share"}
+
+
+def check_figures(figures):
+    assert BENCH_FIELDS <= figures.keys()
+    for name in ("prefill_tps", "decode_tps", "read_gbps", "int8_gmacs", "prefill_share", "decode_share"):
+        assert figures[name] > 0
+    assert figures["peak_rss_bytes"] > figures["weight_bytes"] > 0
+    for name in ("prefill_tps", "decode_tps"):
+        assert figures[name + "_min"] <= figures[name] <= figures[name + "_max"]
+
+
+def test_bench_of_a_model():
+    bench = run("bench", TINY_MODELS / "llama3-q4-g64", "--prefill", "32", "--decode", 4, "--json")
     figures = json.loads(bench.stdout)
-    assert figures["prefill_tps"] > 0 and figures["decode_tps"] > 0 and figures["read_gbps"] > 0
-    assert figures["depth"] == 32 and figures["batch"] == 1
+    check_figures(figures)
+    assert (figures["prefill"], figures["depth"], figures["batch"]) == (32, 0, 1)
+    assert bench.stderr == ""  # progress is for terminals
+
+
+def test_bench_of_a_shape():
+    arguments = ["bench", "--shape", "smollm2-135m", "--prefill", "8,16", "--depth", "0,32", "--batch", "1,3",
+                 "--decode", 2, "--repeat", 1, "--threads", 1]
+    lines = [json.loads(line) for line in run(*arguments, "--json").stdout.splitlines()]
+    assert [(x["prefill"], x["depth"], x["batch"]) for x in lines] == [
+        (p, d, b) for p in (8, 16) for d in (0, 32) for b in (1, 3)]
+    for figures in lines:
+        check_figures(figures)
+    assert lines[0]["model"] == "smollm2-135m" and lines[0]["threads"] == 1
+    # 134.5 M weights, 4 bits and a 64th part of two 16-bit numbers each
+    assert lines[0]["weight_bytes"] == pytest.approx(134.5e6 * 4.5 / 8, rel=0.01)
+    rows = list(csv.DictReader(run(*arguments, "--csv").stdout.splitlines()))
+    assert len(rows) == 8 and rows[0].keys() == lines[0].keys()
+    assert [row["depth"] for row in rows] == [str(x["depth"]) for x in lines]
+    table = run(*arguments).stdout
+    assert "smollm2-135m" in table and "GB/s" in table and "peak" in table
+
+
+@pytest.mark.parametrize("arguments, part", [
+    (["bench"], "--shape"),
+    (["bench", MODEL, "--shape", "qwen3-4b"], "--shape"),
+    (["bench", "--shape", "gpt-5"], "qwen3-4b"),
+    (["bench", "--shape", "qwen3-4b", "--depth", "0,x"], "x"),
+    (["bench", "--shape", "qwen3-4b", "--depth", "0,"], "--depth"),
+    (["bench", "--shape", "qwen3-4b", "--batch", "0"], "--batch"),
+    (["bench", "--shape", "qwen3-4b", "--batch", ",".join(["1"] * 33)], "--batch"),
+])
+def test_bench_usage(arguments, part):
+    assert part in one_line(run(*arguments), 2)
+
+
+def test_bench_refusals():
+    assert "context" in one_line(run("bench", "--shape", "smollm2-135m", "--depth", "8192"), 1)
+    assert "7 bits" in one_line(run("bench", "--shape", "smollm2-135m", "--bits", "7"), 1)
+
+
+def test_interrupted_bench():
+    process = subprocess.Popen([BINARY, "bench", "--shape", "smollm2-135m", "--decode", "4000"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 1 and out == "" and "interrupted" in err

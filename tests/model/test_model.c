@@ -289,6 +289,48 @@ static void test_no_directory(void **state)
     assert_non_null(strstr(err.message, "config.json"));
 }
 
+static const char random_config[] =
+    "{\"model_type\": \"qwen3_moe\", \"hidden_size\": 64, \"intermediate_size\": 128, "
+    "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
+    "\"head_dim\": 32, \"vocab_size\": 100, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000, "
+    "\"num_experts\": 4, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 96, "
+    "\"tie_word_embeddings\": false}";
+
+static void test_random_weights(void **state)
+{
+    (void)state;
+    Error err = {0};
+    Model *model;
+    assert_true(model_create_random(slice_of(random_config), 4, 32, &model, &err));
+    const LayerWeights *layer = &model->weights.layers[1];
+    assert_int_equal(layer->q.rows, 128);
+    assert_int_equal(layer->expert_down.n_experts, 4);
+    assert_int_equal(layer->expert_down.rows, 64);
+    assert_int_equal(layer->expert_down.cols, 96);
+    assert_int_equal(layer->k.bits, 4);
+    assert_true(model->weights.head.weight != model->weights.embedding.weight);
+    assert_true(layer->q_norm[31] == 1.0f && model->weights.final_norm[63] == 1.0f);
+    assert_int_equal(model->weights.bytes, tensor_set_bytes(model->tensors));
+    model_close(model);
+
+    assert_false(model_create_random(slice_of(random_config), 4, 128, &model, &err));
+    assert_null(model);
+    assert_int_equal(err.code, ERROR_UNSUPPORTED);
+    assert_false(model_create_random(SLICE("{\"model_type\": 5}"), 4, 64, &model, &err));
+    model = NULL;
+    for (uint64_t nth = 1; !model; nth++) {
+        Error failed = {0};
+        fault_fail_allocation(nth);
+        bool made = model_create_random(slice_of(random_config), 4, 32, &model, &failed);
+        fault_fail_allocation(0);
+        assert_int_equal(made, model != NULL);
+        if (!made)
+            assert_int_equal(failed.code, ERROR_MEMORY);
+        assert_true(nth < 10000);
+    }
+    model_close(model);
+}
+
 static void test_no_memory(void **state)
 {
     (void)state;
@@ -323,6 +365,7 @@ int main(void)
         cmocka_unit_test(test_experts_of_their_own),
         cmocka_unit_test(test_tokenizers_eos),
         cmocka_unit_test(test_tie_by_tensors),
+        cmocka_unit_test(test_random_weights),
         cmocka_unit_test(test_no_directory),
         cmocka_unit_test(test_no_memory),
     };

@@ -431,6 +431,62 @@ static void test_experts(void **state)
     buffer_reset(&image);
 }
 
+/* Values spread evenly around zero, in every layout, and the tensors' sizes are the layout's. */
+static void check_random(uint32_t bits, uint32_t group_size)
+{
+    enum { EXPERTS = 2, HEIGHT = 70, WIDTH = 384 };
+    Error err = {0};
+    TensorSet *set;
+    WeightMatrix m;
+    float row[WIDTH];
+    double sum = 0, squares = 0;
+    assert_true(tensor_set_create_random(bits, group_size, &set, &err));
+    assert_true(tensor_set_is_random(set));
+    assert_true(weight_matrix_create_random(set, EXPERTS, HEIGHT, WIDTH, &m, &err));
+    size_t expected = EXPERTS * HEIGHT * WIDTH * bits / 8;
+    if (bits < 16)
+        expected += EXPERTS * HEIGHT * (WIDTH / group_size) * 4;
+    assert_int_equal(weight_matrix_bytes(&m), expected);
+    assert_int_equal(tensor_set_bytes(set), expected);
+    for (size_t e = 0; e < EXPERTS; e++) {
+        for (size_t r = 0; r < HEIGHT; r++) {
+            weight_matrix_read_row(&m, e, r, row);
+            for (size_t i = 0; i < WIDTH; i++) {
+                sum += (double)row[i];
+                squares += (double)row[i] * (double)row[i];
+            }
+        }
+    }
+    double n = EXPERTS * HEIGHT * WIDTH, deviation = sqrt(squares / n);
+    if (!(fabs(sum / n) < 6 * deviation / sqrt(n)) || !(deviation > 0.01 && deviation < 0.1))
+        fail_msg("%u bits: mean %g, deviation %g", bits, sum / n, deviation);
+    tensor_set_close(set);
+}
+
+static void test_random(void **state)
+{
+    (void)state;
+    static const uint32_t bits[] = {2, 3, 4, 5, 6, 8, 16}, groups[] = {32, 64, 128};
+    for (size_t i = 0; i < ARRAY_COUNT(bits); i++) {
+        for (size_t g = 0; g < ARRAY_COUNT(groups); g++)
+            check_random(bits[i], groups[g]);
+    }
+    static const uint32_t wrong[][2] = {{7, 64}, {1, 64}, {4, 16}, {4, 0}, {32, 64}};
+    TensorSet *set;
+    WeightMatrix m;
+    for (size_t i = 0; i < ARRAY_COUNT(wrong); i++) {
+        Error err = {0};
+        assert_false(tensor_set_create_random(wrong[i][0], wrong[i][1], &set, &err));
+        assert_null(set);
+        assert_int_equal(err.code, ERROR_UNSUPPORTED);
+    }
+    Error err = {0};
+    assert_true(tensor_set_create_random(4, 128, &set, &err));
+    assert_false(weight_matrix_create_random(set, 1, 4, 192, &m, &err));
+    assert_int_equal(err.code, ERROR_UNSUPPORTED);
+    tensor_set_close(set);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -441,6 +497,7 @@ int main(void)
         cmocka_unit_test(test_affine_quantize),
         cmocka_unit_test(test_bind_refusals),
         cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
