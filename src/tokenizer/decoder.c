@@ -404,6 +404,67 @@ bool token_decoder_finish(TokenDecoder *decoder, Buffer *out, Error *err)
     return buffer_check(out, "decoded text", err);
 }
 
+static void append_byte_level(Slice content, Buffer *out)
+{
+    if (!is_spelt_in_bytes(content)) {
+        buffer_append_slice(out, content);
+        return;
+    }
+    for (size_t at = 0; at < content.len;) {
+        uint32_t c;
+        at += unicode_decode(content.ptr + at, &c);
+        buffer_append_byte(out, (char)byte_level_byte(c));
+    }
+}
+
+/* copy: of the caller's decoder, since Strip counts what it takes. */
+static bool append_steps(TokenDecoder *copy, Slice content, Buffer *out, Error *err)
+{
+    Buffer buffers[2];
+    buffer_init(&buffers[0], NORMALIZED_BYTES_MAX);
+    buffer_init(&buffers[1], NORMALIZED_BYTES_MAX);
+    Slice text = replaced_text(copy, content, buffers);
+    bool ok = buffer_check(&buffers[0], "decoded text", err) &&
+              buffer_check(&buffers[1], "decoded text", err);
+    int byte = ok && copy->tokenizer->decoder.byte_fallback ? fallback_byte(text) : -1;
+    if (ok && byte >= 0)
+        buffer_append_byte(out, (char)byte);
+    else if (ok)
+        put_text(copy, text, out);
+    buffer_reset(&buffers[0]);
+    buffer_reset(&buffers[1]);
+    return ok;
+}
+
+bool token_decoder_append_bytes(const TokenDecoder *decoder, int32_t id, Buffer *out, Error *err)
+{
+    TokenDecoder copy = *decoder;
+    Slice content;
+    bool ok = true;
+    if (!find_content(decoder, id, &content))
+        return true;
+    switch (decoder->tokenizer->decoder.kind) {
+    case DECODER_NONE:
+        if (decoder->started)
+            buffer_append_byte(out, ' ');
+        buffer_append_slice(out, content);
+        break;
+    case DECODER_BYTE_LEVEL:
+        append_byte_level(content, out);
+        break;
+    case DECODER_STEPS:
+        ok = append_steps(&copy, content, out, err);
+        break;
+    }
+    return ok && buffer_check(out, "bytes of a token", err);
+}
+
+bool tokenizer_append_token_bytes(const Tokenizer *tokenizer, int32_t id, Buffer *out, Error *err)
+{
+    TokenDecoder decoder = {.tokenizer = tokenizer, .started = true};
+    return token_decoder_append_bytes(&decoder, id, out, err);
+}
+
 bool tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t count,
                       bool skip_special, Buffer *out, Error *err)
 {

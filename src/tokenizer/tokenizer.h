@@ -75,5 +75,13 @@ typedef struct TokenDecoder {
 void token_decoder_init(TokenDecoder *decoder, const Tokenizer *tokenizer, bool skip_special);
 bool token_decoder_push(TokenDecoder *decoder, int32_t id, Buffer *out, Error *err) WARN_UNUSED;
 bool token_decoder_finish(TokenDecoder *decoder, Buffer *out, Error *err) WARN_UNUSED;
+/* Appends the exact bytes that pushing id would add to the text, held back or not: they may be a
+ * part of a character, and are not repaired. A token that is left out has none. */
+bool token_decoder_append_bytes(const TokenDecoder *decoder, int32_t id, Buffer *out,
+                                Error *err) WARN_UNUSED;
+
+/* The same for a token in the middle of a text, special ones too. */
+bool tokenizer_append_token_bytes(const Tokenizer *tokenizer, int32_t id, Buffer *out,
+                                  Error *err) WARN_UNUSED;
 
 #endif
