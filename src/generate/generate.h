@@ -15,6 +15,8 @@ enum {
     GENERATE_STOP_BYTES_MAX = 4096, /* of one stop string */
     GENERATE_LOGIT_BIAS_MAX = 4096,
     GENERATE_MAX_TOKENS_DEFAULT = 256,
+    GENERATE_TOP_LOGPROBS_MAX = 20,
+    GENERATE_LOGPROB_BYTES_MAX = 256 << 20, /* of one list */
 };
 
 typedef struct LogitBias {
@@ -22,9 +24,37 @@ typedef struct LogitBias {
     float bias;
 } LogitBias;
 
+/* ---- Constraint: what a reply may consist of ---- */
+
+/* A grammar's place in the chain. An implementation's struct begins with Constraint; it sees ids
+ * only. Every pointer is required unless it says optional. Threads: one at a time. */
+typedef struct Constraint Constraint;
+typedef struct ConstraintOps {
+    /* Sets the logits of the tokens that cannot come next to -INFINITY and leaves the others alone.
+     * End-of-text tokens are the caller's: what is done to them here has no effect. */
+    bool (*fill_mask)(Constraint *constraint, float *logits, size_t vocab_size, Error *err);
+    /* Optional: may id come next? Asked about the best token of a greedy step, to spare the mask.
+     */
+    bool (*allows_token)(Constraint *constraint, int32_t id);
+    /* id was chosen (never an end-of-text token). */
+    bool (*accept_token)(Constraint *constraint, int32_t id, Error *err);
+    /* May the text end here? Else end-of-text tokens are banned. */
+    bool (*can_end)(const Constraint *constraint);
+    /* Nothing can follow: the reply ends without a further step. */
+    bool (*is_finished)(const Constraint *constraint);
+    bool (*copy)(const Constraint *constraint, Constraint **out, Error *err);
+    void (*free)(Constraint *constraint);
+} ConstraintOps;
+
+struct Constraint {
+    const ConstraintOps *ops;
+};
+
+/* ---- Options ---- */
+
 /* The defaults (generation_options_init) are greedy. Ranges are checked by the caller's dialect.
- * Order of the chain: logit_bias, repetition, presence, frequency, temperature, top_k, top_p,
- * min_p, draw. */
+ * Order of the chain: logit_bias, constraint, repetition, presence, frequency, temperature, top_k,
+ * top_p, min_p, draw. */
 typedef struct GenerationOptions {
     float temperature;        /* 0: argmax, lowest id wins ties */
     float top_p;              /* 1: off */
@@ -42,7 +72,10 @@ typedef struct GenerationOptions {
     bool ignore_eos;   /* the end tokens are never chosen */
     const Slice *stop; /* UTF-8, copied; empty ones are ignored */
     size_t n_stop;
-    bool skip_special; /* leave special tokens out of the text */
+    bool skip_special;            /* leave special tokens out of the text */
+    bool logprobs;                /* collect a LogprobEntry for every token of the text */
+    uint32_t top_logprobs;        /* alternatives of an entry, at most GENERATE_TOP_LOGPROBS_MAX */
+    const Constraint *constraint; /* copied by its own operation; NULL: none */
 } GenerationOptions;
 
 void generation_options_init(GenerationOptions *options);
@@ -55,6 +88,48 @@ typedef enum FinishReason {
     FINISH_ERROR
 } FinishReason;
 
+/* ---- Log-probabilities ---- */
+
+typedef struct TokenLogprob {
+    int32_t id;
+    float logprob; /* natural logarithm, <= 0; may be -INFINITY */
+} TokenLogprob;
+
+/* Of the raw logits: before bias, constraint, penalties and temperature. */
+typedef struct LogprobEntry {
+    int32_t id;
+    float logprob;            /* NaN: there is none (the first token of a prompt) */
+    size_t bytes_at, n_bytes; /* what the token adds to the text, maybe a part of a character */
+    uint32_t n_top;
+    TokenLogprob top[GENERATE_TOP_LOGPROBS_MAX]; /* [n_top] descending, lower ids first on ties */
+} LogprobEntry;
+
+/* Caller-owned: init, reset. The concatenated bytes of a reply's entries are its text, except where
+ * bytes that are no UTF-8 became U+FFFD in the text. */
+typedef struct LogprobList {
+    Buffer entries; /* LogprobEntry[] */
+    Buffer bytes;
+} LogprobList;
+
+void logprob_list_init(LogprobList *list);
+void logprob_list_reset(LogprobList *list);
+void logprob_list_clear(LogprobList *list);
+size_t logprob_list_count(const LogprobList *list);
+const LogprobEntry *logprob_list_get(const LogprobList *list, size_t index);
+Slice logprob_list_bytes(const LogprobList *list, const LogprobEntry *entry);
+/* Copies the entry with these bytes to the end; sticky like a Buffer (logprob_list_check). */
+void logprob_list_append(LogprobList *list, const LogprobEntry *entry, Slice bytes);
+/* Moves all entries of from to the end of list. */
+void logprob_list_move(LogprobList *list, LogprobList *from);
+bool logprob_list_check(const LogprobList *list, Error *err) WARN_UNUSED;
+
+/* The entry of token id under raw logits [count] with its n_top (<= GENERATE_TOP_LOGPROBS_MAX, and
+ * at most count) best alternatives; no bytes. */
+void logprob_measure(const float *logits, size_t count, int32_t id, uint32_t n_top,
+                     LogprobEntry *out);
+
+/* ---- One reply ---- */
+
 typedef struct Generation Generation;
 
 /* eos: ids that end the text (copied). prompt: its ids, for the penalties (copied as far as
@@ -64,13 +139,13 @@ typedef struct Generation Generation;
 bool generation_create(const Tokenizer *tokenizer, const GenerationOptions *options,
                        const int32_t *eos, size_t n_eos, const int32_t *prompt, size_t n_prompt,
                        size_t vocab_size, Generation **out, Error *err) WARN_UNUSED;
-void generation_free(Generation *generation);
+void generation_free(Generation *generation); /* accepts NULL */
 
 /* Chooses the next token from logits [vocab_size] (clobbered), appends the text that is certain now
  * to text, and updates the finish reason. After FINISH_STOP or FINISH_LENGTH all text is out. *id
  * gets the token, to be fed to the engine while the reason is FINISH_NONE. A NaN among the logits
- * is ERROR_INTERNAL; ERROR_INVALID when logit_bias bans every token. Only while the reason is
- * FINISH_NONE. */
+ * is ERROR_INTERNAL; ERROR_INVALID when logit_bias and constraint leave no token. Only while the
+ * reason is FINISH_NONE. */
 bool generation_step(Generation *generation, float *logits, int32_t *id, Buffer *text,
                      Error *err) WARN_UNUSED;
 /* Ends from outside (context full, cancelled): flushes held-back text. Does nothing when it has
@@ -80,6 +155,12 @@ bool generation_end(Generation *generation, FinishReason reason, Buffer *text,
 FinishReason generation_finish_reason(const Generation *generation);
 /* Sampled tokens, the end token not counted. */
 size_t generation_token_count(const Generation *generation);
+/* Index in options.stop of the stop string that ended the reply, or -1. */
+int32_t generation_stop_index(const Generation *generation);
+/* Moves the entries of the tokens whose text has been given out since the last call to the end of
+ * out. Tokens of a matched stop string have none; one that only ends in it keeps the bytes before
+ * it. */
+void generation_take_logprobs(Generation *generation, LogprobList *out);
 const char *
 finish_reason_name(FinishReason reason); /* "stop", "length", ... as OpenAI names them */
 

@@ -1,5 +1,5 @@
-/* The chain: logit_bias, bans, repetition, presence, frequency; then greedy or temperature, top_k,
- * top_p, min_p, draw.
+/* The chain: logit_bias, bans, constraint, repetition, presence, frequency; then greedy or
+ * temperature, top_k, top_p, min_p, draw.
  *
  * Weights are exp((logit - best) / temperature), so the best token has weight 1 and nothing
  * overflows. The exponential is our own polynomial of additions and multiplications: the same bits
@@ -15,10 +15,16 @@
  * decides, with the nucleus measured on what top_k left. */
 #include "sampler.h"
 
+#include "exponential.h"
+
 #include <math.h>
 #include <string.h>
 
-enum { SAMPLER_BLOCK = 512, SAMPLER_LANES = 8 };
+enum {
+    SAMPLER_BLOCK = 512,
+    SAMPLER_LANES = 8,
+    SAMPLER_ENDS_KEPT = 64, /* end tokens that a constraint leaves possible; models have few */
+};
 
 /* ---- Logits ---- */
 
@@ -71,27 +77,6 @@ static int32_t find_first(const float *logits, size_t count, float value)
             return (int32_t)i;
     }
     return 0;
-}
-
-/* e^x for x <= 0; below -87 it is 0. x = n ln 2 + r with |r| <= ln(2) / 2; e^r by its Taylor
- * polynomial of degree 6 (error below 2e-7 relative); ln 2 in two parts keeps r exact. */
-static inline float exp_negative(float x)
-{
-    float clamped = x < -87.0f ? -87.0f : x;
-    float n = (float)(int32_t)(clamped * 1.44269504f - 0.5f);
-    float r = clamped - n * 0.693359375f;
-    r = r - n * -2.12194440e-4f;
-    float p = 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof(scale));
-    return x < -87.0f ? 0.0f : p * scale;
 }
 
 /* ---- Penalties ---- */
@@ -436,18 +421,34 @@ static bool copy_bias(Sampler *sampler, const GenerationOptions *options, Error 
     return true;
 }
 
-static bool copy_banned(Sampler *sampler, const int32_t *banned, size_t count, Error *err)
+/* Keeps the end tokens in *list: those that are never chosen, or those that only a constraint bans.
+ */
+static bool copy_ends(Sampler *sampler, const int32_t *eos, size_t count, int32_t **list,
+                      size_t *n_list, Error *err)
 {
     if (count == 0)
         return true;
-    sampler->banned = memory_allocate_array(count, sizeof(*banned));
-    if (!sampler->banned)
-        return error_no_memory(err, "banned tokens");
+    *list = memory_allocate_array(count, sizeof(**list));
+    if (!*list)
+        return error_no_memory(err, "end tokens");
     for (size_t i = 0; i < count; i++) {
-        if (banned[i] >= 0 && (size_t)banned[i] < sampler->vocab_size)
-            sampler->banned[sampler->n_banned++] = banned[i];
+        if (eos[i] >= 0 && (size_t)eos[i] < sampler->vocab_size)
+            (*list)[(*n_list)++] = eos[i];
     }
     return true;
+}
+
+static bool copy_constraint(Sampler *sampler, const GenerationOptions *options, const int32_t *eos,
+                            size_t n_eos, Error *err)
+{
+    if (options->ignore_eos)
+        return copy_ends(sampler, eos, n_eos, &sampler->banned, &sampler->n_banned, err) &&
+               (!options->constraint ||
+                options->constraint->ops->copy(options->constraint, &sampler->constraint, err));
+    if (!options->constraint)
+        return true;
+    return copy_ends(sampler, eos, n_eos, &sampler->ends, &sampler->n_ends, err) &&
+           options->constraint->ops->copy(options->constraint, &sampler->constraint, err);
 }
 
 static bool make_window(Sampler *sampler, const GenerationOptions *options, const int32_t *prompt,
@@ -473,8 +474,8 @@ static bool make_window(Sampler *sampler, const GenerationOptions *options, cons
     return true;
 }
 
-bool sampler_init(Sampler *sampler, const GenerationOptions *options, const int32_t *banned,
-                  size_t n_banned, const int32_t *prompt, size_t n_prompt, size_t vocab_size,
+bool sampler_init(Sampler *sampler, const GenerationOptions *options, const int32_t *eos,
+                  size_t n_eos, const int32_t *prompt, size_t n_prompt, size_t vocab_size,
                   Error *err)
 {
     *sampler = (Sampler){
@@ -491,7 +492,7 @@ bool sampler_init(Sampler *sampler, const GenerationOptions *options, const int3
     if (!options->has_seed && options->temperature > 0 && !random_system_seed(&seed, err))
         return false;
     random_init(&sampler->random, seed, options->choice);
-    if (!copy_bias(sampler, options, err) || !copy_banned(sampler, banned, n_banned, err) ||
+    if (!copy_bias(sampler, options, err) || !copy_constraint(sampler, options, eos, n_eos, err) ||
         !make_window(sampler, options, prompt, n_prompt, err)) {
         sampler_reset(sampler);
         return false;
@@ -507,16 +508,65 @@ void sampler_reset(Sampler *sampler)
     memory_free(sampler->counts);
     memory_free(sampler->marks);
     memory_free(sampler->window);
+    if (sampler->constraint)
+        sampler->constraint->ops->free(sampler->constraint);
+    memory_free(sampler->ends);
     memory_free(sampler->banned);
     memory_free(sampler->bias);
     *sampler = (Sampler){0};
 }
 
-bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err)
+/* Ends are ours: the mask does not decide about them. */
+static bool apply_constraint(Sampler *sampler, float *logits, Error *err)
 {
-    if (!prepare_penalties(sampler, err))
+    Constraint *constraint = sampler->constraint;
+    float kept[SAMPLER_ENDS_KEPT];
+    size_t n_kept = sampler->n_ends < SAMPLER_ENDS_KEPT ? sampler->n_ends : SAMPLER_ENDS_KEPT;
+    bool can_end = constraint->ops->can_end(constraint);
+    for (size_t i = 0; i < n_kept; i++)
+        kept[i] = logits[sampler->ends[i]];
+    if (!constraint->ops->fill_mask(constraint, logits, sampler->vocab_size, err))
         return false;
+    for (size_t i = 0; i < sampler->n_ends; i++)
+        logits[sampler->ends[i]] = can_end && i < n_kept ? kept[i] : -INFINITY;
+    return true;
+}
+
+static bool is_end(const Sampler *sampler, int32_t id)
+{
+    for (size_t i = 0; i < sampler->n_ends; i++) {
+        if (sampler->ends[i] == id)
+            return true;
+    }
+    return false;
+}
+
+/* A greedy step without penalties takes the best token that is allowed. When the best of all is
+ * allowed, that is it, and the mask need not be made. */
+static bool best_is_allowed(Sampler *sampler, const float *logits, int32_t *id)
+{
+    Constraint *constraint = sampler->constraint;
+    if (sampler->temperature > 0 || sampler->marks || sampler->counts ||
+        !constraint->ops->allows_token)
+        return false;
+    float best;
+    if (!find_best(logits, sampler->vocab_size, &best) || best == -INFINITY)
+        return false;
+    *id = find_first(logits, sampler->vocab_size, best);
+    if (is_end(sampler, *id))
+        return constraint->ops->can_end(constraint);
+    return constraint->ops->allows_token(constraint, *id);
+}
+
+static bool choose_id(Sampler *sampler, float *logits, int32_t *id, Error *err)
+{
     apply_bias(sampler, logits);
+    if (sampler->constraint) {
+        if (best_is_allowed(sampler, logits, id))
+            return true;
+        if (!apply_constraint(sampler, logits, err))
+            return false;
+    }
     if (sampler->marks)
         apply_repetition(sampler, logits);
     if (sampler->counts)
@@ -525,11 +575,23 @@ bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err)
     if (!find_best(logits, sampler->vocab_size, &best))
         return error_set(err, ERROR_INTERNAL, "the engine returned a NaN among the logits");
     if (best == -INFINITY)
-        return error_set(err, ERROR_INVALID, "logit_bias bans every token of the vocabulary");
+        return error_set(err, ERROR_INVALID,
+                         sampler->constraint ? "no token of the vocabulary fits the constraint"
+                                             : "logit_bias bans every token of the vocabulary");
     /* An infinite logit leaves no differences to weigh. */
-    if (sampler->temperature <= 0 || best == INFINITY)
+    if (sampler->temperature <= 0 || best == INFINITY) {
         *id = find_first(logits, sampler->vocab_size, best);
-    else if (!sample(sampler, logits, best, id, err))
+        return true;
+    }
+    return sample(sampler, logits, best, id, err);
+}
+
+bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err)
+{
+    if (!prepare_penalties(sampler, err) || !choose_id(sampler, logits, id, err))
+        return false;
+    Constraint *constraint = sampler->constraint;
+    if (constraint && !is_end(sampler, *id) && !constraint->ops->accept_token(constraint, *id, err))
         return false;
     return remember(sampler, *id, err);
 }

@@ -25,6 +25,9 @@ typedef struct Sampler {
     size_t n_bias;
     int32_t *banned; /* ids that are never chosen */
     size_t n_banned;
+    Constraint *constraint; /* own copy, or NULL */
+    int32_t *ends;          /* end tokens that are banned where the constraint cannot end */
+    size_t n_ends;
 
     /* Repetition: the last window_size tokens of prompt and reply, as a ring. */
     int32_t *window;
@@ -40,12 +43,14 @@ typedef struct Sampler {
     double *block_sums;    /* [vocab_size / block, rounded up] */
 } Sampler;
 
-/* banned: ids that are never chosen (copied). prompt: for the repetition window. */
-bool sampler_init(Sampler *sampler, const GenerationOptions *options, const int32_t *banned,
-                  size_t n_banned, const int32_t *prompt, size_t n_prompt, size_t vocab_size,
+/* eos: end tokens (copied); with options.ignore_eos they are never chosen. prompt: for the
+ * repetition window. */
+bool sampler_init(Sampler *sampler, const GenerationOptions *options, const int32_t *eos,
+                  size_t n_eos, const int32_t *prompt, size_t n_prompt, size_t vocab_size,
                   Error *err) WARN_UNUSED;
 void sampler_reset(Sampler *sampler);
-/* Runs the chain on logits [vocab_size] (clobbered) and remembers the chosen id. */
+/* Runs the chain on logits [vocab_size] (clobbered), remembers the chosen id and tells the
+ * constraint unless it is an end token. */
 bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err) WARN_UNUSED;
 
 #endif

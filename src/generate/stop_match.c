@@ -63,6 +63,7 @@ bool stop_match_init(StopMatch *match, const Slice *strings, size_t count, Error
         memcpy(match->bytes + at, strings[i].ptr, strings[i].len);
         stop->text = (Slice){match->bytes + at, strings[i].len};
         stop->border = match->borders + at;
+        stop->index = (int32_t)i;
         build_borders(stop);
         at += strings[i].len;
     }
@@ -93,8 +94,11 @@ static size_t step_all(StopMatch *match, char byte)
 {
     size_t longest = 0;
     for (size_t i = 0; i < match->count; i++) {
-        if (step_string(&match->strings[i], byte) && match->strings[i].text.len > longest)
-            longest = match->strings[i].text.len;
+        const StopString *stop = &match->strings[i];
+        if (step_string(&match->strings[i], byte) && stop->text.len > longest) {
+            longest = stop->text.len;
+            match->matched_index = stop->index;
+        }
     }
     return longest;
 }

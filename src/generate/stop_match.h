@@ -14,15 +14,17 @@ typedef struct StopString {
     Slice text;       /* owned by the matcher's storage */
     uint32_t *border; /* border[i]: longest proper prefix of text[0..i] that also ends it */
     size_t state;     /* bytes of text matched so far */
+    int32_t index;    /* among the strings given, empty ones counted */
 } StopString;
 
 typedef struct StopMatch {
     StopString *strings;
     size_t count;
-    char *bytes;       /* all texts */
-    uint32_t *borders; /* all tables */
-    Buffer held;       /* text not yet released: a possible beginning of a match */
-    bool matched;      /* a stop string was found: everything after is dropped */
+    char *bytes;           /* all texts */
+    uint32_t *borders;     /* all tables */
+    Buffer held;           /* text not yet released: a possible beginning of a match */
+    bool matched;          /* a stop string was found: everything after is dropped */
+    int32_t matched_index; /* which */
 } StopMatch;
 
 /* Copies the strings, skipping empty ones. ERROR_INVALID, ERROR_LIMIT, ERROR_MEMORY. */
