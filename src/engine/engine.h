@@ -75,6 +75,8 @@ typedef struct EngineOps {
     /* A new sequence with the first length tokens of from. Optional (NULL): not supported. */
     bool (*sequence_fork)(Engine *engine, const EngineSequence *from, size_t length,
                           size_t max_tokens, EngineSequence **out, Error *err);
+    /* Could it be truncated to length, or forked there? Optional with sequence_fork. */
+    bool (*sequence_holds_prefix)(const EngineSequence *sequence, size_t length);
     size_t (*sequence_length)(const EngineSequence *sequence);
     /* Appends each row's tokens to its sequence. logits: [wanted, vocab_size] float32, row-major,
      * for the wanted tokens in row order; may be NULL when none are wanted. Rows whose total

@@ -61,23 +61,46 @@ static bool init_locks(Job *job)
     return true;
 }
 
+static bool allocate_choices(Job *job, const JobRequest *request, Error *err)
+{
+    size_t count = request->n > 0 ? request->n : 1;
+    job->choices = memory_allocate_zeroed(count, sizeof(*job->choices));
+    job->prompt = memory_allocate_array(request->n_prompt, sizeof(*job->prompt));
+    if (!job->choices || !job->prompt)
+        return error_no_memory(err, "job");
+    job->n_choices = count;
+    memcpy(job->prompt, request->prompt, request->n_prompt * sizeof(*job->prompt));
+    job->n_prompt = request->n_prompt;
+    for (size_t i = 0; i < count; i++) {
+        JobChoice *choice = &job->choices[i];
+        buffer_init(&choice->text, SCHEDULER_JOB_TEXT_BYTES_MAX);
+        logprob_list_init(&choice->logprobs);
+        choice->logprobs.entries.max = SCHEDULER_JOB_LOGPROB_BYTES_MAX;
+        choice->progress.prompt_tokens = job->n_prompt;
+        choice->progress.stop_index = -1;
+        choice->status = choice->progress;
+    }
+    return true;
+}
+
 bool job_create(const JobRequest *request, Job **out, Error *err)
 {
     *out = NULL;
     Job *job = memory_allocate_zeroed(1, sizeof(*job));
-    int32_t *prompt = memory_allocate_array(request->n_prompt, sizeof(*prompt));
-    if (!job || !prompt || !init_locks(job)) {
-        memory_free(prompt);
+    if (!job)
+        return error_no_memory(err, "job");
+    if (!allocate_choices(job, request, err) || !init_locks(job)) {
+        memory_free(job->prompt);
+        memory_free(job->choices);
         memory_free(job);
         return error_no_memory(err, "job");
     }
     atomic_init(&job->references, 2);
     atomic_init(&job->released, false);
-    buffer_init(&job->text, SCHEDULER_JOB_TEXT_BYTES_MAX);
-    memcpy(prompt, request->prompt, request->n_prompt * sizeof(*prompt));
-    job->prompt = prompt;
-    job->n_prompt = request->n_prompt;
-    job->progress.prompt_tokens = job->status.prompt_tokens = request->n_prompt;
+    logprob_list_init(&job->prompt_logprobs);
+    logprob_list_init(&job->prompt_list);
+    job->wants_prompt_logprobs = request->prompt_logprobs && request->generation.logprobs;
+    job->top_logprobs = request->generation.top_logprobs;
     job->notify = request->notify;
     job->notify_context = request->notify_context;
     job->notify_bytes = request->notify_bytes;
@@ -90,47 +113,118 @@ void job_drop_reference(Job *job)
 {
     if (atomic_fetch_sub(&job->references, 1) != 1)
         return;
-    generation_free(job->generation);
+    for (size_t i = 0; i < job->n_choices; i++) {
+        generation_free(job->choices[i].generation);
+        logprob_list_reset(&job->choices[i].logprobs);
+        buffer_reset(&job->choices[i].text);
+    }
+    logprob_list_reset(&job->prompt_list);
+    logprob_list_reset(&job->prompt_logprobs);
+    memory_free(job->choices);
     memory_free(job->prompt);
-    buffer_reset(&job->text);
     pthread_cond_destroy(&job->changed);
     pthread_mutex_destroy(&job->notify_mutex);
     pthread_mutex_destroy(&job->mutex);
     memory_free(job);
 }
 
-void job_publish(Job *job, Slice text)
+/* What did not fit was lost; what arrived before stays readable. */
+static void end_overflow(JobChoice *choice)
 {
-    pthread_mutex_lock(&job->mutex);
-    buffer_append_slice(&job->text, text);
-    if (job->text.failed) {
-        job->progress.finish = job->text.over_limit ? FINISH_CANCELLED : FINISH_ERROR;
-        error_set(&job->progress.error, job->text.over_limit ? ERROR_CANCELLED : ERROR_MEMORY,
-                  job->text.over_limit ? "the reply was not read and grew beyond %d bytes"
-                                       : "out of memory for %d bytes of unread text",
-                  SCHEDULER_JOB_TEXT_BYTES_MAX);
-        job->text.failed = job->text.over_limit = false; /* what arrived before stays readable */
+    Buffer *parts[] = {&choice->text, &choice->logprobs.bytes, &choice->logprobs.entries};
+    bool over = false;
+    for (size_t i = 0; i < ARRAY_COUNT(parts); i++) {
+        over |= parts[i]->over_limit;
+        parts[i]->failed = parts[i]->over_limit = false;
     }
-    job->status = job->progress;
-    job->has_ended = job->progress.finish != FINISH_NONE;
-    bool wanted = job->has_ended || job->text.len >= (job->notify_bytes ? job->notify_bytes : 1);
-    pthread_cond_broadcast(&job->changed);
-    pthread_mutex_unlock(&job->mutex);
-    if (!wanted)
-        return;
+    choice->progress.finish = over ? FINISH_CANCELLED : FINISH_ERROR;
+    error_set(&choice->progress.error, over ? ERROR_CANCELLED : ERROR_MEMORY,
+              over ? "the reply was not read and grew beyond %d bytes"
+                   : "out of memory for %d bytes of unread text",
+              SCHEDULER_JOB_TEXT_BYTES_MAX);
+}
+
+static void wake_owner(Job *job)
+{
     pthread_mutex_lock(&job->notify_mutex);
     if (job->notify)
         job->notify(job->notify_context);
     pthread_mutex_unlock(&job->notify_mutex);
 }
 
-void job_read(Job *job, Buffer *out, JobStatus *status)
+void job_publish(Job *job, size_t index, Slice text)
+{
+    JobChoice *choice = &job->choices[index];
+    pthread_mutex_lock(&job->mutex);
+    buffer_append_slice(&choice->text, text);
+    if (choice->generation)
+        generation_take_logprobs(choice->generation, &choice->logprobs);
+    if (choice->text.failed || choice->logprobs.bytes.failed || choice->logprobs.entries.failed)
+        end_overflow(choice);
+    choice->status = choice->progress;
+    choice->has_ended = choice->progress.finish != FINISH_NONE;
+    size_t unread = choice->text.len + choice->logprobs.entries.len;
+    bool wanted = choice->has_ended || unread >= (job->notify_bytes ? job->notify_bytes : 1);
+    pthread_cond_broadcast(&job->changed);
+    pthread_mutex_unlock(&job->mutex);
+    if (wanted)
+        wake_owner(job);
+}
+
+void job_publish_prompt_logprobs(Job *job)
 {
     pthread_mutex_lock(&job->mutex);
-    buffer_append_slice(out, buffer_view(&job->text));
-    buffer_clear(&job->text);
-    *status = job->status;
+    logprob_list_move(&job->prompt_logprobs, &job->prompt_list);
+    job->prompt_logprobs_complete = true;
     pthread_mutex_unlock(&job->mutex);
+}
+
+size_t job_choice_count(const Job *job)
+{
+    return job->n_choices;
+}
+
+void job_read_choice(Job *job, size_t index, Buffer *text, LogprobList *logprobs, JobStatus *status)
+{
+    JobChoice *choice = &job->choices[index];
+    pthread_mutex_lock(&job->mutex);
+    buffer_append_slice(text, buffer_view(&choice->text));
+    buffer_clear(&choice->text);
+    if (logprobs)
+        logprob_list_move(logprobs, &choice->logprobs);
+    else
+        logprob_list_clear(&choice->logprobs);
+    *status = choice->status;
+    choice->end_was_read = choice->has_ended;
+    pthread_mutex_unlock(&job->mutex);
+}
+
+void job_read(Job *job, Buffer *text, JobStatus *status)
+{
+    job_read_choice(job, 0, text, NULL, status);
+}
+
+bool job_read_prompt_logprobs(Job *job, LogprobList *out)
+{
+    pthread_mutex_lock(&job->mutex);
+    bool complete = job->prompt_logprobs_complete;
+    if (complete)
+        logprob_list_move(out, &job->prompt_logprobs);
+    pthread_mutex_unlock(&job->mutex);
+    return complete;
+}
+
+/* With the job's mutex held. */
+static bool has_news(const Job *job)
+{
+    size_t ended = 0;
+    for (size_t i = 0; i < job->n_choices; i++) {
+        const JobChoice *choice = &job->choices[i];
+        if (choice->text.len > 0 || (choice->has_ended && !choice->end_was_read))
+            return true;
+        ended += choice->has_ended;
+    }
+    return ended == job->n_choices;
 }
 
 bool job_wait(Job *job, double timeout_seconds)
@@ -142,13 +236,13 @@ bool job_wait(Job *job, double timeout_seconds)
         limit = JOB_WAIT_SECONDS_MAX;
     double deadline = clock_monotonic_seconds() + limit;
     pthread_mutex_lock(&job->mutex);
-    while (job->text.len == 0 && !job->has_ended) {
+    while (!has_news(job)) {
         double left = deadline - clock_monotonic_seconds();
         if (left <= 0)
             break;
         wait_condition(&job->changed, &job->mutex, left);
     }
-    bool news = job->text.len > 0 || job->has_ended;
+    bool news = has_news(job);
     pthread_mutex_unlock(&job->mutex);
     return news;
 }

@@ -2,18 +2,31 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-struct EngineSequence {
+#include <cmocka.h>
+
+/* What a token changes. */
+typedef struct State {
     uint64_t hash;
-    size_t length, reserved;
+    size_t length;
     int32_t last;
     bool euro, is_long;
     size_t euro_at;
+} State;
+
+struct EngineSequence {
+    State now;
+    size_t reserved;
+    State *before; /* [now.length] the state before each token: what a fork begins with */
+    size_t capacity;
 };
 
-static void sequence_push(EngineSequence *sequence, int32_t token)
+static void state_push(State *sequence, int32_t token)
 {
     sequence->hash = (sequence->hash ^ (uint64_t)token) * 0x9e3779b97f4a7c15u;
     sequence->hash ^= sequence->hash >> 29;
@@ -29,7 +42,7 @@ static void sequence_push(EngineSequence *sequence, int32_t token)
     }
 }
 
-static int32_t next_token(const EngineSequence *sequence, bool never_ends)
+static int32_t next_token(const State *sequence, bool never_ends)
 {
     static const unsigned char euro[] = {0xe2, 0x82, 0xac};
     if (sequence->is_long)
@@ -41,12 +54,22 @@ static int32_t next_token(const EngineSequence *sequence, bool never_ends)
     return 'a' + (int32_t)(sequence->hash % 26);
 }
 
+static void fake_logits(const State *state, bool never_ends, float *logits)
+{
+    for (size_t v = 0; v < FAKE_VOCAB; v++)
+        logits[v] = (float)((state->hash >> (v % 48)) % 64) / 32;
+    logits[FAKE_END] = logits[FAKE_POISON] = logits[FAKE_LONG_TOKEN] = -30;
+    logits[next_token(state, never_ends)] = 12;
+    if (state->last == FAKE_NAN)
+        logits[17] = NAN;
+}
+
 size_t fake_reply(const int32_t *prompt, size_t n_prompt, bool never_ends, char *out, size_t max,
                   bool *ended)
 {
-    EngineSequence sequence = {0};
+    State sequence = {0};
     for (size_t i = 0; i < n_prompt; i++)
-        sequence_push(&sequence, prompt[i]);
+        state_push(&sequence, prompt[i]);
     *ended = false;
     size_t count = 0;
     while (count < max) {
@@ -56,7 +79,7 @@ size_t fake_reply(const int32_t *prompt, size_t n_prompt, bool never_ends, char 
             break;
         }
         out[count++] = (char)token;
-        sequence_push(&sequence, token);
+        state_push(&sequence, token);
     }
     return count;
 }
@@ -108,7 +131,43 @@ static void fake_sequence_free(Engine *engine, EngineSequence *sequence)
         return;
     atomic_fetch_sub(&fake->reserved, sequence->reserved);
     atomic_fetch_sub(&fake->sequences, 1);
+    free(sequence->before);
     memory_free(sequence);
+}
+
+/* Plain malloc: tests that fail allocations mean those of the scheduler. */
+static void sequence_push(EngineSequence *sequence, int32_t token)
+{
+    if (sequence->now.length == sequence->capacity) {
+        sequence->capacity = sequence->capacity ? sequence->capacity * 2 : 64;
+        sequence->before = realloc(sequence->before, sequence->capacity * sizeof(State));
+        assert_non_null(sequence->before);
+    }
+    sequence->before[sequence->now.length] = sequence->now;
+    state_push(&sequence->now, token);
+}
+
+static bool fake_sequence_holds_prefix(const EngineSequence *sequence, size_t length)
+{
+    return length <= sequence->now.length;
+}
+
+static bool fake_sequence_fork(Engine *engine, const EngineSequence *from, size_t length,
+                               size_t max_tokens, EngineSequence **out, Error *err)
+{
+    FakeEngine *fake = fake_of(engine);
+    if (length > from->now.length || length > max_tokens)
+        atomic_store(&fake->misused, true);
+    if (!fake_sequence_create(engine, max_tokens, out, err))
+        return false;
+    EngineSequence *fork = *out;
+    fork->capacity = length + 1;
+    fork->before = calloc(fork->capacity, sizeof(State));
+    assert_non_null(fork->before);
+    memcpy(fork->before, from->before, length * sizeof(State));
+    fork->now = length < from->now.length ? from->before[length] : from->now;
+    atomic_fetch_add(&fake->forks, 1);
+    return true;
 }
 
 static bool check_rows(FakeEngine *fake, const EngineRow *rows, size_t n_rows, Error *err)
@@ -119,7 +178,7 @@ static bool check_rows(FakeEngine *fake, const EngineRow *rows, size_t n_rows, E
                 atomic_store(&fake->misused, true);
         }
         if (rows[i].n_tokens == 0 ||
-            rows[i].sequence->length + rows[i].n_tokens > rows[i].sequence->reserved)
+            rows[i].sequence->now.length + rows[i].n_tokens > rows[i].sequence->reserved)
             atomic_store(&fake->misused, true);
         for (size_t t = 0; t < rows[i].n_tokens; t++) {
             if (rows[i].tokens[t] < 0 || rows[i].tokens[t] >= FAKE_VOCAB)
@@ -136,15 +195,24 @@ static void count_rows(FakeEngine *fake, const EngineRow *rows, size_t n_rows)
     size_t tokens = 0, decoding = 0;
     for (size_t i = 0; i < n_rows; i++) {
         tokens += rows[i].n_tokens;
-        decoding += rows[i].n_tokens == 1 && rows[i].sequence->length > 0;
+        decoding += rows[i].n_tokens == 1 && rows[i].sequence->now.length > 0;
     }
     atomic_fetch_add(&fake->passes, 1);
+    atomic_fetch_add(&fake->tokens, tokens);
     raise_to(&fake->most_rows, n_rows);
     raise_to(&fake->most_tokens, tokens);
     raise_to(&fake->rows_with_decode, decoding);
     for (size_t i = 0; i < n_rows; i++)
         raise_to(decoding > 0 ? &fake->largest_chunk_beside_decode : &fake->largest_chunk_alone,
                  rows[i].n_tokens);
+}
+
+void fake_logits_after(const int32_t *tokens, size_t count, bool never_ends, float *logits)
+{
+    State state = {0};
+    for (size_t i = 0; i < count; i++)
+        state_push(&state, tokens[i]);
+    fake_logits(&state, never_ends, logits);
 }
 
 static bool fake_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
@@ -154,31 +222,31 @@ static bool fake_forward(Engine *engine, const EngineRow *rows, size_t n_rows, f
     while (atomic_load(&fake->hold))
         pause_microseconds(500);
     int delay = atomic_load(&fake->delay_microseconds);
+    size_t n_tokens = 0;
+    for (size_t i = 0; i < n_rows; i++)
+        n_tokens += rows[i].n_tokens;
+    delay += atomic_load(&fake->token_delay_microseconds) * (int)(n_tokens - 1);
     if (delay > 0)
         pause_microseconds(delay);
     if (!check_rows(fake, rows, n_rows, err))
         return false;
     count_rows(fake, rows, n_rows);
     for (size_t i = 0; i < n_rows; i++) {
-        EngineSequence *sequence = rows[i].sequence;
-        for (size_t t = 0; t < rows[i].n_tokens; t++)
-            sequence_push(sequence, rows[i].tokens[t]);
-        if (rows[i].logits == ENGINE_LOGITS_NONE)
-            continue;
-        for (size_t v = 0; v < FAKE_VOCAB; v++)
-            logits[v] = (float)((sequence->hash >> (v % 48)) % 64) / 32;
-        logits[FAKE_END] = logits[FAKE_POISON] = logits[FAKE_LONG_TOKEN] = -30;
-        logits[next_token(sequence, atomic_load(&fake->never_ends))] = 12;
-        if (sequence->last == FAKE_NAN)
-            logits[17] = NAN;
-        logits += FAKE_VOCAB;
+        for (size_t t = 0; t < rows[i].n_tokens; t++) {
+            sequence_push(rows[i].sequence, rows[i].tokens[t]);
+            if (rows[i].logits == ENGINE_LOGITS_NONE ||
+                (rows[i].logits == ENGINE_LOGITS_LAST && t + 1 < rows[i].n_tokens))
+                continue;
+            fake_logits(&rows[i].sequence->now, atomic_load(&fake->never_ends), logits);
+            logits += FAKE_VOCAB;
+        }
     }
     return true;
 }
 
 static size_t fake_sequence_length(const EngineSequence *sequence)
 {
-    return sequence->length;
+    return sequence->now.length;
 }
 
 static bool fake_sequence_truncate(Engine *engine, EngineSequence *sequence, size_t length,
@@ -211,6 +279,8 @@ void fake_engine_init(FakeEngine *fake, uint32_t max_context)
         .sequence_create = fake_sequence_create,
         .sequence_free = fake_sequence_free,
         .sequence_truncate = fake_sequence_truncate,
+        .sequence_fork = fake_sequence_fork,
+        .sequence_holds_prefix = fake_sequence_holds_prefix,
         .sequence_length = fake_sequence_length,
         .forward = fake_forward,
     };

@@ -23,11 +23,13 @@ enum {
 typedef struct FakeEngine {
     Engine engine; /* first */
     ModelConfig config;
-    atomic_int delay_microseconds; /* of one pass */
-    atomic_size_t kv_tokens;       /* capacity of all sequences together; 0: no limit */
-    atomic_bool never_ends;        /* no end token of its own accord */
-    atomic_bool hold;              /* passes wait until it is cleared */
+    atomic_int delay_microseconds;       /* of one pass */
+    atomic_int token_delay_microseconds; /* and for each token in it beyond the first */
+    atomic_size_t kv_tokens;             /* capacity of all sequences together; 0: no limit */
+    atomic_bool never_ends;              /* no end token of its own accord */
+    atomic_bool hold;                    /* passes wait until it is cleared */
 
+    atomic_size_t forks, tokens; /* sequences forked; tokens given to all passes */
     atomic_size_t reserved, sequences, passes, most_rows, most_tokens, rows_with_decode;
     atomic_size_t largest_chunk_beside_decode, largest_chunk_alone;
     atomic_bool
@@ -40,5 +42,7 @@ void fake_engine_init(FakeEngine *fake, uint32_t max_context);
  * whether it came to its end token within max. */
 size_t fake_reply(const int32_t *prompt, size_t n_prompt, bool never_ends, char *out, size_t max,
                   bool *ended);
+/* What the engine answers after these tokens: logits [FAKE_VOCAB]. */
+void fake_logits_after(const int32_t *tokens, size_t count, bool never_ends, float *logits);
 
 #endif

@@ -102,6 +102,11 @@ static bool cpu_sequence_fork(Engine *engine, const EngineSequence *from, size_t
     return true;
 }
 
+static bool cpu_sequence_holds_prefix(const EngineSequence *sequence, size_t length)
+{
+    return kv_cache_holds_prefix(&sequence->cache, length);
+}
+
 static size_t cpu_sequence_length(const EngineSequence *sequence)
 {
     return sequence->cache.length;
@@ -203,6 +208,7 @@ static const EngineOps CPU_OPS = {
     .sequence_free = cpu_sequence_free,
     .sequence_truncate = cpu_sequence_truncate,
     .sequence_fork = cpu_sequence_fork,
+    .sequence_holds_prefix = cpu_sequence_holds_prefix,
     .sequence_length = cpu_sequence_length,
     .forward = cpu_forward,
 };

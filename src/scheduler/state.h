@@ -1,0 +1,97 @@
+/* Private to the scheduler: what its files share.
+ *
+ *   submit -> queue (bounded, guarded by mutex) -> slots (inference thread only) -> ended
+ *
+ * scheduler.c has the thread, the queue and the public functions; slots.c admits choices and ends
+ * them; step.c runs one engine pass. Unless a comment says otherwise everything here belongs to the
+ * inference thread. */
+#ifndef SCHEDULER_STATE_H
+#define SCHEDULER_STATE_H
+
+#include "job.h"
+
+enum { SCHEDULER_COST_CLASSES = 12 };
+
+/* One running choice. tokens are the prompt and what was sampled; the first `fed` of them are in
+ * the sequence. In decode exactly one is not. */
+typedef struct Slot {
+    Job *job; /* NULL: free */
+    size_t choice;
+    EngineSequence *sequence;
+    int32_t *tokens; /* [n_prompt + max_tokens] */
+    size_t n_tokens, fed;
+    uint64_t order; /* of admission */
+} Slot;
+
+/* What a step costs, learnt from the steps before. */
+typedef struct StepCosts {
+    /* Seconds of a step that only decodes, by the logarithm of its rows; 0: not known. */
+    double decode[SCHEDULER_COST_CLASSES];
+    double prefill_token; /* seconds that one prompt token adds to such a step; 0: not known */
+} StepCosts;
+
+struct Scheduler {
+    Engine *engine;
+    const Tokenizer *tokenizer;
+    const ModelConfig *config;
+    size_t slot_count, max_context, vocab_size;
+    pthread_t thread;
+
+    /* mutex guards the queue, draining, stopping and what statistics reads; work is signalled when
+     * they change. */
+    pthread_mutex_t mutex;
+    pthread_cond_t work;
+    Job *queue_head, *queue_tail;
+    size_t queue_length; /* jobs of which no choice was admitted yet */
+    bool draining, stopping;
+    uint64_t purged_total; /* jobs cancelled while they waited */
+    SchedulerStatistics published;
+    SchedulerSlot *published_slots; /* [slot_count] */
+    double step_started_at;         /* 0: nothing to do */
+
+    Slot *slots;       /* [slot_count] */
+    EngineRow *rows;   /* [slot_count] of one step */
+    Slot **row_slots;  /* [slot_count] whose row it is */
+    float *logits;     /* [logit_rows, vocab_size] */
+    size_t logit_rows; /* slot_count, and SCHEDULER_ECHO_CHUNK more once they were needed */
+    Buffer text;       /* of one token; empty between jobs */
+    uint64_t admissions;
+    size_t used_slots, running_jobs;
+    bool memory_short; /* admission waits until a choice ends */
+    StepCosts costs;
+    SchedulerStatistics tally; /* published between steps */
+};
+
+/* ---- scheduler.c ---- */
+
+/* The oldest job with a choice that has no slot, or NULL. The jobs of owners that have gone are
+ * dropped on the way. */
+Job *queue_front(Scheduler *scheduler);
+/* A choice of the front job was given a slot or has ended. */
+void queue_advance(Scheduler *scheduler);
+
+/* ---- slots.c ---- */
+
+bool slot_decodes(const Slot *slot);
+/* Gives free slots to waiting choices, in order, as far as memory reaches. */
+void slots_admit(Scheduler *scheduler);
+/* Ends the choices whose owner has gone. */
+void slots_drop_released(Scheduler *scheduler);
+/* Frees the slot, publishes the end of its choice and, after the last one, lets go of the job. */
+void slot_end(Scheduler *scheduler, Slot *slot, FinishReason reason, const Error *error);
+/* Ends a choice that has no slot. */
+void choice_end(Scheduler *scheduler, Job *job, size_t choice, FinishReason reason,
+                const Error *error);
+
+/* ---- step.c ---- */
+
+/* One engine pass over all slots, if there is anything to do. */
+void step_run(Scheduler *scheduler);
+
+/* ---- statistics.c ---- */
+
+void histogram_add(SchedulerHistogram *histogram, const double *bounds, double seconds);
+/* Copies the tally and the state of the slots to where scheduler_statistics finds them. */
+void statistics_publish(Scheduler *scheduler);
+
+#endif
