@@ -20,7 +20,7 @@ typedef enum OptionKind {
 
 #define AT(field) offsetof(Arguments, field)
 #define FOR(command) (1U << COMMAND_##command)
-#define LOADS (FOR(RUN) | FOR(SERVE) | FOR(BENCH) | FOR(LOGITS))
+#define LOADS (FOR(RUN) | FOR(SERVE) | FOR(BENCH) | FOR(LOGITS) | FOR(PERPLEXITY))
 #define READS_MODEL (LOADS | FOR(INFO) | FOR(TOKENIZE) | FOR(DETOKENIZE) | FOR(RENDER))
 
 typedef struct Option {
@@ -49,15 +49,16 @@ static const Option options[] = {
      "loopback address to bind (default: 127.0.0.1)"},
     {"alias", OPTION_TEXT, FOR(SERVE), AT(alias), 0, 0, "NAME",
      "model id to serve under (default: the model's type)"},
-    {"parallel", OPTION_INT, FOR(SERVE), AT(parallel), 1, 256, "N",
+    {"parallel", OPTION_INT, FOR(SERVE) | FOR(INFO), AT(parallel), 1, 256, "N",
      "requests answered at once (default: 4)"},
-    {"ctx", OPTION_INT, FOR(RUN) | FOR(SERVE), AT(ctx), 1, INT32_MAX, "N",
-     "context in tokens, prompt and reply (default: the model's, at most 8192)"},
+    {"ctx", OPTION_INT, FOR(RUN) | FOR(SERVE) | FOR(INFO) | FOR(PERPLEXITY), AT(ctx), 1, INT32_MAX,
+     "N", "context in tokens (default: the model's, at most 8192; perplexity: 1024)"},
     {"backend", OPTION_CHOICE, LOADS, AT(backend), 0, 0, "auto|cpu|mlx", "engine (default: auto)"},
     {"precision", OPTION_CHOICE, LOADS, AT(precision), 0, 0, "int16|int8|f32",
      "activations: int8 is fastest, f32 the reference (default: int16)"},
     {"threads", OPTION_INT, LOADS, AT(threads), 1, 1024, "N",
      "worker threads (default: the cores that this process may use)"},
+    {"file", OPTION_TEXT, FOR(PERPLEXITY), AT(input), 0, 0, "FILE", "text to predict"},
     {"out", OPTION_TEXT, FOR(IMPORT), AT(out), 0, 0, "DIR", "directory to write"},
     {"template", OPTION_TEXT, FOR(RENDER), AT(template_file), 0, 0, "FILE",
      "chat template to render"},
@@ -81,7 +82,9 @@ static const Option options[] = {
      "sequences decoded at once (default: 1)"},
     {"repeat", OPTION_INT, FOR(BENCH), AT(repeat), 1, 1000, "N",
      "measurements, of which the median is printed (default: 3)"},
-    {"json", OPTION_FLAG, FOR(TOKENIZE) | FOR(DETOKENIZE) | FOR(RENDER) | FOR(LOGITS) | FOR(BENCH),
+    {"json", OPTION_FLAG,
+     FOR(TOKENIZE) | FOR(DETOKENIZE) | FOR(RENDER) | FOR(LOGITS) | FOR(BENCH) | FOR(INFO) |
+         FOR(PERPLEXITY),
      AT(json), 0, 0, NULL, "one JSON object a line"},
     {"csv", OPTION_FLAG, FOR(BENCH), AT(csv), 0, 0, NULL, "comma-separated values"},
     {"verbose", OPTION_FLAG, ~0U, AT(verbose), 0, 0, NULL, "more on stderr"},
@@ -108,6 +111,8 @@ static const CommandWord commands[COMMAND_COUNT] = {
     [COMMAND_RENDER] = {"render", "--template FILE|--model DIR --json",
                         "JSON lines of chats to prompts"},
     [COMMAND_LOGITS] = {"logits", "MODEL --tokens 1,2,3 --json", "a prompt's logits as JSON"},
+    [COMMAND_PERPLEXITY] = {"perplexity", "MODEL --file FILE",
+                            "how well the model predicts a text"},
 };
 
 void arguments_print_help(Command about)
@@ -347,6 +352,8 @@ static bool check_required(const Arguments *arguments, Error *err)
         return error_set(err, ERROR_USAGE, "%s needs a model directory: --model DIR", name);
     if (arguments->command == COMMAND_IMPORT && (!arguments->input || !arguments->out))
         return error_set(err, ERROR_USAGE, "usage: mlx-serve import FILE.gguf --out DIR");
+    if (arguments->command == COMMAND_PERPLEXITY && !arguments->input)
+        return error_set(err, ERROR_USAGE, "perplexity needs --file FILE");
     if (arguments->command == COMMAND_LOGITS && !arguments->tokens)
         return error_set(err, ERROR_USAGE, "logits needs --tokens 1,2,3");
     if (arguments->command == COMMAND_SERVE && !is_loopback(arguments->host))

@@ -23,6 +23,7 @@ typedef enum Command {
     COMMAND_DETOKENIZE,
     COMMAND_RENDER,
     COMMAND_LOGITS,
+    COMMAND_PERPLEXITY,
     COMMAND_COUNT
 } Command;
 
@@ -38,7 +39,7 @@ typedef struct Arguments {
     Command help_for;   /* of COMMAND_HELP: the command asked about, or COMMAND_HELP */
     const char *model;  /* directory (or tokenizer.json for tokenize and detokenize) */
     const char *prompt; /* NULL: not given */
-    const char *input;  /* import: the GGUF file */
+    const char *input;  /* import: the GGUF file; perplexity: the text */
     const char *out;    /* import: the directory */
     const char *shape;  /* bench: instead of a model */
     const char *template_file;
@@ -76,5 +77,6 @@ int command_tokenize(const Arguments *arguments);
 int command_detokenize(const Arguments *arguments);
 int command_render(const Arguments *arguments);
 int command_logits(const Arguments *arguments);
+int command_perplexity(const Arguments *arguments);
 
 #endif

@@ -1,144 +1,94 @@
-/* info: what a model directory holds and what running it takes. */
-#include "cli.h"
+/* info: what a model directory holds and what running it takes, before any of it is spent. The
+ * engine is not opened. */
+#include "info.h"
 
-#include "loaded_model.h"
-
-#include <stdio.h>
 #include <string.h>
 
-static const char *mode_name(const WeightMatrix *matrix)
+static InfoKind *find_kind(InfoReport *report, const char *name)
 {
-    switch (matrix->mode) {
-    case QUANT_AFFINE:
-        return "affine";
-    case QUANT_MXFP4:
-        return "mxfp4";
-    case QUANT_MXFP8:
-        return "mxfp8";
-    case QUANT_NVFP4:
-        return "nvfp4";
-    case QUANT_NONE:
-        break;
+    for (size_t i = 0; i < report->n_kinds; i++) {
+        if (strcmp(report->kinds[i].name, name) == 0)
+            return &report->kinds[i];
     }
-    return dtype_name(matrix->weight->dtype);
+    InfoKind *kind = &report->kinds[report->n_kinds++];
+    kind->name = name;
+    return kind;
 }
 
-static void format_layout(const WeightMatrix *matrix, char *out, size_t size)
+static void add_module(InfoReport *report, const char *name, const WeightMatrix *matrix)
 {
-    if (matrix->mode == QUANT_NONE)
-        snprintf(out, size, "%s", mode_name(matrix));
-    else
-        snprintf(out, size, "%u-bit %s, group %u", (unsigned)matrix->bits, mode_name(matrix),
-                 (unsigned)matrix->group_size);
-}
-
-/* One line for a kind of module: its layout in layer 0, and in how many layers it differs from
- * that. */
-static void print_module(const Model *model, const char *name, size_t field_offset)
-{
-    char first[64] = "", layout[64];
-    size_t present = 0, differing = 0, bytes = 0;
-    for (uint32_t i = 0; i < model->config.num_hidden_layers; i++) {
-        const char *layer = (const char *)&model->weights.layers[i];
-        WeightMatrix matrix;
-        memcpy(&matrix, layer + field_offset, sizeof(matrix));
-        if (!matrix.weight)
-            continue;
-        format_layout(&matrix, layout, sizeof(layout));
-        if (present++ == 0)
-            memcpy(first, layout, sizeof(first));
-        differing += strcmp(first, layout) != 0;
-        bytes += weight_matrix_bytes(&matrix);
-    }
-    if (present == 0)
+    if (!matrix->weight)
         return;
-    printf("  %-12s %s, %.1f MB", name, first, (double)bytes * 1e-6);
-    if (differing > 0)
-        printf(" (%zu of %zu layers differ)", differing, present);
-    printf("\n");
+    InfoKind *kind = find_kind(report, name);
+    DType dtype = matrix->scales ? matrix->scales->dtype : matrix->weight->dtype;
+    kind->bytes += weight_matrix_bytes(matrix);
+    size_t i = 0;
+    while (i < kind->n_layouts &&
+           (kind->layouts[i].mode != matrix->mode || kind->layouts[i].bits != matrix->bits ||
+            kind->layouts[i].group_size != matrix->group_size || kind->layouts[i].dtype != dtype))
+        i++;
+    if (i == INFO_LAYOUTS_MAX)
+        i--;
+    if (i == kind->n_layouts)
+        kind->layouts[kind->n_layouts++] = (InfoLayout){.mode = matrix->mode,
+                                                        .bits = matrix->bits,
+                                                        .group_size = matrix->group_size,
+                                                        .dtype = dtype};
+    kind->layouts[i].count++;
 }
 
-static void print_matrix(const char *name, const WeightMatrix *matrix, const char *note)
+static void collect_modules(InfoReport *report)
 {
-    char layout[64];
-    format_layout(matrix, layout, sizeof(layout));
-    printf("  %-12s %s, %.1f MB%s\n", name, layout, (double)weight_matrix_bytes(matrix) * 1e-6,
-           note);
-}
-
-static void print_quantisation(const Model *model)
-{
-    static const struct {
-        const char *name;
-        size_t offset;
-    } modules[] = {
-        {"q_proj", offsetof(LayerWeights, q)},
-        {"k_proj", offsetof(LayerWeights, k)},
-        {"v_proj", offsetof(LayerWeights, v)},
-        {"o_proj", offsetof(LayerWeights, o)},
-        {"gate_proj", offsetof(LayerWeights, gate)},
-        {"up_proj", offsetof(LayerWeights, up)},
-        {"down_proj", offsetof(LayerWeights, down)},
-        {"router", offsetof(LayerWeights, router)},
-        {"expert gate", offsetof(LayerWeights, expert_gate)},
-        {"expert up", offsetof(LayerWeights, expert_up)},
-        {"expert down", offsetof(LayerWeights, expert_down)},
-    };
-    printf("weights\n");
-    bool tied = model->config.tie_word_embeddings;
-    print_matrix("embedding", &model->weights.embedding, tied ? " (also the output head)" : "");
-    for (size_t i = 0; i < ARRAY_COUNT(modules); i++)
-        print_module(model, modules[i].name, modules[i].offset);
-    if (!tied)
-        print_matrix("head", &model->weights.head, "");
-}
-
-/* fp16 keys and values of every layer; sliding layers hold at most their window. */
-static size_t count_kv_bytes(const ModelConfig *config, size_t tokens)
-{
-    size_t total = 0;
-    for (uint32_t i = 0; i < config->num_hidden_layers; i++) {
-        size_t window = config->layers[i].sliding_window;
-        size_t kept = window > 0 && window < tokens ? window : tokens;
-        total += kept * config->num_key_value_heads * config->head_dim * 2 * sizeof(uint16_t);
+    const Model *model = report->loaded->model;
+    const ModelWeights *weights = &model->weights;
+    add_module(report, "embed_tokens", &weights->embedding);
+    for (uint32_t i = 0; i < model->config.num_hidden_layers; i++) {
+        const LayerWeights *layer = &weights->layers[i];
+        add_module(report, "q_proj", &layer->q);
+        add_module(report, "k_proj", &layer->k);
+        add_module(report, "v_proj", &layer->v);
+        add_module(report, "o_proj", &layer->o);
+        add_module(report, "gate_proj", &layer->gate);
+        add_module(report, "up_proj", &layer->up);
+        add_module(report, "down_proj", &layer->down);
+        add_module(report, "router", &layer->router);
+        add_module(report, "expert gate_proj", &layer->expert_gate);
+        add_module(report, "expert up_proj", &layer->expert_up);
+        add_module(report, "expert down_proj", &layer->expert_down);
     }
-    return total;
+    if (!model->config.tie_word_embeddings)
+        add_module(report, "lm_head", &weights->head);
 }
 
-static void print_config(const ModelConfig *config, const ModelWeights *weights)
+/* What the keys and values of one token take, by what the layers see. */
+static void collect_kv(InfoReport *report)
 {
-    printf("architecture   %s, %u layers, hidden %u, MLP %u\n", config->model_type,
-           (unsigned)config->num_hidden_layers, (unsigned)config->hidden_size,
-           (unsigned)config->intermediate_size);
-    printf("attention      %u heads of %u, %u for keys and values\n",
-           (unsigned)config->num_attention_heads, (unsigned)config->head_dim,
-           (unsigned)config->num_key_value_heads);
-    if (config->num_experts > 0)
-        printf("experts        %u, %u a token\n", (unsigned)config->num_experts,
-               (unsigned)config->num_experts_per_tok);
-    printf("vocabulary     %u tokens\n", (unsigned)config->vocab_size);
-    printf("context        %u tokens\n", (unsigned)config->max_position_embeddings);
-    printf("parameters     %.1f M in %.1f MB\n", (double)weights->parameter_count * 1e-6,
-           (double)weights->bytes * 1e-6);
-    printf("KV cache       %zu bytes a token (fp16); %.1f MB at the full context\n",
-           count_kv_bytes(config, 1),
-           (double)count_kv_bytes(config, config->max_position_embeddings) * 1e-6);
+    const ModelConfig *config = &report->loaded->model->config;
+    size_t layer = (size_t)config->num_key_value_heads * config->head_dim * 2 * sizeof(uint16_t);
+    for (uint32_t i = 0; i < config->num_hidden_layers; i++) {
+        uint32_t window = config->layers[i].sliding_window;
+        report->sliding_layers += window > 0;
+        report->kv_growing_bytes += window > 0 ? 0 : layer;
+        report->kv_bytes_per_token += layer;
+        if (window > report->sliding_window)
+            report->sliding_window = window;
+    }
 }
 
-static void print_text(const LoadedModel *loaded)
+static bool collect(const Arguments *arguments, InfoReport *report, Error *err)
 {
-    Slice bos = chat_template_bos_token(loaded->chat);
-    Slice eos = chat_template_eos_token(loaded->chat);
-    printf("tokenizer      %zu tokens\n", tokenizer_vocabulary_size(loaded->tokenizer));
-    printf("chat template  %s, %zu bytes\n",
-           chat_template_is_default(loaded->chat) ? "none in the model: the architecture's default"
-                                                  : "the model's own",
-           chat_template_source(loaded->chat).len);
-    printf("special tokens BOS %.*s, EOS %.*s; text ends at ids", SLICE_ARG(bos), SLICE_ARG(eos));
-    const ModelConfig *config = &loaded->model->config;
-    for (size_t i = 0; i < config->n_eos_token_ids; i++)
-        printf(" %d", (int)config->eos_token_ids[i]);
-    printf("%s\n", config->n_eos_token_ids ? "" : " (none)");
+    collect_modules(report);
+    collect_kv(report);
+    report->parallel = (size_t)arguments->parallel;
+    size_t sequence;
+    if (!loaded_model_context(report->loaded, arguments, &report->ctx, err) ||
+        !engine_kv_bytes(&report->loaded->model->config, ENGINE_PRECISION_INT16, report->ctx,
+                         &sequence, err))
+        return false;
+    if (!size_multiply(sequence, report->parallel, &report->kv_bytes))
+        return error_set(err, ERROR_LIMIT, "KV cache of %zu sequences: size does not fit",
+                         report->parallel);
+    return true;
 }
 
 int command_info(const Arguments *arguments)
@@ -147,9 +97,12 @@ int command_info(const Arguments *arguments)
     LoadedModel loaded;
     if (!loaded_model_open(arguments, LOAD_TEXT, &loaded, &err))
         return report_error(&err);
-    print_config(&loaded.model->config, &loaded.model->weights);
-    print_text(&loaded);
-    print_quantisation(loaded.model);
+    InfoReport report = {.loaded = &loaded};
+    bool ok = collect(arguments, &report, &err);
+    if (ok && arguments->json)
+        ok = info_print_json(&report, &err);
+    else if (ok)
+        info_print_text(&report);
     loaded_model_close(&loaded);
-    return EXIT_DONE;
+    return ok ? EXIT_DONE : report_error(&err);
 }

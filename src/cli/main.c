@@ -60,6 +60,8 @@ static int run_command(const Arguments *arguments)
         return command_render(arguments);
     case COMMAND_LOGITS:
         return command_logits(arguments);
+    case COMMAND_PERPLEXITY:
+        return command_perplexity(arguments);
     case COMMAND_VERSION:
         printf("mlx-serve %s\n", MLX_SERVE_VERSION);
         return EXIT_DONE;

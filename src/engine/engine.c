@@ -12,6 +12,13 @@ bool engine_open(const Model *model, const EngineOptions *options, Engine **out,
     return cpu_engine_open(model, options, false, out, err);
 }
 
+bool engine_kv_bytes(const ModelConfig *config, EnginePrecision precision, size_t max_tokens,
+                     size_t *out, Error *err)
+{
+    return kv_cache_count_bytes(config, precision != ENGINE_PRECISION_F32, max_tokens,
+                                CPU_BATCH_TOKENS_DEFAULT, out, err);
+}
+
 void engine_close(Engine *engine)
 {
     if (engine)

@@ -97,6 +97,12 @@ bool engine_open(const Model *model, const EngineOptions *options, Engine **out,
                  Error *err) WARN_UNUSED;
 void engine_close(Engine *engine); /* accepts NULL */
 
+/* Bytes that the KV cache of one sequence of max_tokens takes in the CPU engine, opened with its
+ * default max_batch_tokens: what sequence_create would reserve, without an engine. Sliding-window
+ * layers count with their bound. ERROR_LIMIT as sequence_create. Any thread. */
+bool engine_kv_bytes(const ModelConfig *config, EnginePrecision precision, size_t max_tokens,
+                     size_t *out, Error *err) WARN_UNUSED;
+
 /* Shorthands for engine->ops->name(engine, ...). */
 void engine_describe(const Engine *engine, EngineDescription *out);
 bool engine_sequence_create(Engine *engine, size_t max_tokens, EngineSequence **out,

@@ -88,6 +88,8 @@ static bool fail_structure(HeaderParser *p, JsonToken token, const char *expecte
 static bool read_metadata(HeaderParser *p)
 {
     JsonToken token = json_reader_next(&p->reader);
+    if (token == JSON_TOKEN_NULL) /* mlx.core.save_safetensors writes that when it is given none */
+        return true;
     if (token != JSON_TOKEN_OBJECT_BEGIN)
         return fail_structure(p, token, "__metadata__ to be an object");
     while ((token = json_reader_next(&p->reader)) == JSON_TOKEN_KEY) {

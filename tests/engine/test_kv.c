@@ -74,6 +74,12 @@ static void test_sizes(void **state)
                      256); /* 100 + 32, rounded to 192, and a block more */
     assert_int_equal(kv_bytes_per_token(&CONFIG, true), 2 * (12 + 16) * 2);
     assert_int_equal(kv_bytes_per_token(&CONFIG, false), 4 * (12 + 16) * 2);
+    size_t bytes;
+    Error err = {0};
+    assert_true(kv_cache_count_bytes(&CONFIG, true, 1000, 32, &bytes, &err));
+    assert_int_equal(bytes, cache.bytes);
+    assert_false(kv_cache_count_bytes(&CONFIG, true, 0, 32, &bytes, &err));
+    assert_int_equal(err.code, ERROR_LIMIT);
     kv_cache_free(&cache);
     create(65, &cache);
     assert_int_equal(cache.layers[1].capacity, 128);

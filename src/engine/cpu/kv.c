@@ -67,8 +67,9 @@ static bool plan(KvCache *cache, const ModelConfig *config, size_t max_chunk, Er
     return true;
 }
 
-bool kv_cache_create(const ModelConfig *config, bool is_half, size_t max_tokens, size_t max_chunk,
-                     KvCache *out, Error *err)
+/* Everything but the memory of keys and values. */
+static bool lay_out(const ModelConfig *config, bool is_half, size_t max_tokens, size_t max_chunk,
+                    KvCache *out, Error *err)
 {
     *out = (KvCache){.n_layers = config->num_hidden_layers,
                      .n_heads = config->num_key_value_heads,
@@ -82,13 +83,35 @@ bool kv_cache_create(const ModelConfig *config, bool is_half, size_t max_tokens,
     out->layers = memory_allocate_array(out->n_layers, sizeof *out->layers);
     if (!out->layers)
         return error_no_memory(err, "KV cache");
-    if (!plan(out, config, max_chunk, err))
-        goto fail;
+    if (plan(out, config, max_chunk, err))
+        return true;
+    kv_cache_free(out);
+    return false;
+}
+
+bool kv_cache_count_bytes(const ModelConfig *config, bool is_half, size_t max_tokens,
+                          size_t max_chunk, size_t *out, Error *err)
+{
+    KvCache cache;
+    *out = 0;
+    if (!lay_out(config, is_half, max_tokens, max_chunk, &cache, err))
+        return false;
+    *out = cache.bytes;
+    kv_cache_free(&cache);
+    return true;
+}
+
+bool kv_cache_create(const ModelConfig *config, bool is_half, size_t max_tokens, size_t max_chunk,
+                     KvCache *out, Error *err)
+{
+    if (!lay_out(config, is_half, max_tokens, max_chunk, out, err))
+        return false;
     out->memory = memory_allocate_aligned(KV_ALIGNMENT, out->bytes);
     if (!out->memory) {
         error_set(err, ERROR_MEMORY, "KV cache for %zu tokens: no memory for %zu bytes", max_tokens,
                   out->bytes);
-        goto fail;
+        kv_cache_free(out);
+        return false;
     }
     uint8_t *at = out->memory;
     for (size_t i = 0; i < out->n_layers; i++) {
@@ -99,9 +122,6 @@ bool kv_cache_create(const ModelConfig *config, bool is_half, size_t max_tokens,
         at += value_bytes(out, layer->capacity) * out->n_heads;
     }
     return true;
-fail:
-    kv_cache_free(out);
-    return false;
 }
 
 void kv_cache_free(KvCache *cache)

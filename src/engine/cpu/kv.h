@@ -48,6 +48,9 @@ size_t kv_bytes_per_token(const ModelConfig *config, bool is_half);
  * that does not fit, ERROR_MEMORY, both with the number of bytes. */
 bool kv_cache_create(const ModelConfig *config, bool is_half, size_t max_tokens, size_t max_chunk,
                      KvCache *out, Error *err) WARN_UNUSED;
+/* The bytes that kv_cache_create would take. */
+bool kv_cache_count_bytes(const ModelConfig *config, bool is_half, size_t max_tokens,
+                          size_t max_chunk, size_t *out, Error *err) WARN_UNUSED;
 void kv_cache_free(KvCache *cache);
 
 /* Where one head's key of a position starts (its next dimension is KV_KEY_TILE elements on), and
