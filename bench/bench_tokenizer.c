@@ -1,4 +1,5 @@
-/* How fast a tokenizer loads and encodes: bench_tokenizer TOKENIZER_JSON TEXT [REPEATS=5] [IDS_FILE].
+/* How fast a tokenizer loads and encodes: bench_tokenizer TOKENIZER_JSON TEXT [REPEATS=5]
+ * [IDS_FILE].
  *
  * Prints CSV, one line a measurement: what, bytes, seconds, MB/s, count. `load` reads the file and
  * builds the tables (best of the repeats; count: bytes that stay allocated for it); `encode_first`
@@ -106,12 +107,11 @@ int main(int argc, char **argv)
     TokenList ids = {0};
     Tokenizer *tokenizer = NULL;
     printf("what,bytes,seconds,mb_per_s,count\n");
-    bool ok = file_map_open(argv[2], &map, &err) &&
-              measure_load(argv[1], repeats, &tokenizer, &err) &&
-              measure_encode(tokenizer, (Slice){(const char *)map.data, map.size}, repeats, &ids,
-                             &err) &&
-              measure_decode(tokenizer, &ids, repeats, &err) &&
-              (argc < 5 || write_ids(argv[4], &ids, &err));
+    bool ok =
+        file_map_open(argv[2], &map, &err) && measure_load(argv[1], repeats, &tokenizer, &err) &&
+        measure_encode(tokenizer, (Slice){(const char *)map.data, map.size}, repeats, &ids, &err) &&
+        measure_decode(tokenizer, &ids, repeats, &err) &&
+        (argc < 5 || write_ids(argv[4], &ids, &err));
     if (!ok)
         fprintf(stderr, "bench_tokenizer: %s\n", err.message);
     token_list_reset(&ids);

@@ -138,7 +138,7 @@ static bool global_range(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
     JinjaRange *range = jinja_allocate(m, 1, sizeof(*range));
     if (!range)
         return false;
-    *range = (JinjaRange){start, step, (size_t)count};
+    *range = (JinjaRange){start, stop, step, (size_t)count};
     *out = (JinjaValue){.kind = JINJA_RANGE, .as.range = range};
     return true;
 }

@@ -302,14 +302,12 @@ static bool has_parameter(const JinjaMacroNode *node, Slice name)
 static bool bind_extras(JinjaMachine *m, const JinjaMacroNode *node, const JinjaArguments *given,
                         bool *used)
 {
-    const JinjaValue *caller = take_keyword(given, used, SLICE("caller"));
     JinjaValue none = jinja_undefined(JINJA_MISSING_HINT, SLICE("No caller defined"));
-    bool wants_caller = node->wants_caller && !has_parameter(node, SLICE("caller"));
-    if (wants_caller && !set_by_text(m, SLICE("caller"), caller ? caller : &none))
-        return false;
-    if (caller && !wants_caller)
-        return jinja_fail(m, "macro '%.*s' takes no keyword argument 'caller'",
-                          SLICE_ARG(node->text));
+    if (node->wants_caller && !has_parameter(node, SLICE("caller"))) {
+        const JinjaValue *caller = take_keyword(given, used, SLICE("caller"));
+        if (!set_by_text(m, SLICE("caller"), caller ? caller : &none))
+            return false;
+    }
     JinjaValue rest;
     if (!jinja_dict_new(m, 0, &rest))
         return false;
@@ -422,6 +420,9 @@ static bool execute_captured(JinjaMachine *m, const JinjaNode *node)
         return false;
     if (node->kind == NODE_SET_BLOCK)
         return jinja_assign(m, node->as.block.target, &text);
+    if (!jinja_is_string(&text))
+        return jinja_fail(m, "a filter block's filter gave %s, expected str",
+                          jinja_type_name(&text));
     return jinja_append_text(m, &m->out, &text) && check_output(m);
 }
 

@@ -241,6 +241,11 @@ static bool parse_keyword(JinjaParser *p, JinjaCallNodes *call)
     if (!jinja_parser_grow(p, (void **)&call->keywords, call->keyword_count,
                            &call->keyword_capacity, sizeof(*call->keywords)))
         return false;
+    for (size_t i = 0; i < call->keyword_count; i++) {
+        if (slice_equal(call->keywords[i].name, p->token.text))
+            return jinja_parser_fail(p, p->token.line, "keyword argument repeated: %.*s",
+                                     SLICE_ARG(p->token.text));
+    }
     JinjaKeywordNode *keyword = &call->keywords[call->keyword_count++];
     keyword->name = p->token.text;
     return jinja_parser_advance(p) && jinja_parser_advance(p) &&

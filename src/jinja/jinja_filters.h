@@ -10,6 +10,11 @@ const JinjaBuiltin *jinja_text_filter_find(Slice name);
 /* Methods of everything but strings; see jinja_method_find. */
 const JinjaBuiltin *jinja_container_method_find(const JinjaValue *self, Slice name, bool *unsafe);
 
+/* The methods of strings that ask about their characters (isdigit, isupper ...). */
+const JinjaBuiltin *jinja_character_method_find(Slice name);
+
+bool jinja_is_cased(uint32_t code_point);     /* has an upper and a lower case */
+bool jinja_is_printable(uint32_t code_point); /* repr shows it as it is */
 /* text without the characters of chars (NULL: white space) at its ends. */
 Slice jinja_text_strip(Slice text, const Slice *chars, bool left, bool right);
 /* count < 0: every occurrence. */

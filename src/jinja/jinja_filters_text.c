@@ -423,8 +423,7 @@ static bool filter_int(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
         return jinja_fail_value(m, self, "is no number");
     if (!jinja_arg_integer(m, call, 1, 10, &base))
         return false;
-    if (base != 0 && (base < 2 || base > 36))
-        return jinja_fail(m, "int() base must be >= 2 and <= 36, or 0");
+    bool valid_base = base == 0 || (base >= 2 && base <= 36);
     if (self->kind == JINJA_UINT) {
         *out = *self;
         return true;
@@ -433,11 +432,16 @@ static bool filter_int(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
         integer = jinja_integer_of(self);
         ok = true;
     } else if (self->kind == JINJA_FLOAT) {
-        ok = float_to_integer(self->as.number, &integer);
+        number = self->as.number;
+        ok = float_to_integer(number, &integer);
+        if (isinf(number))
+            return jinja_fail(m, "cannot convert float infinity to integer");
     } else if (self->kind == JINJA_STRING) {
-        ok = jinja_read_integer(self->as.string, (int)base, &integer) ||
+        ok = (valid_base && jinja_read_integer(self->as.string, (int)base, &integer)) ||
              (jinja_read_float(self->as.string, &number) && float_to_integer(number, &integer));
     }
+    if (!ok && isfinite(number) && number != 0)
+        return jinja_fail(m, "integer result exceeds 64 bits");
     *out = ok                                   ? jinja_int(integer)
            : call->args[0].kind == JINJA_ABSENT ? jinja_int(0)
                                                 : call->args[0];
@@ -524,7 +528,11 @@ static bool filter_round(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
     if (common)
         return round_float(m, value, (int)precision, out);
     double unit = pow(10.0, (double)precision);
-    *out = jinja_float((up ? ceil(value * unit) : floor(value * unit)) / unit);
+    value = up ? ceil(value * unit) : floor(value * unit);
+    if (!isfinite(value))
+        return jinja_fail(m, "cannot convert float %s to integer",
+                          isnan(value) ? "NaN" : "infinity");
+    *out = jinja_float((value + 0.0) / unit); /* Python's ceil is an integer: no negative zero */
     return true;
 }
 

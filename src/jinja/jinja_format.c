@@ -182,6 +182,26 @@ static bool read_percent_number(JinjaMachine *m, PercentState *state, Slice form
     return true;
 }
 
+/* %c: a string of one character, or a code point. */
+static bool append_character(JinjaMachine *m, const FormatSpec *spec, const JinjaValue *value)
+{
+    char bytes[UTF8_MAX];
+    Slice text = SLICE_EMPTY;
+    if (jinja_is_integer(value)) {
+        int64_t c = jinja_integer_of(value);
+        if (c < 0 || c > 0x10FFFF)
+            return jinja_fail(m, "%%c arg not in range(0x110000)");
+        if (c >= 0xD800 && c < 0xE000)
+            return jinja_fail(m, "%%c: a surrogate is no character");
+        text = (Slice){bytes, utf8_encode((uint32_t)c, bytes)};
+    } else if (value->kind == JINJA_STRING) {
+        text = value->as.string;
+    }
+    if (jinja_text_count(text) != 1)
+        return jinja_fail(m, "%%c requires int or char");
+    return append_string(m, spec, text);
+}
+
 static bool append_percent_value(JinjaMachine *m, const FormatSpec *given, const JinjaValue *value)
 {
     FormatSpec spec = *given;
@@ -201,8 +221,8 @@ static bool append_percent_value(JinjaMachine *m, const FormatSpec *given, const
         spec.fill = SLICE_EMPTY;
         return append_string(m, &spec, text);
     }
-    if (c == 'c' && value->kind == JINJA_STRING)
-        return append_string(m, &spec, value->as.string);
+    if (c == 'c')
+        return append_character(m, &spec, value);
     if (jinja_is_undefined(value))
         return jinja_fail_value(m, value, "cannot be formatted");
     if (!jinja_is_number(value))
@@ -210,6 +230,8 @@ static bool append_percent_value(JinjaMachine *m, const FormatSpec *given, const
                           jinja_type_name(value));
     if (strchr("eEfFgG", c))
         return append_float_formatted(m, &spec, jinja_number_of(value));
+    if (value->kind == JINJA_FLOAT && strchr("oxX", c))
+        return jinja_fail(m, "%%%c format: an integer is required, not float", c);
     JinjaValue whole = *value;
     if (value->kind == JINJA_FLOAT) {
         if (!(fabs(value->as.number) < 9.2e18))
@@ -292,7 +314,8 @@ bool jinja_format_percent(JinjaMachine *m, Slice format, const JinjaValue *args,
         if (percent && !append_conversion(m, &state, format, &at))
             return false;
     }
-    bool all_used = args->kind == JINJA_DICT || args->kind == JINJA_LIST || state.used > 0 ||
+    bool all_used = args->kind == JINJA_DICT || jinja_is_undefined(args) ||
+                    args->kind == JINJA_LIST || state.used > 0 ||
                     (args->kind == JINJA_TUPLE && args->as.list->count == 0);
     if (args->kind == JINJA_TUPLE)
         all_used = state.used >= args->as.list->count;
@@ -362,18 +385,25 @@ static bool append_by_spec(JinjaMachine *m, Slice spec_text, const JinjaValue *v
         return false;
     if (spec.precision > PRECISION_MAX && value->kind != JINJA_STRING)
         return jinja_fail_limit(m, "precision of a format", PRECISION_MAX);
-    if (jinja_is_number(value) && (value->kind != JINJA_BOOL || spec.type != 0)) {
-        if (value->kind == JINJA_FLOAT || (spec.type && strchr("eEfFgG%", spec.type)))
-            return append_float_formatted(m, &spec, jinja_number_of(value));
-        if (spec.type != 's' && spec.type != 'c')
-            return append_integer(m, &spec, value);
-    }
-    if (value->kind != JINJA_STRING && value->kind != JINJA_BOOL)
+    if (value->kind != JINJA_STRING && !jinja_is_number(value))
         return jinja_fail(m, "unsupported format string passed to %s.__format__",
                           jinja_type_name(value));
-    if (spec.type && spec.type != 's')
+    bool as_float = spec.type && strchr("eEfFgG%", spec.type);
+    const char *types = value->kind == JINJA_STRING  ? "s"
+                        : value->kind == JINJA_FLOAT ? "eEfFgGn%"
+                                                     : "bcdoxXneEfFgG%";
+    if (spec.type && !strchr(types, spec.type))
         return jinja_fail(m, "Unknown format code '%c' for object of type '%s'", spec.type,
                           jinja_type_name(value));
+    if (value->kind == JINJA_FLOAT || as_float)
+        return append_float_formatted(m, &spec, jinja_number_of(value));
+    if (value->kind != JINJA_STRING && spec.precision >= 0)
+        return jinja_fail(m, "Precision not allowed in integer format specifier");
+    if (value->kind != JINJA_STRING)
+        return spec.type == 'c' ? append_character(m, &spec, value)
+                                : append_integer(m, &spec, value);
+    if (spec.sign || spec.alternate || spec.grouping)
+        return jinja_fail(m, "sign, '#' and grouping are not allowed in a string format specifier");
     return jinja_to_text(m, value, &text) && append_string(m, &spec, text);
 }
 

@@ -159,7 +159,8 @@ static char tag_sign(const JinjaLexer *lexer, size_t tag)
     return tag + 2 < lexer->source.len ? lexer->source.ptr[tag + 2] : '\0';
 }
 
-/* After "{% raw %}": the body is one text token up to "{% endraw %}". */
+/* After "{% raw %}": the body is one text token up to "{% endraw %}". jinja2 takes a source that
+ * ends directly behind an opening {% raw %} or {# as complete. */
 static bool lex_raw_body(JinjaLexer *lexer, JinjaToken *out)
 {
     uint32_t line = lexer->line;
@@ -175,7 +176,9 @@ static bool lex_raw_body(JinjaLexer *lexer, JinjaToken *out)
         lexer_move(lexer, end);
         return true;
     }
-    return lexer_fail(lexer, line, "Missing end of raw directive");
+    *out = (JinjaToken){.kind = TOKEN_END, .line = line};
+    return lexer->at == lexer->source.len ||
+           lexer_fail(lexer, line, "Missing end of raw directive");
 }
 
 static bool skip_comment(JinjaLexer *lexer)
@@ -188,7 +191,7 @@ static bool skip_comment(JinjaLexer *lexer)
             return true;
         }
     }
-    return lexer_fail(lexer, line, "Missing end of comment tag");
+    return lexer->at == lexer->source.len || lexer_fail(lexer, line, "Missing end of comment tag");
 }
 
 /* Finds the next tag; SIZE_MAX at the end of the source. */

@@ -433,13 +433,7 @@ static bool method_capitalize(JinjaMachine *m, const JinjaCall *call, JinjaValue
     return jinja_charge(m, self_text(call).len / 8) && jinja_text_finish(m, mark, out);
 }
 
-static bool is_letter(uint32_t c)
-{
-    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
-    return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
-}
-
-/* Every run of letters begins with a capital. */
+/* Every run of letters that have a case begins with a capital. */
 static bool method_title(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
     Slice text = self_text(call);
@@ -447,9 +441,11 @@ static bool method_title(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
     bool inside = false;
     for (size_t at = 0; at < text.len; at += len) {
         uint32_t c = jinja_text_at(text, at, &len);
-        jinja_append_case(&m->text, (Slice){text.ptr + at, len},
-                          inside ? JINJA_CASE_LOWER : JINJA_CASE_UPPER);
-        inside = is_letter(c);
+        if (inside)
+            jinja_append_lower_at(&m->text, text, at);
+        else
+            jinja_append_case(&m->text, (Slice){text.ptr + at, len}, JINJA_CASE_UPPER);
+        inside = jinja_is_cased(c);
     }
     return jinja_charge(m, text.len / 8) && jinja_text_finish(m, mark, out);
 }
@@ -528,76 +524,6 @@ static bool method_expandtabs(JinjaMachine *m, const JinjaCall *call, JinjaValue
     return jinja_charge(m, text.len / 16) && jinja_text_finish(m, mark, out);
 }
 
-typedef bool (*CharacterTest)(uint32_t c);
-
-static bool is_decimal(uint32_t c)
-{
-    return utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_ND;
-}
-
-static bool is_letter_or_number(uint32_t c)
-{
-    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
-    return is_letter(c) || (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO);
-}
-
-static bool all_characters(JinjaMachine *m, const JinjaCall *call, CharacterTest test,
-                           JinjaValue *out)
-{
-    Slice text = self_text(call);
-    size_t len;
-    bool all = text.len > 0;
-    for (size_t at = 0; all && at < text.len; at += len)
-        all = test(jinja_text_at(text, at, &len));
-    *out = jinja_bool(all);
-    return jinja_charge(m, text.len / 16);
-}
-
-static bool method_isdigit(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
-{
-    return all_characters(m, call, is_decimal, out);
-}
-
-static bool method_isalpha(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
-{
-    return all_characters(m, call, is_letter, out);
-}
-
-static bool method_isalnum(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
-{
-    return all_characters(m, call, is_letter_or_number, out);
-}
-
-static bool method_isspace(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
-{
-    return all_characters(m, call, jinja_is_space, out);
-}
-
-static bool method_isascii(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
-{
-    bool ascii = true;
-    for (size_t i = 0; i < self_text(call).len; i++)
-        ascii &= (unsigned char)self_text(call).ptr[i] < 0x80;
-    *out = jinja_bool(ascii);
-    return jinja_charge(m, self_text(call).len / 64);
-}
-
-static bool case_test(JinjaMachine *m, const JinjaCall *call, Slice name, JinjaValue *out)
-{
-    JinjaArguments none = {0};
-    return jinja_builtin_call(m, jinja_test_find(name), &call->self, &none, out);
-}
-
-static bool method_islower(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
-{
-    return case_test(m, call, SLICE("lower"), out);
-}
-
-static bool method_isupper(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
-{
-    return case_test(m, call, SLICE("upper"), out);
-}
-
 static bool method_format(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
     return jinja_format_braces(m, self_text(call), call->given, out);
@@ -635,15 +561,6 @@ static const JinjaBuiltin string_methods[] = {
     {"center", "width ?fillchar", method_center},
     {"zfill", "width", method_zfill},
     {"expandtabs", "?tabsize", method_expandtabs},
-    {"isdigit", "", method_isdigit},
-    {"isdecimal", "", method_isdigit},
-    {"isnumeric", "", method_isdigit},
-    {"isalpha", "", method_isalpha},
-    {"isalnum", "", method_isalnum},
-    {"isspace", "", method_isspace},
-    {"isascii", "", method_isascii},
-    {"islower", "", method_islower},
-    {"isupper", "", method_isupper},
 };
 
 static const JinjaBuiltin *find_in(const JinjaBuiltin *table, size_t count, Slice name)
@@ -658,7 +575,9 @@ static const JinjaBuiltin *find_in(const JinjaBuiltin *table, size_t count, Slic
 const JinjaBuiltin *jinja_method_find(const JinjaValue *self, Slice name, bool *unsafe)
 {
     *unsafe = false;
-    if (self->kind == JINJA_STRING)
-        return find_in(string_methods, ARRAY_COUNT(string_methods), name);
+    if (self->kind == JINJA_STRING) {
+        const JinjaBuiltin *method = find_in(string_methods, ARRAY_COUNT(string_methods), name);
+        return method ? method : jinja_character_method_find(name);
+    }
     return jinja_container_method_find(self, name, unsafe);
 }

@@ -309,7 +309,7 @@ bool jinja_operate(JinjaMachine *m, JinjaTokenKind op, const JinjaValue *a, cons
         return repeat(m, a, jinja_integer_of(b), out);
     if (op == TOKEN_MUL && is_sequence(b) && jinja_is_integer(a))
         return repeat(m, b, jinja_integer_of(a), out);
-    if (op == TOKEN_MOD && a->kind == JINJA_STRING && !jinja_is_undefined(b))
+    if (op == TOKEN_MOD && a->kind == JINJA_STRING)
         return jinja_format_percent(m, a->as.string, b, out);
     return fail_operands(m, op, a, b);
 }
@@ -359,6 +359,32 @@ static bool find_method(JinjaMachine *m, const JinjaValue *object, Slice name, J
     return true;
 }
 
+static bool macro_attribute(JinjaMachine *m, const JinjaMacroNode *macro, Slice name,
+                            JinjaValue *out, bool *found)
+{
+    *found = true;
+    if (slice_equal(name, SLICE("name"))) {
+        *out = jinja_string(macro->text);
+    } else if (slice_equal(name, SLICE("caller"))) {
+        *out = jinja_bool(macro->wants_caller);
+    } else if (slice_equal(name, SLICE("catch_varargs"))) {
+        *out = jinja_bool(macro->wants_varargs);
+    } else if (slice_equal(name, SLICE("catch_kwargs"))) {
+        *out = jinja_bool(macro->wants_kwargs);
+    } else if (slice_equal(name, SLICE("arguments"))) {
+        if (!jinja_list_new(m, JINJA_TUPLE, macro->count, out))
+            return false;
+        for (size_t i = 0; i < macro->count; i++) {
+            JinjaValue parameter = jinja_string(macro->parameters[i].text);
+            if (!jinja_list_append(m, out->as.list, &parameter))
+                return false;
+        }
+    } else {
+        *found = false;
+    }
+    return true;
+}
+
 bool jinja_get_attribute(JinjaMachine *m, const JinjaValue *object, Slice name, JinjaValue *out)
 {
     JinjaValue self = *object; /* out may be the same variable */
@@ -372,8 +398,12 @@ bool jinja_get_attribute(JinjaMachine *m, const JinjaValue *object, Slice name, 
         JinjaEntry *entry = jinja_dict_get_text(self.as.dict, name);
         *out = entry ? entry->value : jinja_undefined_of(&self, name);
         return true;
-    } else if (self.kind == JINJA_MACRO && slice_equal(name, SLICE("name"))) {
-        *out = jinja_string(self.as.macro->node->text);
+    } else if (self.kind == JINJA_MACRO) {
+        if (!macro_attribute(m, self.as.macro->node, name, out, &found) || found)
+            return found;
+    } else if (self.kind == JINJA_CYCLER && slice_equal(name, SLICE("current"))) {
+        const JinjaList *list = self.as.list; /* the last item is the position */
+        *out = list->items[list->items[list->count - 1].as.integer];
         return true;
     }
     if (!find_method(m, &self, name, out, &found) || found)
@@ -595,6 +625,7 @@ bool jinja_get_slice(JinjaMachine *m, const JinjaValue *object, const JinjaValue
     const JinjaRange *from = self.as.range;
     *range = (JinjaRange){
         (int64_t)((uint64_t)from->start + (uint64_t)resolved[0] * (uint64_t)from->step),
+        (int64_t)((uint64_t)from->start + (uint64_t)resolved[1] * (uint64_t)from->step),
         (int64_t)((uint64_t)from->step * (uint64_t)resolved[2]), slice_count(resolved)};
     *out = (JinjaValue){.kind = JINJA_RANGE, .as.range = range};
     return true;

@@ -195,6 +195,12 @@ static void frame_leave(JinjaParser *p, Frame saved)
 {
     p->soft = saved.soft;
     p->loop_depth = saved.loop_depth;
+    if (saved.macro &&
+        p->macro != saved.macro) { /* what an inner macro names counts for the outer */
+        saved.macro->wants_caller |= p->macro->wants_caller;
+        saved.macro->wants_varargs |= p->macro->wants_varargs;
+        saved.macro->wants_kwargs |= p->macro->wants_kwargs;
+    }
     p->macro = saved.macro;
 }
 

@@ -1,5 +1,5 @@
 /* Values to text: Python's str() and repr(), JSON, HTML escapes; and numbers from text. */
-#include "jinja_machine.h"
+#include "jinja_filters.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -193,30 +193,15 @@ bool jinja_read_float(Slice text, double *out)
     if (json_reader_next(&reader) != JSON_TOKEN_NUMBER)
         return false;
     JsonValue value = json_reader_number(&reader);
+    if (json_reader_next(&reader) != JSON_TOKEN_END)
+        return false;
     *out = json_to_double(&value);
-    return json_reader_next(&reader) == JSON_TOKEN_END;
+    if (negative && *out == 0)
+        *out = -0.0; /* "-0" is an integer to JSON */
+    return true;
 }
 
 /* ---- Strings ---- */
-
-static bool is_printable(uint32_t c)
-{
-    if (c < 0x7F)
-        return c >= 0x20;
-    switch (utf8proc_category((utf8proc_int32_t)c)) {
-    case UTF8PROC_CATEGORY_CN:
-    case UTF8PROC_CATEGORY_CC:
-    case UTF8PROC_CATEGORY_CF:
-    case UTF8PROC_CATEGORY_CS:
-    case UTF8PROC_CATEGORY_CO:
-    case UTF8PROC_CATEGORY_ZS:
-    case UTF8PROC_CATEGORY_ZL:
-    case UTF8PROC_CATEGORY_ZP:
-        return false;
-    default:
-        return true;
-    }
-}
 
 static void append_quoted(Buffer *out, Slice text)
 {
@@ -231,7 +216,7 @@ static void append_quoted(Buffer *out, Slice text)
             buffer_append_format(out, "\\%c", (int)c);
         else if (c == '\n' || c == '\r' || c == '\t')
             buffer_append_text(out, c == '\n' ? "\\n" : c == '\r' ? "\\r" : "\\t");
-        else if (is_printable(c))
+        else if (jinja_is_printable(c))
             buffer_append(out, text.ptr + at, len);
         else
             buffer_append_format(out,
@@ -309,9 +294,7 @@ static bool append_view(JinjaMachine *m, Buffer *out, const JinjaValue *view, un
 
 static void append_range(Buffer *out, const JinjaRange *range)
 {
-    int64_t stop =
-        (int64_t)((uint64_t)range->start + (uint64_t)range->count * (uint64_t)range->step);
-    buffer_append_format(out, "range(%lld, %lld", (long long)range->start, (long long)stop);
+    buffer_append_format(out, "range(%lld, %lld", (long long)range->start, (long long)range->stop);
     if (range->step != 1)
         buffer_append_format(out, ", %lld", (long long)range->step);
     buffer_append_byte(out, ')');
@@ -367,7 +350,10 @@ static bool append_repr_at(JinjaMachine *m, Buffer *out, const JinjaValue *value
         return true;
     case JINJA_MACRO:
         buffer_append_text(out, "<Macro ");
-        append_quoted(out, value->as.macro->node->text);
+        if (value->as.macro->node->text.len > 0)
+            append_quoted(out, value->as.macro->node->text);
+        else
+            buffer_append_text(out, "anonymous"); /* the body of a call block */
         buffer_append_byte(out, '>');
         return true;
     default:

@@ -97,8 +97,21 @@ static const struct {
     {0xFB06, "ST", NULL},
 };
 
-static bool is_cased(uint32_t c)
+bool jinja_is_cased(uint32_t c)
 {
+    /* Unicode's Other_Lowercase and Other_Uppercase: letters and numerals of other categories. */
+    static const struct {
+        uint32_t first, last;
+    } others[] = {{0xAA, 0xAA},       {0xBA, 0xBA},       {0x2B0, 0x2B8},    {0x2C0, 0x2C1},
+                  {0x2E0, 0x2E4},     {0x345, 0x345},     {0x37A, 0x37A},    {0x1D2C, 0x1D6A},
+                  {0x1D78, 0x1D78},   {0x1D9B, 0x1DBF},   {0x2071, 0x2071},  {0x207F, 0x207F},
+                  {0x2090, 0x209C},   {0x2160, 0x217F},   {0x24B6, 0x24E9},  {0x2C7C, 0x2C7D},
+                  {0xA69C, 0xA69D},   {0xA770, 0xA770},   {0xA7F8, 0xA7F9},  {0xAB5C, 0xAB5F},
+                  {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}};
+    for (size_t i = 0; c >= others[0].first && i < ARRAY_COUNT(others); i++) {
+        if (c >= others[i].first && c <= others[i].last)
+            return true;
+    }
     utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
     return category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL ||
            category == UTF8PROC_CATEGORY_LT;
@@ -113,10 +126,10 @@ static bool is_final_sigma(Slice text, size_t at)
     do
         before--;
     while (before > 0 && ((unsigned char)text.ptr[before] & 0xC0) == 0x80);
-    if (!is_cased(jinja_text_at(text, before, &len)))
+    if (!jinja_is_cased(jinja_text_at(text, before, &len)))
         return false;
     size_t after = at + 2;
-    return after >= text.len || !is_cased(jinja_text_at(text, after, &len));
+    return after >= text.len || !jinja_is_cased(jinja_text_at(text, after, &len));
 }
 
 static void append_mapped(Buffer *out, Slice text, size_t at, uint32_t c, bool upper)
@@ -141,6 +154,24 @@ static void append_mapped(Buffer *out, Slice text, size_t at, uint32_t c, bool u
     buffer_append(out, bytes, utf8_encode((uint32_t)mapped, bytes));
 }
 
+void jinja_append_lower_at(Buffer *out, Slice text, size_t at)
+{
+    size_t len;
+    append_mapped(out, text, at, jinja_text_at(text, at, &len), false);
+}
+
+/* Full case folding, which may give several characters. */
+static void append_folded(Buffer *out, uint32_t c)
+{
+    enum { FOLDED_MAX = 8 };
+    utf8proc_int32_t folded[FOLDED_MAX];
+    utf8proc_ssize_t count = utf8proc_decompose_char((utf8proc_int32_t)c, folded, FOLDED_MAX,
+                                                     UTF8PROC_CASEFOLD, &(int){0});
+    char bytes[UTF8_MAX];
+    for (utf8proc_ssize_t i = 0; i < count && i < FOLDED_MAX; i++)
+        buffer_append(out, bytes, utf8_encode((uint32_t)folded[i], bytes));
+}
+
 void jinja_append_case(Buffer *out, Slice text, JinjaCase how)
 {
     size_t len;
@@ -150,8 +181,8 @@ void jinja_append_case(Buffer *out, Slice text, JinjaCase how)
         if (how == JINJA_CASE_SWAP)
             upper = c < 0x80 ? c >= 'a'
                              : utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_LL;
-        if (how == JINJA_CASE_FOLD && c == 0xDF)
-            buffer_append_text(out, "ss");
+        if (how == JINJA_CASE_FOLD)
+            append_folded(out, c);
         else
             append_mapped(out, text, at, c, upper);
     }

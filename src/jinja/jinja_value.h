@@ -103,7 +103,7 @@ struct JinjaDict {
 };
 
 struct JinjaRange {
-    int64_t start, step;
+    int64_t start, stop, step;
     size_t count;
 };
 

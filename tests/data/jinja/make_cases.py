@@ -239,6 +239,30 @@ joined' }}
 {{ [1, 2, 3]|map('string')|list }} {{ (n|string)[0] }} {{ ((1))|int }} {{ 'x' * 3 }} {{ [0] * 3 }} {{ 3 * 'ab' }} {{ 'x' * -1 }}|
 {{ d == {'A': 2, 'b': 1, 'items': 'shadowed'} }} {{ none == nil }} {{ 'a' != 1 }} {{ [1, [2]] == [1.0, [2]] }}
 {% set v = 'a' %}{% set w %}{% set v = 'b' %}{{ v }}{% endset %}{{ v }}{{ w }}
+{{ -0.5|round }} {{ -0.5|round(0, 'ceil') }} {{ 0.4|round(0, 'floor') }} {{ '-0'|float }} {{ '31 Bytes'|float }} {{ '1.5x'|int }} {{ 'x'|int(7, 99) }} {{ 'inf'|int }}
+{{ range(-3, 0, -1) }} {{ range(-1) }} {{ range(1, 10, 4) }} {{ range(10)[2:7:2] }} {{ range(5)[::-1] }} {{ range(0) == range(3, 3) }}
+{{ '{:>6}|{:<6}|{:05}|{:d}'.format(true, false, true, true) }} {{ '{:c}{:c}'.format(233, 65) }} {{ '%c%c' % ('x', 233) }} {{ '%%' % missing }} {{ '[%s]' % missing }}
+{{ '{:x}'.format(1.5) }}
+{{ '{:d}'.format(1.0) }}
+{{ '{:.3}'.format(7) }}
+{{ '{:+}'.format('a') }}
+{{ '%x' % 1.5 }}
+{{ '%c' % 'ab' }}
+{{ '%d' % missing }}
+{{ 1e999|int }}
+{{ 'AΣ'.casefold() }} {{ 'ﬀŉſẞ'.casefold() }} {{ 'ΑΣ bΣ'.title() }} {{ '中a ªb'.title() }} {{ "x3y it's".title() }}
+{{ 'Ab Cd'.istitle() }}{{ 'AB'.istitle() }}{{ ''.istitle() }}{{ 'a1 _'.isidentifier() }}{{ 'é_1'.isidentifier() }}{{ '1a'.isidentifier() }}{{ 'a\u00a0'.isprintable() }}{{ ''.isprintable() }}{{ ''.isascii() }}
+{{ '²'.isdigit() }}{{ '²'.isdecimal() }}{{ '½'.isdigit() }}{{ '½'.isnumeric() }}{{ '三'.isnumeric() }}{{ '三'.isalpha() }}{{ '②'.isdigit() }}{{ 'a½'.isalnum() }}{{ '٣'.isdecimal() }}
+{% set c = cycler('a', 'b') %}{{ c.current }}{{ c.next() }}{{ c.current }}{{ c.next() }}{{ c.current }}{{ c.reset() }}{{ c.current }}
+{% macro m(a, b=1) %}{{ kwargs }}{{ varargs }}{% endmacro %}{{ m.name }}{{ m.arguments }}{{ m.catch_kwargs }}{{ m.catch_varargs }}{{ m.caller }}{{ m.zz is undefined }}
+{% macro m() %}{{ kwargs }}{% endmacro %}{% call m() %}x{% endcall %}
+{% macro outer() %}{% macro inner() %}{{ varargs }}{{ kwargs }}{% endmacro %}{{ inner(1, k=2) }}{% endmacro %}{{ outer(3, q=4) }}
+{% macro m(a) %}{{ a }}{% endmacro %}{% if no %}{{ m(a=1, a=2) }}{% endif %}
+{% filter length %}abc{% endfilter %}
+{% filter first %}{% endfilter %}
+text {#
+text {% raw %}
+text {#-
 """.strip("\n")
 
 # Cases that span lines are joined here: a line that opens a block without closing it continues.
