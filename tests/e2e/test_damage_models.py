@@ -86,6 +86,14 @@ def tensor_change(ending, **fields):
     return apply
 
 
+def turn_shape(d):
+    def change(header):
+        name = next(n for n in sorted(header) if n.endswith("_proj.weight") and "layers." in n
+                    and "vision" not in n and header[n]["shape"] != header[n]["shape"][::-1])
+        header[name]["shape"].reverse()
+    return d.header(change)
+
+
 def rename(ending, new):
     def apply(d):
         name = d.first(ending)
@@ -185,7 +193,7 @@ DAMAGES = {
     "dtype of no weight": (tensor_change("layernorm.weight", dtype="I16"), "dtype"),
     "unknown dtype": (tensor_change("layernorm.weight", dtype="Q4_K"), "Q4_K"),
     "dtype of codes": (tensor_change(".scales", dtype="I16"), "layers"),
-    "shape turned": (tensor_change("down_proj.weight", shape=lambda s: s[::-1]), "shape"),
+    "shape turned": (turn_shape, "shape"),
     "flat shape": (tensor_change("_proj.weight", shape=lambda s: [s[0] * s[1] * (s[2] if len(s) > 2 else 1)]), "shape"),
     "negative shape": (tensor_change("layernorm.weight", shape=[-64]), "size"),
     "huge shape": (tensor_change("layernorm.weight", shape=[1 << 62, 1 << 62]), "64 bits"),
