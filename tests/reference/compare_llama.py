@@ -55,12 +55,14 @@ def llama_logits(path):
         model.reset()
         model.eval(ids)
         logits = np.array(model.scores[:len(ids)], dtype=np.float32)
-        greedy, step = [], logits[-1]
+        greedy, margins, step = [], [], logits[-1]
         for _ in range(GREEDY):
             greedy.append(int(step.argmax()))
+            best = np.sort(step)[-2:]
+            margins.append(float((best[1] - best[0]) / step.std()))
             model.eval([greedy[-1]])
             step = np.array(model.scores[model.n_tokens - 1])
-        results.append((ids, logits, greedy))
+        results.append((ids, logits, greedy, margins))
     return results
 
 
@@ -115,8 +117,8 @@ def main():
     options = parser.parse_args()
     llama = llama_logits(options.gguf)
     exact_of = exact_model(options.gguf, options.directory)
-    exact = [exact_of(ids) for ids, _, _ in llama]
-    own = {p: [own_logits(options.binary, options.directory, ids, p) for ids, _, _ in llama]
+    exact = [exact_of(ids) for ids, *_ in llama]
+    own = {p: [own_logits(options.binary, options.directory, ids, p) for ids, *_ in llama]
            for p in ("f32", "int16", "int8")}
     print("| compared | mean KL | largest KL | same top token | mean difference, std |\n|---|---|---|---|---|")
     for precision, results in own.items():
@@ -129,7 +131,9 @@ def main():
     for precision in own:
         same = [next((i for i, (a, b) in enumerate(zip(x[2], y[1])) if a != b), GREEDY)
                 for x, y in zip(llama, own[precision])]
-        print("greedy tokens equal to llama.cpp's, %s: %s of %d" % (precision, same, GREEDY))
+        margins = ["%.3f" % x[3][i] if i < GREEDY else "-" for x, i in zip(llama, same)]
+        print("greedy tokens equal to llama.cpp's, %s: %s of %d; its margin there, std: %s"
+              % (precision, same, GREEDY, " ".join(margins)))
 
 
 if __name__ == "__main__":
