@@ -33,6 +33,7 @@ typedef struct EngineOptions {
     EnginePrecision precision;
     size_t threads;          /* 0: process_usable_cores() */
     size_t max_batch_tokens; /* most tokens in one forward; 0: the backend's choice */
+    size_t kv_bytes_max;     /* of all sequences together; 0: no limit */
 } EngineOptions;
 
 typedef enum EngineLogits {
@@ -55,6 +56,9 @@ typedef struct EngineDescription {
     size_t scratch_bytes;
     size_t
         kv_bytes_per_token; /* of one sequence, full-attention layers; sliding ones are bounded */
+    size_t kv_bytes_max;    /* as in the options */
+    bool kv_slides;         /* some layers forget keys: see sequence_truncate */
+    size_t max_sequence_tokens; /* most tokens of a sequence that has all KV memory for itself */
     size_t max_batch_tokens;
     size_t vocab_size;
     size_t max_context; /* max_position_embeddings */
@@ -65,17 +69,23 @@ typedef struct EngineDescription {
 typedef struct EngineOps {
     void (*close)(Engine *engine);
     void (*describe)(const Engine *engine, EngineDescription *out);
-    /* Reserves KV memory for max_tokens tokens. ERROR_MEMORY / ERROR_LIMIT when that is too much.
-     */
+    /* Reserves KV memory for max_tokens tokens. ERROR_MEMORY when there is none for so many now,
+     * ERROR_LIMIT when there never can be. */
     bool (*sequence_create)(Engine *engine, size_t max_tokens, EngineSequence **out, Error *err);
     void (*sequence_free)(Engine *engine, EngineSequence *sequence);
     /* Forgets all tokens from position length on. False when a sliding window has already dropped
      * keys that the shorter sequence would need: the caller starts afresh. */
     bool (*sequence_truncate)(Engine *engine, EngineSequence *sequence, size_t length, Error *err);
-    /* A new sequence with the first length tokens of from. Optional (NULL): not supported. */
-    bool (*sequence_fork)(Engine *engine, const EngineSequence *from, size_t length,
-                          size_t max_tokens, EngineSequence **out, Error *err);
-    /* Could it be truncated to length, or forked there? Optional with sequence_fork. */
+    /* A new sequence with the first length tokens of from, whose memory both share as far as can be
+     * (at most one block of keys is copied). Fails like create and truncate. Optional (NULL): not
+     * supported, and neither are the three below. */
+    bool (*sequence_fork)(Engine *engine, EngineSequence *from, size_t length, size_t max_tokens,
+                          EngineSequence **out, Error *err);
+    /* No token will follow: what was reserved for them is given back. It can still be forked. */
+    void (*sequence_seal)(Engine *engine, EngineSequence *sequence);
+    /* Bytes of keys and values that all sequences hold or have reserved. */
+    size_t (*kv_bytes_used)(const Engine *engine);
+    /* Could it be truncated to length, or forked there? */
     bool (*sequence_holds_prefix)(const EngineSequence *sequence, size_t length);
     size_t (*sequence_length)(const EngineSequence *sequence);
     /* Appends each row's tokens to its sequence. logits: [wanted, vocab_size] float32, row-major,

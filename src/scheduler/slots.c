@@ -94,7 +94,7 @@ static size_t common_prefix(const int32_t *a, size_t n_a, const int32_t *b, size
 
 /* Where a new sequence can begin: the first `length` tokens of `sequence`. */
 typedef struct Source {
-    const EngineSequence *sequence;
+    EngineSequence *sequence;
     size_t length;
 } Source;
 

@@ -72,25 +72,38 @@ static void store_token(const World *w, const CpuOps *ops, const KvCache *cache,
 {
     for (size_t h = 0; h < w->c.n_kv_heads; h++) {
         size_t at = (position * w->c.n_kv_heads + h) * w->c.head_dim;
-        void *key = kv_cache_key(cache, &cache->layers[0], h, position);
-        void *value = kv_cache_value(cache, &cache->layers[0], h, position);
+        void *key = kv_cache_key(cache, &cache->pool->layers[0], h, position);
+        void *value = kv_cache_value(cache, &cache->pool->layers[0], h, position);
         if (w->c.is_half) {
             ops->store_half(w->k + at, w->c.head_dim, key, KV_KEY_TILE);
             ops->store_half(w->v + at, w->c.head_dim, value, 1);
-            memset((uint16_t *)value + w->c.head_dim, 0, (cache->value_stride - w->c.head_dim) * 2);
+            memset((uint16_t *)value + w->c.head_dim, 0,
+                   (cache->pool->value_stride - w->c.head_dim) * 2);
             continue;
         }
         for (size_t d = 0; d < w->c.head_dim; d++)
             ((float *)key)[d * KV_KEY_TILE] = w->k[at + d];
         memcpy(value, w->v + at, w->c.head_dim * sizeof(float));
-        memset((float *)value + w->c.head_dim, 0, (cache->value_stride - w->c.head_dim) * 4);
+        memset((float *)value + w->c.head_dim, 0, (cache->pool->value_stride - w->c.head_dim) * 4);
     }
+}
+
+/* What is not written must not matter. */
+static void spoil_blocks(const KvCache *cache)
+{
+    for (size_t i = 0; i < cache->n_blocks && cache->blocks[KV_FULL]; i++) {
+        KvBlock *block = cache->blocks[KV_FULL][i];
+        memset(block + 1, 0xFF, cache->pool->block_bytes[KV_FULL] - sizeof *block);
+    }
+    for (KvBlock *spare = cache->spares; spare; spare = spare->next)
+        memset(spare + 1, 0xFF, cache->pool->block_bytes[KV_SLIDING] - sizeof *spare);
 }
 
 /* All tokens in chunks; out is [n_tokens, heads * head_dim]. */
 static void attend(World *w, const CpuOps *ops, size_t threads, size_t chunk, float *out)
 {
     Error err = {0};
+    KvPool kv;
     KvCache cache;
     CpuPool *pool = NULL;
     AttentionScratch *scratch;
@@ -98,14 +111,14 @@ static void attend(World *w, const CpuOps *ops, size_t threads, size_t chunk, fl
     AttentionShape shape = {w->c.n_heads, w->c.n_kv_heads, w->c.head_dim,
                             1.0f / sqrtf((float)w->c.head_dim), w->c.soft_cap};
     w->config.layers = &w->layer;
-    assert_true(
-        kv_cache_create(&w->config, w->c.is_half, w->c.n_tokens, w->c.max_chunk, &cache, &err));
-    /* What is not written must not matter. */
-    memset(cache.memory, 0xFF, cache.bytes);
+    assert_true(kv_pool_init(&kv, &w->config, w->c.is_half, w->c.max_chunk, 0, &err));
+    assert_true(kv_cache_create(&kv, w->c.n_tokens, &cache, &err));
+    spoil_blocks(&cache);
     assert_true(cpu_pool_create(threads, &pool, &err));
     assert_true(attention_scratch_create(shape, chunk, w->c.n_tokens, threads, &scratch, &err));
     for (size_t at = 0; at < w->c.n_tokens; at += chunk) {
         size_t left = w->c.n_tokens - at, n = left < chunk ? left : chunk;
+        kv_cache_prepare(&cache, n);
         for (size_t t = 0; t < n; t++)
             store_token(w, ops, &cache, at + t);
         AttentionSlice slice = {&cache, 0, n, at};
@@ -116,6 +129,7 @@ static void attend(World *w, const CpuOps *ops, size_t threads, size_t chunk, fl
     attention_scratch_free(scratch);
     cpu_pool_free(pool);
     kv_cache_free(&cache);
+    kv_pool_reset(&kv);
 }
 
 /* One query head at one position, in double. */

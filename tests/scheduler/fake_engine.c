@@ -152,7 +152,7 @@ static bool fake_sequence_holds_prefix(const EngineSequence *sequence, size_t le
     return length <= sequence->now.length;
 }
 
-static bool fake_sequence_fork(Engine *engine, const EngineSequence *from, size_t length,
+static bool fake_sequence_fork(Engine *engine, EngineSequence *from, size_t length,
                                size_t max_tokens, EngineSequence **out, Error *err)
 {
     FakeEngine *fake = fake_of(engine);
@@ -257,13 +257,30 @@ static bool fake_sequence_truncate(Engine *engine, EngineSequence *sequence, siz
     return error_set(err, ERROR_UNSUPPORTED, "cannot truncate to %zu", length);
 }
 
+static void fake_sequence_seal(Engine *engine, EngineSequence *sequence)
+{
+    FakeEngine *fake = fake_of(engine);
+    atomic_fetch_sub(&fake->reserved, sequence->reserved - sequence->now.length);
+    sequence->reserved = sequence->now.length;
+}
+
+static size_t fake_kv_bytes_used(const Engine *engine)
+{
+    return atomic_load(&((const FakeEngine *)engine)->reserved);
+}
+
 static void fake_describe(const Engine *engine, EngineDescription *out)
 {
     const FakeEngine *fake = (const FakeEngine *)engine;
+    size_t kv_tokens = atomic_load(&fake->kv_tokens),
+           context = fake->config.max_position_embeddings;
     *out = (EngineDescription){.backend = "fake",
+                               .kv_bytes_max = atomic_load(&fake->kv_tokens),
                                .max_batch_tokens = 1 << 16,
                                .vocab_size = FAKE_VOCAB,
-                               .max_context = fake->config.max_position_embeddings};
+                               .max_sequence_tokens =
+                                   kv_tokens && kv_tokens < context ? kv_tokens : context,
+                               .max_context = context};
 }
 
 static void fake_close(Engine *engine)
@@ -280,6 +297,8 @@ void fake_engine_init(FakeEngine *fake, uint32_t max_context)
         .sequence_free = fake_sequence_free,
         .sequence_truncate = fake_sequence_truncate,
         .sequence_fork = fake_sequence_fork,
+        .sequence_seal = fake_sequence_seal,
+        .kv_bytes_used = fake_kv_bytes_used,
         .sequence_holds_prefix = fake_sequence_holds_prefix,
         .sequence_length = fake_sequence_length,
         .forward = fake_forward,

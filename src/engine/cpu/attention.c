@@ -54,14 +54,20 @@ static float element(const void *base, size_t index, bool is_half)
     return ((const float *)base)[index];
 }
 
+static size_t block_index(size_t key)
+{
+    return key / KV_BLOCK % ATTENTION_SEGMENT_BLOCKS;
+}
+
 static float score_plain(const AttentionTile *t, const float *query, size_t key)
 {
-    size_t slot = key % t->capacity;
+    const void *keys = t->keys[block_index(key)];
+    size_t slot = key % KV_BLOCK;
     size_t lane = slot % KV_KEY_TILE;
     float sum = 0.0f;
     for (size_t d = 0; d < t->head_dim; d++) {
         size_t index = (slot - lane) * t->head_dim + d * KV_KEY_TILE + lane;
-        sum = fmaf(query[d], element(t->keys, index, t->is_half), sum);
+        sum = fmaf(query[d], element(keys, index, t->is_half), sum);
     }
     return t->soft_cap > 0.0f ? t->soft_cap * tanhf(sum / t->soft_cap) : sum;
 }
@@ -91,10 +97,11 @@ static void query_block_plain(const AttentionTile *t, size_t i, size_t first, si
         if (!is_visible(t, t->positions[i], key))
             continue;
         float weight = expf(scores[key - first] - max);
-        size_t row = key % t->capacity * t->padded_dim;
+        size_t row = key % KV_BLOCK * t->padded_dim;
+        const void *values = t->values[block_index(key)];
         sum += weight;
         for (size_t d = 0; d < t->head_dim; d++)
-            output[d] = fmaf(weight, element(t->values, row + d, t->is_half), output[d]);
+            output[d] = fmaf(weight, element(values, row + d, t->is_half), output[d]);
     }
     t->sums[i] = t->sums[i] * correction + sum;
     t->maxima[i] = max;
@@ -246,7 +253,7 @@ typedef struct Run {
 static void visible_keys(const Run *run, const Tile *tile, size_t *first, size_t *end)
 {
     const AttentionSlice *slice = &run->scratch->slices[tile->slice];
-    uint32_t window = slice->cache->layers[run->layer].sliding_window;
+    uint32_t window = slice->cache->pool->layers[run->layer].sliding_window;
     size_t position = slice->first_position + tile->first_token;
     *first = window && position >= window ? position - window + 1 : 0;
     *end = position + tile->n_tokens;
@@ -278,7 +285,7 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
 {
     const AttentionScratch *s = run->scratch;
     const KvCache *cache = s->slices[tile->slice].cache;
-    const KvLayer *layer = &cache->layers[run->layer];
+    const KvLayer *layer = &cache->pool->layers[run->layer];
     AttentionTile argument = {
         .n_queries = tile->n_tokens * s->group,
         .head_dim = s->shape.head_dim,
@@ -287,10 +294,7 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
         .positions = w->positions,
         .sliding_window = layer->sliding_window,
         .soft_cap = s->shape.soft_cap,
-        .keys = kv_cache_key(cache, layer, kv_head, 0),
-        .values = kv_cache_value(cache, layer, kv_head, 0),
-        .capacity = layer->capacity,
-        .is_half = cache->element_size == 2,
+        .is_half = cache->pool->element_size == 2,
         .first_key = first,
         .end_key = end,
         .key_block = w->key_block,
@@ -299,6 +303,10 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
         .sums = result.sums,
         .output = result.output,
     };
+    for (size_t at = first / KV_BLOCK * KV_BLOCK; at < end; at += KV_BLOCK) {
+        argument.keys[block_index(at)] = kv_cache_key(cache, layer, kv_head, at);
+        argument.values[block_index(at)] = kv_cache_value(cache, layer, kv_head, at);
+    }
     run->ops->attention_segment(&argument);
 }
 

@@ -16,7 +16,8 @@
 #include "pool.h"
 
 enum {
-    ATTENTION_SEGMENT = 256,     /* keys; a multiple of KV_BLOCK */
+    ATTENTION_SEGMENT = 256, /* keys; a multiple of KV_BLOCK */
+    ATTENTION_SEGMENT_BLOCKS = ATTENTION_SEGMENT / KV_BLOCK,
     ATTENTION_TILE_QUERIES = 48, /* tokens times heads of a tile, unless one token has more */
 };
 
@@ -28,8 +29,9 @@ struct AttentionTile {
     uint32_t sliding_window;                /* 0: none */
     float soft_cap;                         /* 0: none */
 
-    const void *keys, *values; /* of this KV head, as in kv.h */
-    size_t capacity;
+    /* Of this KV head, as in kv.h, block by block: that of a position is at index position /
+     * KV_BLOCK % ATTENTION_SEGMENT_BLOCKS. */
+    const void *keys[ATTENTION_SEGMENT_BLOCKS], *values[ATTENTION_SEGMENT_BLOCKS];
     bool is_half;
     size_t first_key, end_key; /* positions [first_key, end_key), all of them held */
 

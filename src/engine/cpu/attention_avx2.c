@@ -321,15 +321,14 @@ void attention_segment_avx2(const AttentionTile *t)
         t->sums[i] = 0.0f;
     }
     memset(t->output, 0, t->n_queries * t->padded_dim * sizeof(float));
-    size_t element_size = t->is_half ? sizeof(uint16_t) : sizeof(float);
     for (size_t at = t->first_key / KV_BLOCK * KV_BLOCK; at < t->end_key; at += KV_BLOCK) {
-        size_t slot = at % t->capacity;
+        size_t index = at / KV_BLOCK % ATTENTION_SEGMENT_BLOCKS;
         Block block = {
             .position = at,
             .first = t->first_key > at ? t->first_key - at : 0,
             .end = t->end_key - at < KV_BLOCK ? t->end_key - at : KV_BLOCK,
-            .keys = (const uint8_t *)t->keys + slot * t->head_dim * element_size,
-            .values = (const uint8_t *)t->values + slot * t->padded_dim * element_size,
+            .keys = t->keys[index],
+            .values = t->values[index],
             .is_half = t->is_half,
         };
         if (t->is_half && t->n_queries > DIRECT_QUERIES)

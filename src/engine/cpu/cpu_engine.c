@@ -19,6 +19,7 @@ static void cpu_close(Engine *engine)
     cpu_scratch_free(&cpu->scratch);
     cpu_weights_free(cpu);
     cpu_pool_free(cpu->pool);
+    kv_pool_reset(&cpu->kv);
     memory_free(cpu);
 }
 
@@ -26,14 +27,18 @@ static void cpu_describe(const Engine *engine, EngineDescription *out)
 {
     const CpuEngine *cpu = (const CpuEngine *)(const void *)engine;
     const ModelConfig *config = &cpu->model->config;
-    *out = (EngineDescription){.backend = "cpu",
-                               .weight_bytes = cpu->weight_bytes,
-                               .scratch_bytes = cpu->scratch.bytes,
-                               .kv_bytes_per_token = kv_bytes_per_token(config, !cpu->is_f32),
-                               .max_batch_tokens = cpu->max_batch_tokens,
-                               .vocab_size = config->vocab_size,
-                               .max_context = config->max_position_embeddings,
-                               .threads = cpu->threads};
+    *out = (EngineDescription){
+        .backend = "cpu",
+        .weight_bytes = cpu->weight_bytes,
+        .scratch_bytes = cpu->scratch.bytes,
+        .kv_bytes_per_token = kv_bytes_per_token(config, !cpu->is_f32),
+        .kv_bytes_max = cpu->kv.limit_bytes,
+        .kv_slides = cpu->kv.largest_window > 0,
+        .max_sequence_tokens = kv_pool_fitting_tokens(&cpu->kv, config->max_position_embeddings),
+        .max_batch_tokens = cpu->max_batch_tokens,
+        .vocab_size = config->vocab_size,
+        .max_context = config->max_position_embeddings,
+        .threads = cpu->threads};
     snprintf(out->device, sizeof out->device, "%s, %zu thread%s", cpu->instruction_set,
              cpu->threads, cpu->threads == 1 ? "" : "s");
 }
@@ -47,8 +52,7 @@ static bool cpu_sequence_create(Engine *engine, size_t max_tokens, EngineSequenc
     EngineSequence *sequence = memory_allocate_zeroed(1, sizeof *sequence);
     if (!sequence)
         return error_no_memory(err, "sequence");
-    if (!kv_cache_create(&cpu->model->config, !cpu->is_f32, max_tokens, cpu->max_batch_tokens,
-                         &sequence->cache, err)) {
+    if (!kv_cache_create(&cpu->kv, max_tokens, &sequence->cache, err)) {
         memory_free(sequence);
         return false;
     }
@@ -81,25 +85,40 @@ static bool cpu_sequence_truncate(Engine *engine, EngineSequence *sequence, size
                                   Error *err)
 {
     (void)engine;
-    if (!check_prefix(&sequence->cache, length, err))
-        return false;
-    kv_cache_truncate(&sequence->cache, length);
-    return true;
+    return check_prefix(&sequence->cache, length, err) &&
+           kv_cache_truncate(&sequence->cache, length, err);
 }
 
-static bool cpu_sequence_fork(Engine *engine, const EngineSequence *from, size_t length,
+static bool cpu_sequence_fork(Engine *engine, EngineSequence *from, size_t length,
                               size_t max_tokens, EngineSequence **out, Error *err)
 {
+    (void)engine;
     *out = NULL;
     if (!check_prefix(&from->cache, length, err))
         return false;
     if (length > max_tokens)
         return error_set(err, ERROR_LIMIT, "a sequence of %zu tokens cannot take %zu", max_tokens,
                          length);
-    if (!cpu_sequence_create(engine, max_tokens, out, err))
+    EngineSequence *fork = memory_allocate_zeroed(1, sizeof *fork);
+    if (!fork)
+        return error_no_memory(err, "sequence");
+    if (!kv_cache_fork(&from->cache, length, max_tokens, &fork->cache, err)) {
+        memory_free(fork);
         return false;
-    kv_cache_copy_prefix(&(*out)->cache, &from->cache, length);
+    }
+    *out = fork;
     return true;
+}
+
+static void cpu_sequence_seal(Engine *engine, EngineSequence *sequence)
+{
+    (void)engine;
+    kv_cache_seal(&sequence->cache);
+}
+
+static size_t cpu_kv_bytes_used(const Engine *engine)
+{
+    return ((const CpuEngine *)(const void *)engine)->kv.used_bytes;
 }
 
 static bool cpu_sequence_holds_prefix(const EngineSequence *sequence, size_t length)
@@ -141,6 +160,7 @@ static void add_slice(CpuEngine *cpu, const EngineRow *row, size_t first, size_t
     CpuScratch *s = &cpu->scratch;
     CpuPass *pass = &cpu->pass;
     size_t slice = pass->n_slices++;
+    kv_cache_prepare(&row->sequence->cache, count);
     s->slices[slice] = (AttentionSlice){.cache = &row->sequence->cache,
                                         .first_token = pass->n_tokens,
                                         .n_tokens = count,
@@ -208,6 +228,8 @@ static const EngineOps CPU_OPS = {
     .sequence_free = cpu_sequence_free,
     .sequence_truncate = cpu_sequence_truncate,
     .sequence_fork = cpu_sequence_fork,
+    .sequence_seal = cpu_sequence_seal,
+    .kv_bytes_used = cpu_kv_bytes_used,
     .sequence_holds_prefix = cpu_sequence_holds_prefix,
     .sequence_length = cpu_sequence_length,
     .forward = cpu_forward,
@@ -243,6 +265,8 @@ bool cpu_engine_open(const Model *model, const EngineOptions *options, bool forc
     cpu->instruction_set = cpu_kernels_select(force_plain);
     cpu->ops = cpu_ops_select(force_plain);
     if (!read_options(cpu, options, err) || !cpu_pool_create(cpu->threads, &cpu->pool, err) ||
+        !kv_pool_init(&cpu->kv, &model->config, !cpu->is_f32, cpu->max_batch_tokens,
+                      options->kv_bytes_max, err) ||
         !cpu_scratch_create(cpu, err) || !cpu_weights_load(cpu, err)) {
         cpu_close(&cpu->base);
         return false;

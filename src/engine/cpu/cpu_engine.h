@@ -74,6 +74,7 @@ typedef struct CpuEngine {
     CpuLayer *layers;               /* [num_hidden_layers] */
     size_t weight_bytes;
     CpuScratch scratch;
+    KvPool kv;
     CpuPass pass;
     uint64_t call; /* counts forward calls, to find a sequence that comes twice */
 } CpuEngine;

@@ -146,19 +146,20 @@ static void position_head(const RowJob *job, float *head, const float *norm, siz
 static void store_row(const CpuOps *ops, const KvCache *cache, const KvLayer *layer, size_t head,
                       size_t position, const float *k, const float *v)
 {
+    const KvPool *pool = cache->pool;
     void *key = kv_cache_key(cache, layer, head, position);
     void *value = kv_cache_value(cache, layer, head, position);
-    if (cache->element_size == 2) {
-        ops->store_half(k, cache->head_dim, key, KV_KEY_TILE);
-        ops->store_half(v, cache->head_dim, value, 1);
-        for (size_t d = cache->head_dim; d < cache->value_stride; d++)
+    if (pool->element_size == 2) {
+        ops->store_half(k, pool->head_dim, key, KV_KEY_TILE);
+        ops->store_half(v, pool->head_dim, value, 1);
+        for (size_t d = pool->head_dim; d < pool->value_stride; d++)
             ((uint16_t *)value)[d] = 0;
         return;
     }
-    for (size_t d = 0; d < cache->head_dim; d++)
+    for (size_t d = 0; d < pool->head_dim; d++)
         ((float *)key)[d * KV_KEY_TILE] = k[d];
-    for (size_t d = 0; d < cache->value_stride; d++)
-        ((float *)value)[d] = d < cache->head_dim ? v[d] : 0.0f;
+    for (size_t d = 0; d < pool->value_stride; d++)
+        ((float *)value)[d] = d < pool->head_dim ? v[d] : 0.0f;
 }
 
 /* q and k get their norms and rotations; k and v go to the cache. */
@@ -172,7 +173,7 @@ static void position_part(void *context, size_t part, size_t n_parts)
     (void)n_parts;
     for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
         const KvCache *cache = s->slices[s->token_slice[t]].cache;
-        const KvLayer *layer = &cache->layers[job->layer];
+        const KvLayer *layer = &cache->pool->layers[job->layer];
         float *q = s->q + t * c->num_attention_heads * head_dim;
         float *k = s->k + t * c->num_key_value_heads * head_dim;
         const float *v = s->v + t * c->num_key_value_heads * head_dim;

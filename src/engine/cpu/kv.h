@@ -1,16 +1,25 @@
-/* Private to engine/cpu: keys and values of one sequence.
+/* Private to engine/cpu: keys and values, in blocks that sequences share.
  *
- * One allocation, sized when the sequence is created. Per layer and KV head:
+ * A KvPool knows the shapes of a model's cache and counts its memory. A KvBlock holds KV_BLOCK
+ * positions of all layers of one kind (full attention, or sliding). A KvCache is one sequence: a
+ * table of blocks for each kind, by position / KV_BLOCK. In a block, per layer and KV head:
  *
- *   keys    [capacity / 8][head_dim][8]   tiles of 8 positions, 8 keys to a vector: a dot product
+ *   keys    [KV_BLOCK / 8][head_dim][8]   tiles of 8 positions, 8 keys to a vector: a dot product
  *                                         with 8 keys needs no sum across lanes
- *   values  [capacity][value_stride]      rows; value_stride is head_dim rounded up to 8
+ *   values  [KV_BLOCK][value_stride]      rows; value_stride is head_dim rounded up to 8
  *
- * in fp16, or float32 for the reference precision. Position p lives in slot p % capacity. capacity
- * is a multiple of KV_BLOCK, so a block of KV_BLOCK positions that starts at a multiple of KV_BLOCK
- * is contiguous. A full-attention layer has room for max_tokens; a sliding one keeps its window and
- * the longest chunk, never more. Positions are absolute throughout. Threads: rows of different
- * positions may be written at the same time; everything else belongs to the inference thread. */
+ * in fp16, or float32 for the reference precision. Blocks count their references. A block with more
+ * than one is never written: a fork shares the whole blocks of its prefix and copies the one that
+ * the prefix ends in.
+ *
+ * All blocks that a sequence can need are taken when it is created or forked, so that appending
+ * never allocates. Sliding layers drop the blocks that lie before the window and use them again: a
+ * sequence owns as many as the window and the longest chunk can touch at a time, and keeps those
+ * without content as spares. A block that another sequence shares cannot be used again, so sharing
+ * brings new spares.
+ *
+ * Positions are absolute throughout. Threads: rows of different positions may be written at the
+ * same time; everything else belongs to the inference thread. */
 #ifndef ENGINE_CPU_KV_H
 #define ENGINE_CPU_KV_H
 
@@ -18,53 +27,86 @@
 #include "model.h"
 
 enum {
-    KV_BLOCK = 64, /* positions that attention takes at a time */
+    KV_BLOCK = 64, /* positions of a block, and those that attention takes at a time */
     KV_KEY_TILE = 8,
     KV_TOKENS_MAX = 1 << 30,
 };
 
+typedef enum KvKind { KV_FULL, KV_SLIDING, KV_KINDS } KvKind;
+
 typedef struct KvLayer {
-    uint8_t *keys, *values;
-    size_t capacity;         /* positions, a multiple of KV_BLOCK */
+    KvKind kind;
     uint32_t sliding_window; /* 0: none */
+    size_t offset;           /* of its first head in a block */
 } KvLayer;
 
-typedef struct KvCache {
+/* Per model. */
+typedef struct KvPool {
     KvLayer *layers; /* [n_layers] */
-    uint8_t *memory;
     size_t n_layers, n_heads, head_dim, value_stride, element_size;
-    size_t bytes;
+    size_t key_bytes, head_bytes; /* of one head in a block: its keys; keys and values */
+    size_t block_bytes[KV_KINDS]; /* with the header; 0: no layer of this kind */
+    size_t largest_window;        /* of the sliding layers; 0: none slides */
+    size_t ring_blocks;           /* sliding blocks that a sequence can touch at a time */
+    size_t limit_bytes;           /* of all blocks; 0: none */
+    size_t used_bytes;
+} KvPool;
+
+/* The content follows, aligned like the header. */
+typedef struct KvBlock {
+    size_t references;
+    struct KvBlock *next; /* among spares */
+} KvBlock;
+
+/* Per sequence. */
+typedef struct KvCache {
+    KvPool *pool;
+    KvBlock **blocks[KV_KINDS]; /* [n_blocks] NULL: dropped, or not begun; unused kinds have none */
+    size_t n_blocks;
+    KvBlock *spares; /* sliding blocks without content */
+    size_t n_spares;
     size_t max_tokens;
-    size_t length;         /* tokens held */
-    size_t kept_from;      /* every layer still holds the positions from here to length */
-    size_t largest_window; /* of the sliding layers; 0: none slides */
-    size_t least_ring;     /* least capacity of a sliding layer */
+    size_t length;    /* tokens held */
+    size_t kept_from; /* every layer still holds the positions from here to length */
 } KvCache;
 
 /* Bytes of keys and values of one token in the full-attention layers. */
 size_t kv_bytes_per_token(const ModelConfig *config, bool is_half);
 
-/* max_chunk: most tokens that are appended before attention reads. Errors: ERROR_LIMIT for a size
- * that does not fit, ERROR_MEMORY, both with the number of bytes. */
-bool kv_cache_create(const ModelConfig *config, bool is_half, size_t max_tokens, size_t max_chunk,
-                     KvCache *out, Error *err) WARN_UNUSED;
-/* The bytes that kv_cache_create would take. */
+/* max_chunk: most tokens that are appended before attention reads. */
+bool kv_pool_init(KvPool *pool, const ModelConfig *config, bool is_half, size_t max_chunk,
+                  size_t limit_bytes, Error *err) WARN_UNUSED;
+void kv_pool_reset(KvPool *pool);
+/* Most tokens of a sequence that has the whole limit for itself, at most max_tokens. */
+size_t kv_pool_fitting_tokens(const KvPool *pool, size_t max_tokens);
+
+/* The bytes that kv_cache_create would take. ERROR_LIMIT as there. */
 bool kv_cache_count_bytes(const ModelConfig *config, bool is_half, size_t max_tokens,
                           size_t max_chunk, size_t *out, Error *err) WARN_UNUSED;
+
+/* ERROR_LIMIT for a size out of range, ERROR_MEMORY for one that the limit or the system has no
+ * room for now. pool outlives the cache. */
+bool kv_cache_create(KvPool *pool, size_t max_tokens, KvCache *out, Error *err) WARN_UNUSED;
+/* A cache with the first length tokens of from, which keeps them (holds_prefix must be true). */
+bool kv_cache_fork(KvCache *from, size_t length, size_t max_tokens, KvCache *out,
+                   Error *err) WARN_UNUSED;
 void kv_cache_free(KvCache *cache);
 
 /* Where one head's key of a position starts (its next dimension is KV_KEY_TILE elements on), and
  * its value. */
-void *kv_cache_key(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);
-void *kv_cache_value(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);
+uint8_t *kv_cache_key(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);
+uint8_t *kv_cache_value(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);
 
+/* Makes room for the next n tokens, at most max_chunk: drops what has left the window. */
+void kv_cache_prepare(KvCache *cache, size_t n);
 /* Counts n tokens whose rows were written to every layer. */
 void kv_cache_advance(KvCache *cache, size_t n);
 /* Do all layers hold what a sequence of this length (<= cache->length) would look at? */
 bool kv_cache_holds_prefix(const KvCache *cache, size_t length);
-void kv_cache_truncate(KvCache *cache, size_t length); /* holds_prefix must be true */
-/* Copies the first length tokens into a fresh cache of the same model (holds_prefix must be true).
- */
-void kv_cache_copy_prefix(KvCache *to, const KvCache *from, size_t length);
+/* holds_prefix must be true. ERROR_MEMORY where shared blocks must be copied; then nothing has
+ * changed. */
+bool kv_cache_truncate(KvCache *cache, size_t length, Error *err) WARN_UNUSED;
+/* No token will follow: gives back what was taken for them. */
+void kv_cache_seal(KvCache *cache);
 
 #endif
