@@ -44,6 +44,7 @@ static const Architecture ARCHITECTURES[] = {
         .tie = TIE_BY_KEY,
         .default_tie_unknown = true,
         .has_qk_norm = true,
+        .head_dim = 128,
         .max_position_embeddings = 32768,
     },
     {

@@ -169,6 +169,14 @@ static bool read_biases(const JsonValue *text, const Architecture *architecture,
     return true;
 }
 
+/* An absent key has its default, but null means no cap. */
+static bool read_softcap(const JsonValue *text, const char *key, double def, float *out, Error *err)
+{
+    const JsonValue *value = json_get(text, slice_of(key));
+    *out = 0;
+    return json_is(value, JSON_NULL) || read_positive_float(text, key, def, out, err);
+}
+
 static bool read_scales(const JsonValue *text, const Architecture *architecture,
                         ModelConfig *config, Error *err)
 {
@@ -186,11 +194,10 @@ static bool read_scales(const JsonValue *text, const Architecture *architecture,
         config->embedding_scale = (float)embedding;
     if (!architecture->has_softcaps)
         return true;
-    return read_positive_float(text, "attn_logit_softcapping", architecture->attn_logit_softcapping,
-                               &config->attn_logit_softcapping, err) &&
-           read_positive_float(text, "final_logit_softcapping",
-                               architecture->final_logit_softcapping,
-                               &config->final_logit_softcapping, err);
+    return read_softcap(text, "attn_logit_softcapping", architecture->attn_logit_softcapping,
+                        &config->attn_logit_softcapping, err) &&
+           read_softcap(text, "final_logit_softcapping", architecture->final_logit_softcapping,
+                        &config->final_logit_softcapping, err);
 }
 
 /* layer_types: an array of one name per layer. */

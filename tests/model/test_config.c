@@ -259,6 +259,34 @@ static void test_gemma3(void **state)
            "", ERROR_UNSUPPORTED, "layer_types[0]");
 }
 
+static void test_defaults_of_absent_keys(void **state)
+{
+    (void)state;
+#define SMALL                                                                                      \
+    "\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2,\"vocab_size\":100,"     \
+    "\"num_attention_heads\":4,\"rms_norm_eps\":1e-6"
+    Arena arena;
+    ModelConfig c;
+    accept("{\"model_type\":\"gemma2\"," SMALL "}", "", &arena, &c);
+    assert_true(c.attn_logit_softcapping == 50.0f && c.final_logit_softcapping == 30.0f);
+    assert_int_equal(c.head_dim, 256);
+    arena_reset(&arena);
+    accept("{\"model_type\":\"gemma2\",\"attn_logit_softcapping\":null,"
+           "\"final_logit_softcapping\":20.0," SMALL "}",
+           "", &arena, &c);
+    assert_true(c.attn_logit_softcapping == 0.0f && c.final_logit_softcapping == 20.0f);
+    arena_reset(&arena);
+    accept("{\"model_type\":\"qwen3\",\"rope_theta\":1e6," SMALL "}", "", &arena, &c);
+    assert_int_equal(c.head_dim, 128); /* not 64 / 4 */
+    arena_reset(&arena);
+    accept("{\"model_type\":\"phi3\"," SMALL "}", "", &arena, &c);
+    assert_int_equal(c.head_dim, 16);
+    assert_int_equal(c.num_key_value_heads, 4);
+    assert_false(c.tie_word_embeddings);
+    arena_reset(&arena);
+    refuse("{\"model_type\":\"qwen3\"," SMALL "}", "", ERROR_INVALID, "rope_theta is missing");
+}
+
 static void test_llama_layer_types(void **state)
 {
     (void)state;
@@ -414,6 +442,7 @@ int main(void)
         cmocka_unit_test(test_rope_refusals),
         cmocka_unit_test(test_gemma3),
         cmocka_unit_test(test_llama_layer_types),
+        cmocka_unit_test(test_defaults_of_absent_keys),
         cmocka_unit_test(test_experts),
         cmocka_unit_test(test_damaged),
         cmocka_unit_test(test_quantization),
