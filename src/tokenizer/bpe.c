@@ -122,6 +122,17 @@ static void pending_slices(const Bpe *bpe, const PendingMerge *pending, Slice ou
     out[2] = (Slice){text, pending->len};
 }
 
+bool bpe_add_merge_ids(Bpe *bpe, Merge merge, Error *err)
+{
+    if (bpe->merge_count >= BPE_MERGES_MAX)
+        return error_set(err, ERROR_LIMIT, "more than %d merges", BPE_MERGES_MAX);
+    if (!memory_grow_array((void **)&bpe->merges, bpe->merge_count, &bpe->merge_capacity,
+                           sizeof(Merge)))
+        return error_no_memory(err, "merges");
+    bpe->merges[bpe->merge_count++] = merge;
+    return true;
+}
+
 static bool resolve_merge(Bpe *bpe, const PendingMerge *pending, Error *err)
 {
     Slice texts[3];
@@ -132,11 +143,7 @@ static bool resolve_merge(Bpe *bpe, const PendingMerge *pending, Error *err)
         if (ids[i] < 0)
             return unknown_merge(err, pending->rank, texts[i]);
     }
-    if (!memory_grow_array((void **)&bpe->merges, bpe->merge_count, &bpe->merge_capacity,
-                           sizeof(Merge)))
-        return error_no_memory(err, "merges");
-    bpe->merges[bpe->merge_count++] = (Merge){ids[0], ids[1], ids[2], pending->rank};
-    return true;
+    return bpe_add_merge_ids(bpe, (Merge){ids[0], ids[1], ids[2], pending->rank}, err);
 }
 
 /* Half a million merges are a million and a half look-ups in tables far larger than the cache: they

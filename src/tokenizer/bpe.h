@@ -70,6 +70,8 @@ typedef struct BpeScratch {
 /* unk_token: ptr NULL when there is none. The vocabulary must stay where it is. */
 void bpe_init(Bpe *bpe, const Vocabulary *vocabulary);
 bool bpe_add_merge(Bpe *bpe, Slice left, Slice right, uint32_t rank, Error *err) WARN_UNUSED;
+/* The same with ids of the vocabulary. Merges of equal rank are one: the leftmost goes first. */
+bool bpe_add_merge_ids(Bpe *bpe, Merge merge, Error *err) WARN_UNUSED;
 /* After the flags, all merges and the vocabulary are there. */
 bool bpe_finish(Bpe *bpe, Error *err) WARN_UNUSED;
 void bpe_reset(Bpe *bpe);

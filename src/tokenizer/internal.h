@@ -28,7 +28,8 @@ typedef enum NormalizerKind {
     NORMALIZER_NFC,
     NORMALIZER_LOWERCASE,
     NORMALIZER_REPLACE,
-    NORMALIZER_PREPEND
+    NORMALIZER_PREPEND,
+    NORMALIZER_PIECES
 } NormalizerKind;
 
 typedef struct NormalizerStep {
@@ -38,9 +39,23 @@ typedef struct NormalizerStep {
     size_t text_len;
 } NormalizerStep;
 
+struct AddedSet;
+
+#define PIECE_SPACE "\xe2\x96\x81" /* what SentencePiece writes for a space: "▁" */
+
+/* NORMALIZER_PIECES: that of a SentencePiece model. */
+typedef struct PieceNormalizer {
+    bool add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces;
+    char *charsmap; /* the compiled map of characters, or NULL */
+    size_t units;   /* of its trie */
+    size_t replacements_len;
+    const struct AddedSet *user_defined; /* borrowed */
+} PieceNormalizer;
+
 typedef struct Normalizer {
     NormalizerStep steps[COMPONENTS_MAX];
     size_t count;
+    PieceNormalizer pieces;
 } Normalizer;
 
 typedef enum SplitBehavior {
@@ -180,6 +195,13 @@ bool normalizer_run(const Normalizer *normalizer, const UnicodeTable *unicode,
                     PatternScratch *scratch, Buffer buffers[2], Slice text, Slice *out,
                     Error *err) WARN_UNUSED;
 
+/* piece_normalizer.c. Appends the normal form of text to out, whose failure is sticky. */
+bool piece_normalizer_set_charsmap(PieceNormalizer *normalizer, Slice charsmap,
+                                   Error *err) WARN_UNUSED;
+void piece_normalizer_reset(PieceNormalizer *normalizer);
+void piece_normalizer_run(const PieceNormalizer *normalizer, const UnicodeTable *unicode,
+                          Slice text, Buffer *out);
+
 /* pre_tokenizer.c. at_start: the piece begins where the whole text does. */
 bool pre_tokenizer_load(PreTokenizer *pre, const JsonValue *config, Error *err) WARN_UNUSED;
 void pre_tokenizer_reset(PreTokenizer *pre);
@@ -201,6 +223,9 @@ bool decoder_load(Decoder *decoder, const JsonValue *config, Error *err) WARN_UN
 
 /* load.c */
 bool tokenizer_load(Tokenizer *tokenizer, Slice json, Error *err) WARN_UNUSED;
+
+/* sentencepiece.c */
+bool tokenizer_load_pieces(Tokenizer *tokenizer, Slice model, Error *err) WARN_UNUSED;
 
 /* component.c: reading the small objects of the file. */
 typedef bool ComponentVisitor(void *to, Slice type, const JsonValue *config, Error *err);

@@ -43,6 +43,7 @@ void normalizer_reset(Normalizer *normalizer)
     for (size_t i = 0; i < normalizer->count; i++)
         pattern_reset(&normalizer->steps[i].pattern);
     normalizer->count = 0;
+    piece_normalizer_reset(&normalizer->pieces);
 }
 
 /* ---- Running ---- */
@@ -104,8 +105,9 @@ static bool replace(const NormalizerStep *step, const UnicodeTable *unicode,
     return true;
 }
 
-static bool run_step(const NormalizerStep *step, const UnicodeTable *unicode,
-                     PatternScratch *scratch, Slice text, Buffer *out, Error *err)
+static bool run_step(const Normalizer *normalizer, const NormalizerStep *step,
+                     const UnicodeTable *unicode, PatternScratch *scratch, Slice text, Buffer *out,
+                     Error *err)
 {
     switch (step->kind) {
     case NORMALIZER_NFC:
@@ -118,6 +120,9 @@ static bool run_step(const NormalizerStep *step, const UnicodeTable *unicode,
     case NORMALIZER_PREPEND:
         buffer_append(out, step->text, step->text_len);
         buffer_append_slice(out, text);
+        break;
+    case NORMALIZER_PIECES:
+        piece_normalizer_run(&normalizer->pieces, unicode, text, out);
         break;
     case NORMALIZER_REPLACE:
         if (!replace(step, unicode, scratch, text, out, err))
@@ -137,7 +142,7 @@ bool normalizer_run(const Normalizer *normalizer, const UnicodeTable *unicode,
             continue;
         Buffer *to = &buffers[turn];
         buffer_clear(to);
-        if (!run_step(step, unicode, scratch, text, to, err))
+        if (!run_step(normalizer, step, unicode, scratch, text, to, err))
             return false;
         text = buffer_view(to);
         turn = 1 - turn;

@@ -18,23 +18,51 @@ bool token_list_append(TokenList *list, int32_t id, Error *err)
 
 /* ---- Opening ---- */
 
-bool tokenizer_create(Slice json, const char *name, Tokenizer **out, Error *err)
+typedef bool TokenizerLoad(Tokenizer *tokenizer, Slice bytes, Error *err);
+
+static bool create_with(TokenizerLoad *load, Slice bytes, const char *name, Tokenizer **out,
+                        Error *err)
 {
     *out = NULL;
-    if (json.len > TOKENIZER_FILE_BYTES_MAX)
-        return error_set(err, ERROR_LIMIT, "%s: %zu bytes, at most %d are taken", name, json.len,
+    if (bytes.len > TOKENIZER_FILE_BYTES_MAX)
+        return error_set(err, ERROR_LIMIT, "%s: %zu bytes, at most %d are taken", name, bytes.len,
                          TOKENIZER_FILE_BYTES_MAX);
     Tokenizer *tokenizer = memory_allocate_zeroed(1, sizeof(*tokenizer));
     if (!tokenizer) {
         error_no_memory(err, "tokenizer");
         return error_prefix(err, "%s", name);
     }
-    if (!tokenizer_load(tokenizer, json, err)) {
+    if (!load(tokenizer, bytes, err)) {
         tokenizer_free(tokenizer);
         return error_prefix(err, "%s", name);
     }
     *out = tokenizer;
     return true;
+}
+
+bool tokenizer_create(Slice json, const char *name, Tokenizer **out, Error *err)
+{
+    return create_with(tokenizer_load, json, name, out, err);
+}
+
+bool tokenizer_create_pieces(Slice model, const char *name, Tokenizer **out, Error *err)
+{
+    return create_with(tokenizer_load_pieces, model, name, out, err);
+}
+
+/* The tokenizer's file in a directory. */
+static bool find_file(const char *directory, char file[PATH_BYTES_MAX], Error *err)
+{
+    if (!path_join(file, PATH_BYTES_MAX, directory, "tokenizer.model", err))
+        return false;
+    if (file_exists(file)) {
+        char json[PATH_BYTES_MAX];
+        if (!path_join(json, sizeof(json), directory, "tokenizer.json", err))
+            return false;
+        if (!file_exists(json))
+            return true;
+    }
+    return path_join(file, PATH_BYTES_MAX, directory, "tokenizer.json", err);
 }
 
 bool tokenizer_open(const char *path, Tokenizer **out, Error *err)
@@ -43,14 +71,16 @@ bool tokenizer_open(const char *path, Tokenizer **out, Error *err)
     FileMap map;
     *out = NULL;
     if (directory_exists(path)) {
-        if (!path_join(file, sizeof(file), path, "tokenizer.json", err))
+        if (!find_file(path, file, err))
             return false;
         path = file;
     }
     if (!file_map_open(path, &map, err))
         return false;
-    Slice json = {(const char *)map.data, map.size};
-    bool ok = tokenizer_create(json, path, out, err);
+    Slice bytes = {(const char *)map.data, map.size};
+    bool ok = slice_ends_with(slice_of(path), SLICE(".model"))
+                  ? tokenizer_create_pieces(bytes, path, out, err)
+                  : tokenizer_create(bytes, path, out, err);
     file_map_close(&map);
     return ok;
 }

@@ -1,4 +1,5 @@
-/* tokenizer: text to token ids and back, as Hugging Face's tokenizer.json describes it.
+/* tokenizer: text to token ids and back, as Hugging Face's tokenizer.json or a SentencePiece model
+ * describes it.
  *
  * A Tokenizer is loaded once and immutable: pipeline of added-token search, normaliser,
  * pre-tokeniser, BPE, post-processor, decoder. Ids and text equal those of the `tokenizers`
@@ -27,10 +28,16 @@ enum {
     TOKENIZER_TEXT_BYTES_MAX = 256 << 20, /* of one encode call */
 };
 
-/* path: a tokenizer.json, or a directory that holds one. */
+/* path: a tokenizer.json, or a SentencePiece model of the BPE kind whose name ends in .model, or a
+ * directory that holds a tokenizer.json or else a tokenizer.model. Of the latter the ids are those
+ * of the `sentencepiece` library, but control pieces (<s>) are recognised in the text, and BOS is
+ * what add_special adds. */
 bool tokenizer_open(const char *path, Tokenizer **out, Error *err) WARN_UNUSED;
 /* From bytes of a tokenizer.json; name is for messages. Nothing of json is kept. */
 bool tokenizer_create(Slice json, const char *name, Tokenizer **out, Error *err) WARN_UNUSED;
+/* From bytes of a tokenizer.model. */
+bool tokenizer_create_pieces(Slice model, const char *name, Tokenizer **out,
+                             Error *err) WARN_UNUSED;
 void tokenizer_free(Tokenizer *tokenizer);
 
 /* One more than the largest id. The model's vocabulary may be larger. */
