@@ -1,7 +1,9 @@
 /* Times matrix products for the shapes of real models beside what the machine can do. CSV on
  * stdout: one line a format and shape; decode in GB/s of packed weights, prefill in GMAC/s, and
  * their shares of the measured read bandwidth and int8 rate. Best of several rounds. Usage:
- * bench_matrix [threads [prefill tokens [substring of a shape's name]]] */
+ * bench_matrix [threads [prefill tokens [substring of a shape's name [int8]]]]. Products of weights
+ * and activations count once; with activations in 16 bits, the default, each takes two
+ * multiply-adds. */
 #include "cpu/matrix.h"
 #include "engine.h"
 
@@ -84,8 +86,8 @@ static PackedMatrix *make_matrix(const Shape *shape, CpuPool *pool)
 }
 
 /* Enough copies that no pass finds its weights in a cache. */
-static double time_decode(const Shape *shape, CpuPool *pool, const float *x, float *y,
-                          size_t *bytes)
+static double time_decode(const Shape *shape, CpuPool *pool, ActivationPrecision precision,
+                          const float *x, float *y, size_t *bytes)
 {
     enum { COPIES_MAX = 2048 };
     static PackedMatrix *copies[COPIES_MAX];
@@ -101,7 +103,7 @@ static double time_decode(const Shape *shape, CpuPool *pool, const float *x, flo
             break;
         *bytes += packed_matrix_bytes(copies[count++]);
     }
-    if (activations_create(1, shape->cols, ACTIVATIONS_INT8, &activations, &err)) {
+    if (activations_create(1, shape->cols, precision, &activations, &err)) {
         for (int round = 0; round < ROUNDS; round++) {
             double start = clock_monotonic_seconds();
             for (size_t i = 0; i < count; i++) {
@@ -119,14 +121,14 @@ static double time_decode(const Shape *shape, CpuPool *pool, const float *x, flo
     return best;
 }
 
-static double time_prefill(const Shape *shape, CpuPool *pool, size_t tokens, const float *x,
-                           float *y)
+static double time_prefill(const Shape *shape, CpuPool *pool, size_t tokens,
+                           ActivationPrecision precision, const float *x, float *y)
 {
     PackedMatrix *matrix = make_matrix(shape, pool);
     Activations activations;
     Error err;
     double best = 0;
-    if (matrix && activations_create(tokens, shape->cols, ACTIVATIONS_INT8, &activations, &err)) {
+    if (matrix && activations_create(tokens, shape->cols, precision, &activations, &err)) {
         MatrixProduct product = {matrix, NULL, y, shape->rows};
         double spent = 0;
         for (int round = 0; round < ROUNDS || spent < 0.3; round++) {
@@ -143,7 +145,8 @@ static double time_prefill(const Shape *shape, CpuPool *pool, size_t tokens, con
     return best;
 }
 
-static void run_shape(const Shape *shape, CpuPool *pool, size_t tokens, const MachineLimits *limits)
+static void run_shape(const Shape *shape, CpuPool *pool, size_t tokens,
+                      ActivationPrecision precision, const MachineLimits *limits)
 {
     float *x = memory_allocate_zeroed(tokens * shape->cols, sizeof(float));
     float *y = memory_allocate_zeroed(tokens * shape->rows, sizeof(float));
@@ -151,8 +154,8 @@ static void run_shape(const Shape *shape, CpuPool *pool, size_t tokens, const Ma
         for (size_t i = 0; i < tokens * shape->cols; i++)
             x[i] = (float)(i * 2654435761u % 1000) * 0.001f - 0.5f;
         size_t bytes;
-        double decode = time_decode(shape, pool, x, y, &bytes);
-        double prefill = time_prefill(shape, pool, tokens, x, y);
+        double decode = time_decode(shape, pool, precision, x, y, &bytes);
+        double prefill = time_prefill(shape, pool, tokens, precision, x, y);
         double read = (double)bytes / decode;
         double macs = (double)shape->rows * (double)shape->cols * (double)tokens / prefill;
         printf("%s,%zu,%zu,%.2f,%.3f,%.2f,%.3f\n", shape->name, shape->rows, shape->cols,
@@ -168,16 +171,19 @@ int main(int argc, char **argv)
 {
     size_t threads = argc > 1 ? strtoul(argv[1], NULL, 10) : 1;
     size_t tokens = argc > 2 ? strtoul(argv[2], NULL, 10) : 512;
+    const char *shape = argc > 3 ? argv[3] : "";
+    bool int8 = argc > 4 && strcmp(argv[4], "int8") == 0;
+    ActivationPrecision precision = int8 ? ACTIVATIONS_INT8 : ACTIVATIONS_INT16;
     CpuPool *pool = NULL;
     MachineLimits limits;
     Error err;
 
     if (threads < 1 || tokens < 1) {
         fprintf(stderr,
-                "usage: bench_matrix [threads [prefill tokens [part of a shape's name]]]\n");
+                "usage: bench_matrix [threads [prefill tokens [part of a shape's name [int8]]]]\n");
         return 2;
     }
-    printf("# %s kernels", cpu_kernels_select(false));
+    printf("# %s kernels", instruction_set_name(cpu_kernels_select(INSTRUCTIONS_AMX)));
     if (!engine_measure_machine(threads, &limits, &err) || !cpu_pool_create(threads, &pool, &err)) {
         fprintf(stderr, "%s\n", err.message);
         return 1;
@@ -186,8 +192,8 @@ int main(int argc, char **argv)
            tokens, limits.read_bytes_per_second * 1e-9, limits.int8_macs_per_second * 1e-9);
     printf("shape,rows,cols,decode_gbps,decode_share,prefill_gmacs,prefill_share\n");
     for (size_t i = 0; i < ARRAY_COUNT(shapes); i++) {
-        if (argc <= 3 || strstr(shapes[i].name, argv[3]))
-            run_shape(&shapes[i], pool, tokens, &limits);
+        if (strstr(shapes[i].name, shape))
+            run_shape(&shapes[i], pool, tokens, precision, &limits);
     }
     cpu_pool_free(pool);
     return 0;

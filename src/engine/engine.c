@@ -9,7 +9,7 @@ bool engine_open(const Model *model, const EngineOptions *options, Engine **out,
     if (options->backend == ENGINE_BACKEND_MLX)
         return error_set(err, ERROR_UNSUPPORTED,
                          "built without the mlx engine, expected cpu or auto");
-    return cpu_engine_open(model, options, false, out, err);
+    return cpu_engine_open(model, options, INSTRUCTIONS_AMX, out, err);
 }
 
 bool engine_kv_bytes(const ModelConfig *config, EnginePrecision precision, size_t max_tokens,

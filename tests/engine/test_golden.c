@@ -24,14 +24,14 @@ typedef struct Fixture {
 } Fixture;
 
 static void open_fixture(Fixture *f, const char *name, EnginePrecision precision, size_t batch,
-                         bool force_plain)
+                         InstructionSet best_set)
 {
     Error err = {0};
     golden_open(name, &f->golden);
     if (!model_open(f->golden.directory, &f->model, &err))
         fail_msg("%s: %s", name, err.message);
     EngineOptions options = {.precision = precision, .threads = 2, .max_batch_tokens = batch};
-    if (!cpu_engine_open(f->model, &options, force_plain, &f->engine, &err))
+    if (!cpu_engine_open(f->model, &options, best_set, &f->engine, &err))
         fail_msg("%s: %s", name, err.message);
 }
 
@@ -114,11 +114,11 @@ static void check_greedy(Fixture *f, const GoldenPrompt *prompt, bool exact)
     free(logits);
 }
 
-static void check_model(const char *name, EnginePrecision precision, bool force_plain,
+static void check_model(const char *name, EnginePrecision precision, InstructionSet best_set,
                         Tolerance tolerance)
 {
     Fixture f;
-    open_fixture(&f, name, precision, 0, force_plain);
+    open_fixture(&f, name, precision, 0, best_set);
     double worst[2] = {0};
     assert_int_equal(f.golden.vocab_size, f.model->config.vocab_size);
     for (size_t i = 0; i < f.golden.n_prompts; i++) {
@@ -143,42 +143,42 @@ static void test_float32(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_F32, false, FLOAT32);
+        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_F32, INSTRUCTIONS_AMX, FLOAT32);
 }
 
 static void test_float32_plain(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_F32, true, FLOAT32);
+        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_F32, INSTRUCTIONS_PLAIN, FLOAT32);
 }
 
 static void test_int16(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, false, INT16);
+        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, INSTRUCTIONS_AMX, INT16);
 }
 
 static void test_int16_plain(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, true, INT16);
+        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, INSTRUCTIONS_PLAIN, INT16);
 }
 
 static void test_int8(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT8, false, INT8);
+        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT8, INSTRUCTIONS_AMX, INT8);
 }
 
 static void test_int8_plain(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT8, true, INT8);
+        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT8, INSTRUCTIONS_PLAIN, INT8);
 }
 
 /* ---- The same bits, however the tokens are cut ---- */
@@ -241,10 +241,10 @@ static void check_batch(Fixture *f, float *const *whole)
 }
 
 static void check_same_bits(const char *name, EnginePrecision precision, size_t batch,
-                            bool force_plain)
+                            InstructionSet best_set)
 {
     Fixture f;
-    open_fixture(&f, name, precision, batch, force_plain);
+    open_fixture(&f, name, precision, batch, best_set);
     float *whole[8];
     assert_true(f.golden.n_prompts <= ARRAY_COUNT(whole));
     for (size_t i = 0; i < f.golden.n_prompts; i++) {
@@ -267,8 +267,8 @@ static void test_same_bits_int16(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++) {
-        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, 0, false);
-        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, 5, false);
+        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, 0, INSTRUCTIONS_AMX);
+        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, 5, INSTRUCTIONS_AMX);
     }
 }
 
@@ -276,21 +276,22 @@ static void test_same_bits_int8(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT8, 70, false);
+        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT8, 70, INSTRUCTIONS_AMX);
 }
 
 static void test_same_bits_float32(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_F32, 24, false);
+        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_F32, 24, INSTRUCTIONS_AMX);
 }
 
 static void test_same_bits_plain(void **state)
 {
     (void)state;
-    check_same_bits("llama3-q4-g64", ENGINE_PRECISION_INT16, 0, true);
-    check_same_bits("gemma3-text-q4-g64", ENGINE_PRECISION_INT8, 9, true);
+    check_same_bits("llama3-q4-g64", ENGINE_PRECISION_INT16, 0, INSTRUCTIONS_AVX2);
+    check_same_bits("llama3-q4-g64", ENGINE_PRECISION_INT16, 0, INSTRUCTIONS_PLAIN);
+    check_same_bits("gemma3-text-q4-g64", ENGINE_PRECISION_INT8, 9, INSTRUCTIONS_PLAIN);
 }
 
 int main(void)

@@ -14,15 +14,17 @@
 
 enum { LONGEST = 131 };
 
-static const CpuOps *tables[2];
+static const CpuOps *tables[INSTRUCTION_SETS];
 static size_t n_tables;
 
 static int choose_tables(void **state)
 {
     (void)state;
-    tables[n_tables++] = cpu_ops_plain();
-    if (cpu_ops_avx2())
-        tables[n_tables++] = cpu_ops_avx2();
+    for (int set = 0; set <= (int)cpu_instructions_available(); set++) {
+        const CpuOps *ops = cpu_ops((InstructionSet)set);
+        if (n_tables == 0 || ops != tables[n_tables - 1])
+            tables[n_tables++] = ops;
+    }
     return 0;
 }
 

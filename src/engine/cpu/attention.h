@@ -43,7 +43,7 @@ struct AttentionTile {
 };
 
 void attention_segment_plain(const AttentionTile *tile);
-void attention_segment_avx2(const AttentionTile *tile); /* only where cpu_ops_avx2() is not NULL */
+void attention_segment_avx2(const AttentionTile *tile);
 
 /* Tokens of one sequence in the batch. Its keys and values are stored already, those tokens' too.
  */

@@ -17,7 +17,6 @@
  * widened in the loop. */
 #include "attention.h"
 
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "avx2_math.h"
 
 #include <math.h>
@@ -339,12 +338,3 @@ void attention_segment_avx2(const AttentionTile *t)
         }
     }
 }
-
-#else
-
-void attention_segment_avx2(const AttentionTile *tile)
-{
-    attention_segment_plain(tile);
-}
-
-#endif

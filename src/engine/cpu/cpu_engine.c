@@ -39,8 +39,8 @@ static void cpu_describe(const Engine *engine, EngineDescription *out)
         .vocab_size = config->vocab_size,
         .max_context = config->max_position_embeddings,
         .threads = cpu->threads};
-    snprintf(out->device, sizeof out->device, "%s, %zu thread%s", cpu->instruction_set,
-             cpu->threads, cpu->threads == 1 ? "" : "s");
+    snprintf(out->device, sizeof out->device, "%s, %zu thread%s",
+             instruction_set_name(cpu->instruction_set), cpu->threads, cpu->threads == 1 ? "" : "s");
 }
 
 /* ---- Sequences ---- */
@@ -253,7 +253,7 @@ static bool read_options(CpuEngine *cpu, const EngineOptions *options, Error *er
     return true;
 }
 
-bool cpu_engine_open(const Model *model, const EngineOptions *options, bool force_plain,
+bool cpu_engine_open(const Model *model, const EngineOptions *options, InstructionSet best_set,
                      Engine **out, Error *err)
 {
     *out = NULL;
@@ -262,8 +262,8 @@ bool cpu_engine_open(const Model *model, const EngineOptions *options, bool forc
         return error_no_memory(err, "engine");
     cpu->base.ops = &CPU_OPS;
     cpu->model = model;
-    cpu->instruction_set = cpu_kernels_select(force_plain);
-    cpu->ops = cpu_ops_select(force_plain);
+    cpu->instruction_set = cpu_kernels_select(best_set);
+    cpu->ops = cpu_ops(cpu->instruction_set);
     if (!read_options(cpu, options, err) || !cpu_pool_create(cpu->threads, &cpu->pool, err) ||
         !kv_pool_init(&cpu->kv, &model->config, !cpu->is_f32, cpu->max_batch_tokens,
                       options->kv_bytes_max, err) ||

@@ -65,7 +65,7 @@ typedef struct CpuEngine {
     Engine base;
     const Model *model;
     const CpuOps *ops;
-    const char *instruction_set;
+    InstructionSet instruction_set;
     CpuPool *pool;
     size_t threads, max_batch_tokens;
     ActivationPrecision precision;
@@ -84,8 +84,8 @@ struct EngineSequence {
     uint64_t last_call;
 };
 
-/* force_plain: plain C kernels only, for tests. */
-bool cpu_engine_open(const Model *model, const EngineOptions *options, bool force_plain,
+/* Uses the best available instruction set up to best_set: tests ask for less than all. */
+bool cpu_engine_open(const Model *model, const EngineOptions *options, InstructionSet best_set,
                      Engine **out, Error *err) WARN_UNUSED;
 
 /* load.c: repacks the model's matrices, giving the file's pages back layer by layer. */

@@ -1,21 +1,24 @@
 /* Private to the matrix files of engine/cpu: the packed layout, and the table of kernels.
  *
- * A PackedMatrix is cut into tiles of 8 output rows; rows past the last are zero. A tile is
- * contiguous:
+ * A PackedMatrix is cut into tiles of 16 output rows; rows past the last are zero. A tile is
+ * contiguous, and every part of it begins at a cache line:
  *
- *   quantised   group 0 | group 1 | ...              inputs [g * group_size, ...), all 8 rows
- *     group     scales [8] | biases [8] | block 0 | block 1 | ...         scale_type each
+ *   quantised   group 0 | group 1 | ...              inputs [g * group_size, ...), all 16 rows
+ *     group     scales [16] | biases [16] | block 0 | block 1 | ...       scale_type each
  *     block     32 inputs: lane r of vector j (32 bits) holds row r's inputs 4j .. 4j + 3,
  *               j = 0 .. 7
- *       bytes   vector 0 | ... | vector 7                                       256 bytes
- *       nibbles 4 vectors: vector i has code vector 2i low and 2i + 1 high      128 bytes
- *   dense       input 0: value of rows 0 .. 7 | input 1 | ...         PackedFormat's type
+ *       bytes   vector 0 | ... | vector 7                                       512 bytes
+ *       nibbles 4 vectors: vector i has code vector 2i low and 2i + 1 high      256 bytes
+ *   dense       input 0: value of rows 0 .. 15 | input 1 | ...        PackedFormat's type
  *
- * A lane being a row, sums never cross lanes, and 8 rows share every broadcast of the activations.
+ * A lane being a row, sums never cross lanes, and 16 rows share every broadcast of the activations.
+ * A vector is one AVX-512 register, two AVX2 registers, or a row of an AMX tile, whose layout for 4
+ * inputs of 16 outputs this is. One tile after the other is one stream of memory.
  *
  * The order of additions, for each (row, token), is the same in every kernel of an instruction set:
- *   quantised  acc = 0; for each block: acc += dot * (scale * x.scale); acc += bias * x.offset
- *              where dot = dot of plane 0, or 255 * (dot of plane 0) + dot of plane 1
+ *   quantised  acc = 0; for each span: acc += dot * (scale * x.scale); acc += bias * x.offset
+ *              where a span is 64 inputs, or 32 when groups are of 32, and
+ *              dot = dot of plane 0, or 256 * (dot of plane 0) + dot of plane 1
  *   float32    acc = 0; for each block: p = 0; for each input: p += w * x; acc += p
  * and at last acc + product bias. dot is an exact integer, so kernels may sum it as they like. */
 #ifndef ENGINE_CPU_KERNELS_H
@@ -29,17 +32,13 @@
 #define FORCE_INLINE inline
 #endif
 
-#if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
-#define CPU_HAS_AVX2_KERNELS 1
-#else
-#define CPU_HAS_AVX2_KERNELS 0
-#endif
-
 enum {
-    TILE_ROWS = 8,
-    BLOCK_VECTORS = 8, /* of 4 inputs */
-    NIBBLE_BLOCK_BYTES = TILE_ROWS * ACTIVATION_BLOCK / 2,
-    BYTE_BLOCK_BYTES = TILE_ROWS * ACTIVATION_BLOCK,
+    TILE_ROWS = 16,
+    WEIGHT_BLOCK = 32, /* inputs */
+    BLOCK_VECTORS = WEIGHT_BLOCK / 4,
+    VECTOR_BYTES = 4 * TILE_ROWS,
+    NIBBLE_BLOCK_BYTES = TILE_ROWS * WEIGHT_BLOCK / 2,
+    BYTE_BLOCK_BYTES = TILE_ROWS * WEIGHT_BLOCK,
 };
 
 typedef enum PackedFormat {
@@ -58,7 +57,7 @@ struct PackedMatrix {
     size_t rows, cols;
     size_t n_tiles;
     size_t n_blocks;     /* of 32 inputs */
-    size_t group_blocks; /* blocks of a group; 1 when dense */
+    size_t group_blocks; /* blocks of a group: 1, or an even number; 1 when dense */
     size_t group_bytes;  /* quantised: a group of a tile, scales included; dense: a block's */
     size_t tile_bytes;
     size_t bytes; /* of data */
@@ -87,8 +86,8 @@ typedef struct KernelJob {
 } KernelJob;
 
 typedef void (*MatrixKernel)(const KernelJob *job);
-/* Quantises 32 inputs to one plane, or to two that lie together. */
-typedef void (*QuantizeBlock)(const float *x, ActivationBlock *out);
+/* Quantises 64 inputs to one plane of codes, or to two that lie together. */
+typedef void (*QuantizeBlock)(const float *x, int8_t *codes, ActivationScale *scale);
 
 typedef struct KernelTable {
     const char *name;
@@ -98,9 +97,8 @@ typedef struct KernelTable {
 } KernelTable;
 
 extern const KernelTable kernels_plain;
-#if CPU_HAS_AVX2_KERNELS
-extern const KernelTable kernels_avx2;
-bool cpu_supports_avx2_kernels(void); /* AVX2, FMA and F16C */
+#if CPU_HAS_X86_KERNELS
+extern const KernelTable kernels_avx2, kernels_avx512, kernels_amx;
 #endif
 const KernelTable *cpu_kernels(void); /* the selected table */
 
@@ -114,11 +112,23 @@ static inline bool packed_format_is_quantized(PackedFormat format)
     return format <= PACKED_BYTES;
 }
 
-/* A tile's group that holds `block`, and that block's codes (quantised formats). */
+/* Blocks of 32 inputs that share one dot product: kernels.h's spans. */
+static inline size_t packed_span_blocks(const PackedMatrix *m)
+{
+    return m->group_blocks == 1 ? 1 : ACTIVATION_BLOCK / WEIGHT_BLOCK;
+}
+
+/* A group of a tile (quantised formats), or a block (dense). */
 static inline const uint8_t *packed_group(const PackedMatrix *m, size_t tile, size_t group)
 {
     return m->data + tile * m->tile_bytes + group * m->group_bytes;
 }
+
+/* Kernels may take tokens 16 at a time, and then read codes and scales past the last token. */
+enum {
+    ACTIVATION_SLACK_TOKENS = 16,
+    ACTIVATION_SLACK_BYTES = ACTIVATION_SLACK_TOKENS * 2 * ACTIVATION_BLOCK
+};
 
 /* Largest 16-bit code: both planes at 127. */
 enum { ACTIVATION_INT16_MAX = 127 * ACTIVATION_PLANE_STEP + 127 };
@@ -128,6 +138,6 @@ enum { ACTIVATION_INT16_MAX = 127 * ACTIVATION_PLANE_STEP + 127 };
 
 /* Plain C: values of one block of a tile, [input][row]. Inputs beyond cols are 0. */
 void packed_expand_block(const PackedMatrix *m, size_t tile, size_t block,
-                         float out[ACTIVATION_BLOCK][TILE_ROWS]);
+                         float out[WEIGHT_BLOCK][TILE_ROWS]);
 
 #endif

@@ -1,8 +1,8 @@
 /* AVX2: quantising activations, and the table of this instruction set.
  *
  * The products rest on vpmaddubsw, which multiplies 32 unsigned bytes with 32 signed ones and adds
- * pairs of products into 16 bits. A vector of weights holds 4 inputs of 8 rows, the activations' 4
- * codes are broadcast, and sums are widened to 32 bits before they could overflow
+ * pairs of products into 16 bits. A register of weights holds 4 inputs of 8 rows, the activations'
+ * 4 codes are broadcast, and sums are widened to 32 bits before they could overflow
  * (sums_in_16_bits); so every dot is exact, and the kernels for few and for many tokens may sum it
  * in any order. What is in float32 follows the order that kernels.h fixes. */
 #include "kernels_avx2.h"
@@ -20,81 +20,97 @@ static void multiply_quantized(const KernelJob *job)
         avx2_multiply_many(job);
 }
 
-/* Four vectors of 8 codes of up to +-limit; zero when the block has none. */
-static FORCE_INLINE void quantize_values(const float *x, float limit, __m256i q[4],
-                                         ActivationBlock *out)
+enum { QUANTIZE_VECTORS = ACTIVATION_BLOCK / 8 };
+
+static FORCE_INLINE int32_t sum_lanes(__m256i v)
+{
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
+    return _mm_cvtsi128_si32(sum);
+}
+
+/* Eight vectors of codes of up to +-limit, all zero when the block is or when an input is not
+ * finite. */
+static FORCE_INLINE void quantize_values(const float *x, float limit, __m256i q[QUANTIZE_VECTORS],
+                                         ActivationScale *out)
 {
     const __m256 magnitude_bits = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    __m256 v[4], largest = _mm256_setzero_ps();
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm256_loadu_ps(x + 8 * i);
+    __m256i largest = _mm256_setzero_si256(), sums[2];
+    UNROLL
+    for (int i = 0; i < QUANTIZE_VECTORS; i++) {
         /* As integers, magnitudes order like floats, with infinity and then NaN on top. */
-        largest = _mm256_castsi256_ps(
-            _mm256_max_epi32(_mm256_castps_si256(largest),
-                             _mm256_castps_si256(_mm256_and_ps(v[i], magnitude_bits))));
+        __m256 v = _mm256_loadu_ps(x + 8 * i);
+        largest = _mm256_max_epi32(largest, _mm256_castps_si256(_mm256_and_ps(v, magnitude_bits)));
     }
-    __m128i top = _mm_max_epi32(_mm256_castsi256_si128(_mm256_castps_si256(largest)),
-                                _mm256_extracti128_si256(_mm256_castps_si256(largest), 1));
+    __m128i top =
+        _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
     top = _mm_max_epi32(top, _mm_shuffle_epi32(top, 0x4e));
     top = _mm_max_epi32(top, _mm_shuffle_epi32(top, 0xb1));
     float peak = _mm_cvtss_f32(_mm_castsi128_ps(top));
     bool finite = _mm_cvtsi128_si32(top) < 0x7f800000;
     if (!finite || peak < ACTIVATION_ZERO_BELOW) {
-        for (int i = 0; i < 4; i++)
+        float value = finite ? 0 : NAN;
+        for (int i = 0; i < QUANTIZE_VECTORS; i++)
             q[i] = _mm256_setzero_si256();
-        out->scale = out->offset = finite ? 0 : NAN;
+        *out = (ActivationScale){value, value, {value, value}};
         return;
     }
     const __m256 inverse = _mm256_set1_ps(limit / peak);
-    for (int i = 0; i < 4; i++)
-        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
-    __m256i sums = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-    out->scale = peak / limit;
-    out->offset = out->scale * (float)_mm_cvtsi128_si32(sum);
+    UNROLL
+    for (int i = 0; i < QUANTIZE_VECTORS; i++)
+        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
+    for (int h = 0; h < 2; h++)
+        sums[h] = _mm256_add_epi32(_mm256_add_epi32(q[4 * h], q[4 * h + 1]),
+                                   _mm256_add_epi32(q[4 * h + 2], q[4 * h + 3]));
+    float scale = peak / limit;
+    out->scale = scale;
+    out->offset = scale * (float)sum_lanes(_mm256_add_epi32(sums[0], sums[1]));
+    out->half_offsets[0] = scale * (float)sum_lanes(sums[0]);
+    out->half_offsets[1] = scale * (float)sum_lanes(sums[1]);
 }
 
-static FORCE_INLINE void store_codes(const __m256i q[4], ActivationBlock *out)
+static FORCE_INLINE void store_codes(const __m256i q[QUANTIZE_VECTORS], int8_t *codes)
 {
-    /* Packing works in 128-bit halves; the permutation puts the groups of 4 codes back in order. */
-    __m256i codes =
-        _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-    codes = _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256((__m256i *)(void *)out->codes, codes);
-}
-
-static void quantize_block(const float *x, ActivationBlock *out)
-{
-    __m256i q[4];
-    quantize_values(x, 127.0f, q, out);
-    store_codes(q, out);
-}
-
-static void quantize_block_int16(const float *x, ActivationBlock *out)
-{
-    const __m256 inverse_step = _mm256_set1_ps(1.0f / ACTIVATION_PLANE_STEP);
-    const __m256i step = _mm256_set1_epi32(ACTIVATION_PLANE_STEP);
-    __m256i q[4], high[4];
-    quantize_values(x, (float)ACTIVATION_INT16_MAX, q, out);
-    for (int i = 0; i < 4; i++) {
-        /* The step is odd, so nothing lies half way and the rest stays within +-127. */
-        high[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(q[i]), inverse_step));
-        q[i] = _mm256_sub_epi32(q[i], _mm256_mullo_epi32(high[i], step));
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        /* Packing works in 128-bit halves; the permutation puts the groups of 4 codes back in
+         * order. */
+        __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(q[4 * h], q[4 * h + 1]),
+                                            _mm256_packs_epi32(q[4 * h + 2], q[4 * h + 3]));
+        packed = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_storeu_si256((__m256i *)(void *)(codes + 32 * h), packed);
     }
-    store_codes(high, out);
-    store_codes(q, out + 1);
 }
 
-void avx2_store_part(const KernelJob *job, size_t tile, size_t token, __m256 acc)
+static void quantize_block(const float *x, int8_t *codes, ActivationScale *scale)
 {
-    size_t first = tile * TILE_ROWS;
-    float values[TILE_ROWS];
-    float *y = job->y + token * job->y_stride + first;
+    __m256i q[QUANTIZE_VECTORS];
+    quantize_values(x, 127.0f, q, scale);
+    store_codes(q, codes);
+}
+
+static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale *scale)
+{
+    __m256i q[QUANTIZE_VECTORS], high[QUANTIZE_VECTORS];
+    quantize_values(x, (float)ACTIVATION_INT16_MAX, q, scale);
+    UNROLL
+    for (int i = 0; i < QUANTIZE_VECTORS; i++) {
+        /* Floor of (code + 128) / 256: what is left for the second plane is -128 .. 127. */
+        high[i] = _mm256_srai_epi32(_mm256_add_epi32(q[i], _mm256_set1_epi32(128)), 8);
+        q[i] = _mm256_sub_epi32(q[i], _mm256_slli_epi32(high[i], 8));
+    }
+    store_codes(high, codes);
+    store_codes(q, codes + ACTIVATION_BLOCK);
+}
+
+void avx2_store_part(const KernelJob *job, size_t first_row, size_t token, __m256 acc)
+{
+    float values[HALF_ROWS];
+    float *y = job->y + token * job->y_stride + first_row;
     _mm256_storeu_ps(values, acc);
-    for (size_t r = 0; first + r < job->matrix->rows; r++)
-        y[r] = job->bias ? values[r] + job->bias[first + r] : values[r];
+    for (size_t r = 0; r < HALF_ROWS && first_row + r < job->matrix->rows; r++)
+        y[r] = job->bias ? values[r] + job->bias[first_row + r] : values[r];
 }
 
 const KernelTable kernels_avx2 = {

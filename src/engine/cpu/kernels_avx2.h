@@ -16,15 +16,16 @@
  * a tree, which needs more registers than there are and spills most of them. */
 #define PIN(vector) __asm__("" : "+x"(vector))
 
-/* Up to this many tokens the weights are streamed past the tokens; the measured cross-over. */
+/* Up to this many columns (tokens times planes) the weights are streamed past the tokens; the
+ * measured cross-over. */
 enum { AVX2_FEW_TOKENS = 7 };
 
 void avx2_multiply_few(const KernelJob *job); /* 1 .. AVX2_FEW_TOKENS tokens, quantised formats */
 void avx2_multiply_many(const KernelJob *job);
 void avx2_multiply_dense(const KernelJob *job); /* dense formats */
 void avx2_multiply_f32(const KernelJob *job);   /* every format, float32 products */
-/* Writes the rows of a last tile that is not full; a function, to keep it out of every kernel. */
-void avx2_store_part(const KernelJob *job, size_t tile, size_t token, __m256 acc);
+/* Writes those of 8 rows that exist; a function, to keep it out of every kernel. */
+void avx2_store_part(const KernelJob *job, size_t first_row, size_t token, __m256 acc);
 
 static FORCE_INLINE __m256 load_f16(const uint8_t *at)
 {
@@ -36,6 +37,9 @@ static FORCE_INLINE __m256 load_bf16(const uint8_t *at)
     __m128i halves = _mm_loadu_si128((const __m128i *)(const void *)at);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
+
+/* A tile has the rows of two registers: half 0 and half 1 of each of its vectors. */
+enum { HALF_ROWS = 8, HALVES = TILE_ROWS / HALF_ROWS, HALF_BYTES = 4 * HALF_ROWS };
 
 /* Eight values of a type, one a row. */
 static FORCE_INLINE __m256 load_rows(const uint8_t *at, ScaleType type)
@@ -63,7 +67,7 @@ static FORCE_INLINE __m256i broadcast_codes(const int8_t *codes)
     return _mm256_set1_epi32(four);
 }
 
-/* Half a nibble block's vector to the two code vectors in it. is_fp4: E2M1 to FP4_CODES. */
+/* One half of a nibble block's vector to the two code vectors in it. is_fp4: E2M1 to FP4_CODES. */
 static FORCE_INLINE void unpack_pair(const uint8_t *at, bool is_fp4, __m256i *first,
                                      __m256i *second)
 {
@@ -81,28 +85,28 @@ static FORCE_INLINE void unpack_pair(const uint8_t *at, bool is_fp4, __m256i *fi
     }
 }
 
-/* How many sums of vpmaddubsw stay within 16 bits: each adds two products of a code and +-127. */
+/* How many sums of vpmaddubsw stay within 16 bits: each adds two products of a code and -128. */
 static FORCE_INLINE int sums_in_16_bits(PackedFormat format, uint32_t code_bits)
 {
     if (format == PACKED_FP4)
-        return 4; /* 4 * 2 * 24 * 127 = 24,384 */
+        return 4; /* 4 * 2 * 24 * 128 = 24,576 */
     switch (format == PACKED_BYTES ? code_bits : 4) {
     case 5:
-        return 4; /* 4 * 2 * 31 * 127 = 31,496 */
+        return 4; /* 4 * 2 * 31 * 128 = 31,744 */
     case 6:
-        return 2; /* 2 * 2 * 63 * 127 = 32,004 */
+        return 2; /* 2 * 2 * 63 * 128 = 32,256 */
     default:
-        return 8; /* 8 * 2 * 15 * 127 = 30,480; 8 bits go as two planes of nibbles */
+        return 8; /* 8 * 2 * 15 * 128 = 30,720; 8 bits go as two planes of nibbles */
     }
 }
 
 /* acc + dot * (scale * x.scale) + bias * x.offset, in the order that kernels.h fixes. */
-static FORCE_INLINE __m256 add_block(__m256 acc, __m256i dot, __m256 scales, __m256 biases,
-                                     const ActivationBlock *x)
+static FORCE_INLINE __m256 add_span(__m256 acc, __m256i dot, __m256 scales, __m256 biases,
+                                    const float *x_scale, const float *x_offset)
 {
-    __m256 scale = _mm256_mul_ps(scales, _mm256_broadcast_ss(&x->scale));
+    __m256 scale = _mm256_mul_ps(scales, _mm256_broadcast_ss(x_scale));
     acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, acc);
-    return _mm256_fmadd_ps(biases, _mm256_broadcast_ss(&x->offset), acc);
+    return _mm256_fmadd_ps(biases, _mm256_broadcast_ss(x_offset), acc);
 }
 
 /* Calls multiply(job, format, scale type, code bits) with what fits the job's matrix. A macro,
@@ -131,12 +135,13 @@ static FORCE_INLINE __m256 add_block(__m256 acc, __m256i dot, __m256 scales, __m
             AVX2_MULTIPLY_SCALES(multiply, job, PACKED_BYTES, 8);                                  \
     } while (0)
 
-/* Writes the rows of a tile that exist. */
-static FORCE_INLINE void store_tile(const KernelJob *job, size_t tile, size_t token, __m256 acc)
+/* Writes the rows of half a tile that exist. */
+static FORCE_INLINE void store_half(const KernelJob *job, size_t tile, size_t half, size_t token,
+                                    __m256 acc)
 {
-    size_t first = tile * TILE_ROWS;
-    if (job->matrix->rows - first < TILE_ROWS) {
-        avx2_store_part(job, tile, token, acc);
+    size_t first = tile * TILE_ROWS + half * HALF_ROWS;
+    if (job->matrix->rows < first + HALF_ROWS) {
+        avx2_store_part(job, first, token, acc);
         return;
     }
     if (job->bias)

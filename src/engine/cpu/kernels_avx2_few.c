@@ -1,18 +1,14 @@
 /* AVX2 products of quantised weights with few tokens: bound by reading the weights.
  *
- * Every weight is read once and goes straight from memory through the multiply-adds. Several tiles
- * go side by side, each a stream of its own: that gives the hardware's prefetchers more to run
- * ahead on than one stream (a fifth more bandwidth where it was measured; software prefetch added
- * nothing), lets tiles share the broadcasts, and hides the latency of each accumulator's additions
- * behind the others. Registers, with 4 tiles: 4 accumulators, 4 sums of 16 bits (8 when 8-bit codes
- * go as two planes of nibbles), 2 broadcasts, 2 vectors of codes.
- *
- * With more than one token, 2 tiles take 2 tokens at a time, and are read again from the
- * first-level cache for the next 2. Activations of two planes are like two tokens whose dots are
- * added (columns: the planes of the tokens at hand). */
+ * Every weight is read once and goes straight from memory through the multiply-adds. A tile is two
+ * strips of 8 rows that share the broadcasts. One token in one plane takes two tiles side by side,
+ * else a tile goes with 2 columns at a time (2 tokens, or the planes of one) and is read again from
+ * the first-level cache for the next 2: 4 lanes of sums either way, which hides the latency of each
+ * accumulator's additions behind the others. Registers: 4 accumulators, 4 sums of 16 bits (8 when
+ * 8-bit codes go as two planes of nibbles), 2 broadcasts, 2 vectors of codes. */
 #include "kernels_avx2.h"
 
-enum { LANES_AT_ONCE = 4 /* tiles times columns */ };
+enum { LANES_AT_ONCE = 4 /* strips times columns */ };
 
 /* What is fixed while one kernel is compiled. */
 typedef struct Kind {
@@ -35,36 +31,36 @@ static FORCE_INLINE void add_products(__m256i codes, const __m256i v[LANES_AT_ON
     }
 }
 
-/* Adds vectors 2 * pair and 2 * pair + 1 of a block to the sums of a tile. */
+/* Adds vectors 2 * pair and 2 * pair + 1 of a block to the sums of a strip. */
 static FORCE_INLINE void add_pair(const uint8_t *at, int pair, Kind kind,
                                   const __m256i even[LANES_AT_ONCE],
                                   const __m256i odd[LANES_AT_ONCE], __m256i *low, __m256i *high)
 {
     __m256i first, second;
     if (kind.format != PACKED_BYTES) {
-        unpack_pair(at + pair * 32, kind.format == PACKED_FP4, &first, &second);
+        unpack_pair(at + pair * VECTOR_BYTES, kind.format == PACKED_FP4, &first, &second);
         add_products(first, even, kind.n_columns, low);
         add_products(second, odd, kind.n_columns, low);
     } else if (kind.code_bits == 8) {
-        unpack_pair(at + pair * 64, false, &first, &second);
+        unpack_pair(at + 2 * pair * VECTOR_BYTES, false, &first, &second);
         add_products(first, even, kind.n_columns, low);
         add_products(second, even, kind.n_columns, high);
-        unpack_pair(at + pair * 64 + 32, false, &first, &second);
+        unpack_pair(at + (2 * pair + 1) * VECTOR_BYTES, false, &first, &second);
         add_products(first, odd, kind.n_columns, low);
         add_products(second, odd, kind.n_columns, high);
     } else {
-        add_products(load_bytes(at + pair * 64), even, kind.n_columns, low);
-        add_products(load_bytes(at + pair * 64 + 32), odd, kind.n_columns, low);
+        add_products(load_bytes(at + 2 * pair * VECTOR_BYTES), even, kind.n_columns, low);
+        add_products(load_bytes(at + (2 * pair + 1) * VECTOR_BYTES), odd, kind.n_columns, low);
     }
 }
 
-/* Widens the sums of each tile and column, and adds what belongs to one token. */
-static FORCE_INLINE void finish_dots(const __m256i *low, const __m256i *high, size_t tiles,
+/* Widens the sums of each strip and column, and adds what belongs to one token. */
+static FORCE_INLINE void finish_dots(const __m256i *low, const __m256i *high, size_t strips,
                                      Kind kind, bool is_first, __m256i *dots)
 {
     const bool two_planes = kind.format == PACKED_BYTES && kind.code_bits == 8;
     UNROLL
-    for (size_t i = 0; i < tiles * kind.n_tokens; i++) {
+    for (size_t i = 0; i < strips * kind.n_tokens; i++) {
         __m256i total = _mm256_setzero_si256();
         UNROLL
         for (size_t p = 0; p < kind.planes; p++) {
@@ -82,12 +78,19 @@ static FORCE_INLINE void finish_dots(const __m256i *low, const __m256i *high, si
     }
 }
 
-/* Dots of one block of `tiles` tiles, tile_bytes apart, with each token: [tile * n_tokens + token].
- */
-static FORCE_INLINE void dot_block(const uint8_t *at, size_t tile_bytes, size_t tiles,
-                                   const ActivationBlock *x, Kind kind, __m256i dots[LANES_AT_ONCE])
+/* A tile's strip: where its half of each vector begins. */
+static FORCE_INLINE const uint8_t *strip(const uint8_t *at, size_t tile_bytes, size_t i)
 {
-    const size_t lanes = tiles * kind.n_columns;
+    return at + i / HALVES * tile_bytes + i % HALVES * HALF_BYTES;
+}
+
+/* Adds the dots of one block, or begins them: dots[strip * n_tokens + token]. x: the columns'
+ * codes. */
+static FORCE_INLINE void dot_block(const uint8_t *at, size_t tile_bytes, size_t strips,
+                                   const int8_t *x, Kind kind, bool is_first,
+                                   __m256i dots[LANES_AT_ONCE])
+{
+    const size_t lanes = strips * kind.n_columns;
     const int run = sums_in_16_bits(kind.format, kind.code_bits) / 2; /* pairs of vectors */
 
     UNROLL
@@ -101,15 +104,35 @@ static FORCE_INLINE void dot_block(const uint8_t *at, size_t tile_bytes, size_t 
             __m256i even[LANES_AT_ONCE], odd[LANES_AT_ONCE];
             UNROLL
             for (size_t t = 0; t < kind.n_columns; t++) {
-                even[t] = broadcast_codes(x[t].codes + 8 * pair);
-                odd[t] = broadcast_codes(x[t].codes + 8 * pair + 4);
+                even[t] = broadcast_codes(x + t * ACTIVATION_BLOCK + 8 * pair);
+                odd[t] = broadcast_codes(x + t * ACTIVATION_BLOCK + 8 * pair + 4);
             }
             UNROLL
-            for (size_t i = 0; i < tiles; i++)
-                add_pair(at + i * tile_bytes, pair, kind, even, odd, low + i * kind.n_columns,
+            for (size_t i = 0; i < strips; i++)
+                add_pair(strip(at, tile_bytes, i), pair, kind, even, odd, low + i * kind.n_columns,
                          high + i * kind.n_columns);
         }
-        finish_dots(low, high, tiles, kind, begin == 0, dots);
+        finish_dots(low, high, strips, kind, is_first && begin == 0, dots);
+    }
+}
+
+/* Adds a span to the accumulators: its dots are there, its scales at `group`. */
+static FORCE_INLINE void add_dots(const uint8_t *group, size_t tile_bytes, size_t strips,
+                                  const __m256i dots[LANES_AT_ONCE], const ActivationScale *x,
+                                  const float *x_offset, Kind kind, __m256 *acc)
+{
+    const size_t half_bytes = HALF_ROWS * scale_type_bytes(kind.type);
+    UNROLL
+    for (size_t i = 0; i < strips; i++) {
+        const uint8_t *at = group + i / HALVES * tile_bytes + i % HALVES * half_bytes;
+        __m256 scales = load_rows(at, kind.type);
+        __m256 biases = load_rows(at + HALVES * half_bytes, kind.type);
+        UNROLL
+        for (size_t t = 0; t < kind.n_tokens; t++) {
+            size_t lane = i * kind.n_tokens + t;
+            const float *offset = x_offset + t * (sizeof(*x) / sizeof(float));
+            acc[lane] = add_span(acc[lane], dots[lane], scales, biases, &x[t].scale, offset);
+        }
     }
 }
 
@@ -118,63 +141,50 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
                                         size_t token, Kind kind)
 {
     const PackedMatrix *m = job->matrix;
-    const size_t scale_bytes = TILE_ROWS * scale_type_bytes(kind.type);
+    const size_t scale_bytes = 2 * TILE_ROWS * scale_type_bytes(kind.type);
     const size_t block_bytes = kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
-    const size_t n_groups = m->n_blocks / m->group_blocks;
-    const ActivationBlock *x =
-        job->x->blocks + token * kind.planes; /* all tokens are in the first tile of them */
+    const size_t strips = tiles * HALVES;
+    const size_t x_step = job->x->n_tokens; /* all tokens are in the first tile of them */
+    const int8_t *codes = activation_codes(job->x, token, 0);
+    const ActivationScale *x = activation_scale(job->x, token, 0);
     const uint8_t *group = packed_group(m, tile, 0);
+    const uint8_t *end = group + m->tile_bytes;
     __m256 acc[LANES_AT_ONCE];
+    __m256i dots[LANES_AT_ONCE];
 
     UNROLL
-    for (size_t i = 0; i < tiles * kind.n_tokens; i++)
+    for (size_t i = 0; i < strips * kind.n_tokens; i++)
         acc[i] = _mm256_setzero_ps();
-    for (size_t g = 0; g < n_groups; g++) {
-        const uint8_t *block = group + 2 * scale_bytes;
-        for (size_t b = 0; b < m->group_blocks; b++) {
-            __m256i dots[LANES_AT_ONCE];
-            dot_block(block, m->tile_bytes, tiles, x, kind, dots);
-            UNROLL
-            for (size_t i = 0; i < tiles; i++) {
-                const uint8_t *at = group + i * m->tile_bytes;
-                __m256 scales = load_rows(at, kind.type);
-                __m256 biases = load_rows(at + scale_bytes, kind.type);
-                UNROLL
-                for (size_t t = 0; t < kind.n_tokens; t++) {
-                    size_t lane = i * kind.n_tokens + t;
-                    acc[lane] =
-                        add_block(acc[lane], dots[lane], scales, biases, x + t * kind.planes);
-                }
-            }
-            block += block_bytes;
-            x += job->x->n_tokens * kind.planes;
+    if (m->group_blocks == 1) {
+        for (size_t block = 0; block < m->n_blocks; block++) {
+            const size_t half = block % 2;
+            dot_block(group + scale_bytes, m->tile_bytes, strips, codes + half * WEIGHT_BLOCK, kind,
+                      true, dots);
+            add_dots(group, m->tile_bytes, strips, dots, x, &x->half_offsets[half], kind, acc);
+            codes += half * x_step * kind.planes * ACTIVATION_BLOCK;
+            x += half * x_step;
+            group += m->group_bytes;
         }
-        group += m->group_bytes;
+    } else {
+        for (; group < end; group += m->group_bytes) {
+            const uint8_t *at = group + scale_bytes;
+            for (size_t b = 0; b < m->group_blocks; b += 2) {
+                dot_block(at, m->tile_bytes, strips, codes, kind, true, dots);
+                dot_block(at + block_bytes, m->tile_bytes, strips, codes + WEIGHT_BLOCK, kind,
+                          false, dots);
+                add_dots(group, m->tile_bytes, strips, dots, x, &x->offset, kind, acc);
+                at += 2 * block_bytes;
+                codes += x_step * kind.planes * ACTIVATION_BLOCK;
+                x += x_step;
+            }
+        }
     }
     UNROLL
-    for (size_t i = 0; i < tiles; i++) {
+    for (size_t i = 0; i < strips; i++) {
         UNROLL
         for (size_t t = 0; t < kind.n_tokens; t++)
-            store_tile(job, tile + i, token + t, acc[i * kind.n_tokens + t]);
+            store_half(job, tile + i / HALVES, i % HALVES, token + t, acc[i * kind.n_tokens + t]);
     }
-}
-
-/* All tokens, two at a time, with `tiles` tiles. */
-static FORCE_INLINE void multiply_pairs(const KernelJob *job, size_t tile, size_t tiles, Kind one,
-                                        Kind two)
-{
-    size_t token = 0;
-    for (; token + 2 <= job->x->n_tokens; token += 2)
-        multiply_tiles(job, tile, tiles, token, two);
-    if (token < job->x->n_tokens)
-        multiply_tiles(job, tile, tiles, token, one);
-}
-
-/* All tokens, one at a time. */
-static FORCE_INLINE void multiply_singly(const KernelJob *job, size_t tile, size_t tiles, Kind kind)
-{
-    for (size_t token = 0; token < job->x->n_tokens; token++)
-        multiply_tiles(job, tile, tiles, token, kind);
 }
 
 static FORCE_INLINE void multiply_type(const KernelJob *job, PackedFormat format, ScaleType type,
@@ -182,26 +192,24 @@ static FORCE_INLINE void multiply_type(const KernelJob *job, PackedFormat format
 {
     const Kind one = {format, type, code_bits, 1, 1, 1}, two = {format, type, code_bits, 1, 2, 2};
     const Kind fine = {format, type, code_bits, 2, 1, 2};
-    size_t tile = job->first_tile, end = job->first_tile + job->n_tiles;
+    const size_t end = job->first_tile + job->n_tiles;
 
-    if (job->x->planes == 2) {
-        for (; tile + 2 <= end; tile += 2)
-            multiply_singly(job, tile, 2, fine);
-        if (tile < end)
-            multiply_singly(job, tile, 1, fine);
-        return;
+    for (size_t tile = job->first_tile; tile < end; tile++) {
+        size_t token = 0;
+        if (job->x->planes == 2) {
+            for (; token < job->x->n_tokens; token++)
+                multiply_tiles(job, tile, 1, token, fine);
+            continue;
+        }
+        if (job->x->n_tokens == 1 && tile + 2 <= end) {
+            multiply_tiles(job, tile++, 2, 0, one);
+            continue;
+        }
+        for (; token + 2 <= job->x->n_tokens; token += 2)
+            multiply_tiles(job, tile, 1, token, two);
+        if (token < job->x->n_tokens)
+            multiply_tiles(job, tile, 1, token, one);
     }
-    if (job->x->n_tokens == 1) {
-        for (; tile + 4 <= end; tile += 4)
-            multiply_tiles(job, tile, 4, 0, one);
-        for (; tile < end; tile++)
-            multiply_tiles(job, tile, 1, 0, one);
-        return;
-    }
-    for (; tile + 2 <= end; tile += 2)
-        multiply_pairs(job, tile, 2, one, two);
-    if (tile < end)
-        multiply_pairs(job, tile, 1, one, two);
 }
 
 void avx2_multiply_few(const KernelJob *job)

@@ -1,20 +1,21 @@
 /* AVX2 products of quantised weights with many tokens: bound by multiply-adds.
  *
- * A block of two tiles (or the two nibble planes of one tile of 8-bit codes) is unpacked into an
- * array of 512 bytes in the first-level cache. Then columns of activations pass 4 at a time (4
- * tokens, or 2 in two planes): per 4 inputs, 2 vectors of weights and 4 broadcasts feed 8
- * vpmaddubsw into 8 sums of 16 bits, so loads stay below the multiplications. At the block's end
- * each sum is widened, converted and scaled into its accumulator in memory, in 5 vector operations.
- * Registers: 8 sums, 2 weights, a broadcast and a product.
+ * A span of a tile (both its halves; of 8-bit codes one half at a time, in two planes of nibbles)
+ * is unpacked into an array of 1 KB in the first-level cache. Then columns of activations pass 4 at
+ * a time (4 tokens, or 2 in two planes): per 4 inputs, 2 registers of weights and 4 broadcasts feed
+ * 8 vpmaddubsw into 8 sums of 16 bits, so loads stay below the multiplications. The sums are
+ * widened every 32 inputs, and at the span's end converted and scaled into their accumulator in
+ * memory. Registers: 8 sums, 2 weights, a broadcast and a product.
  *
  * Inputs are cut into chunks whose activations stay in the second-level cache while ROW_TILES tiles
  * use them; accumulators of a token tile stay in the first. */
 #include "kernels_avx2.h"
 
 enum {
-    ROW_TILES = 8,
-    CHUNK_BLOCKS = 64, /* 64 tokens * 64 blocks * 40 bytes = 160 KiB; a multiple of any group */
-    PLANES = 2,        /* of codes */
+    ROW_TILES = 4,
+    CHUNK_BLOCKS = 64, /* 64 tokens * 2 planes * 2 KiB = 256 KiB; a multiple of any group */
+    SPAN_VECTORS = 2 * BLOCK_VECTORS,
+    PLANES = 2, /* of codes: the halves of a tile, or the low and high nibbles of one half */
     COLUMNS_AT_ONCE = 4,
 };
 
@@ -26,28 +27,35 @@ typedef struct Kind {
     size_t planes; /* of the activations */
 } Kind;
 
-/* The unpacked block: vector j of plane p at [j][p]. */
+/* The unpacked span: vector j of plane p at [j][p]. */
 typedef struct Planes {
-    __m256i codes[BLOCK_VECTORS][PLANES];
+    __m256i codes[SPAN_VECTORS][PLANES];
 } Planes;
 
-static FORCE_INLINE void unpack_block(const uint8_t *at, size_t plane, Kind kind, Planes *out)
+static FORCE_INLINE bool has_nibble_planes(Kind kind)
 {
+    return kind.format == PACKED_BYTES && kind.code_bits == 8;
+}
+
+/* Unpacks one half of a block of a tile. */
+static FORCE_INLINE void unpack_half(const uint8_t *at, size_t half, Kind kind,
+                                     __m256i codes[BLOCK_VECTORS][PLANES])
+{
+    at += half * HALF_BYTES;
     if (kind.format == PACKED_BYTES) {
         UNROLL
         for (int j = 0; j < BLOCK_VECTORS; j++) {
-            if (kind.code_bits == 8) {
-                unpack_pair(at + j * 32, false, &out->codes[j][0], &out->codes[j][1]);
-            } else {
-                out->codes[j][plane] = load_bytes(at + j * 32);
-            }
+            if (kind.code_bits == 8)
+                unpack_pair(at + j * VECTOR_BYTES, false, &codes[j][0], &codes[j][1]);
+            else
+                codes[j][half] = load_bytes(at + j * VECTOR_BYTES);
         }
         return;
     }
     UNROLL
     for (int i = 0; i < BLOCK_VECTORS / 2; i++)
-        unpack_pair(at + i * 32, kind.format == PACKED_FP4, &out->codes[2 * i][plane],
-                    &out->codes[2 * i + 1][plane]);
+        unpack_pair(at + i * VECTOR_BYTES, kind.format == PACKED_FP4, &codes[2 * i][half],
+                    &codes[2 * i + 1][half]);
 }
 
 /* Widens the sums of plane p of the codes with `count` tokens, and adds a token's planes. step:
@@ -69,14 +77,14 @@ static FORCE_INLINE void widen_sums(const __m256i sums[COLUMNS_AT_ONCE], size_t 
 
 /* The exact sums of both planes of codes with `count` tokens, 32 bits a row; plane_1: what a code
  * in plane 1 counts. */
-static FORCE_INLINE void dot_planes(const Planes *w, const ActivationBlock *x, size_t count,
-                                    size_t planes, int16_t plane_1, int run,
+static FORCE_INLINE void dot_planes(const Planes *w, const int8_t *x, size_t count, size_t planes,
+                                    int16_t plane_1, int n_vectors, int run,
                                     __m256i dots[PLANES][COLUMNS_AT_ONCE])
 {
     const size_t columns = count * planes;
 
     UNROLL
-    for (int first = 0; first < BLOCK_VECTORS; first += run) {
+    for (int first = 0; first < n_vectors; first += run) {
         __m256i sums[PLANES][COLUMNS_AT_ONCE];
         UNROLL
         for (size_t t = 0; t < columns; t++)
@@ -88,7 +96,7 @@ static FORCE_INLINE void dot_planes(const Planes *w, const ActivationBlock *x, s
             PIN(second_plane);
             UNROLL
             for (size_t t = 0; t < columns; t++) {
-                __m256i v = broadcast_codes(x[t].codes + 4 * j);
+                __m256i v = broadcast_codes(x + t * ACTIVATION_BLOCK + 4 * j);
                 sums[0][t] = _mm256_add_epi16(sums[0][t], _mm256_maddubs_epi16(first_plane, v));
                 sums[1][t] = _mm256_add_epi16(sums[1][t], _mm256_maddubs_epi16(second_plane, v));
                 PIN(sums[0][t]);
@@ -100,70 +108,99 @@ static FORCE_INLINE void dot_planes(const Planes *w, const ActivationBlock *x, s
     }
 }
 
-/* Adds a block to the accumulators of `count` tokens: of two tiles, or of one in two planes. */
-static FORCE_INLINE void add_tokens(const Planes *w, const ActivationBlock *x, size_t count,
-                                    Kind kind, const __m256 scales[PLANES],
-                                    const __m256 biases[PLANES], __m256 *const acc[PLANES])
+/* What a span's dots are multiplied by, and the codes it meets. */
+typedef struct Span {
+    __m256 scales[HALVES], biases[HALVES];
+    const int8_t *codes; /* of the first token; inputs from the span's first on */
+    const ActivationScale *x;
+    const float *x_offsets; /* of the first token, in x */
+} Span;
+
+/* Adds a span to the accumulators of tokens [t, t + count): of both halves, or of half `half` in
+ * two planes. */
+static FORCE_INLINE void add_tokens(const Planes *w, const Span *span, size_t t, size_t count,
+                                    int n_vectors, size_t half, Kind kind,
+                                    __m256 (*acc)[ACTIVATION_TILE])
 {
     __m256i dots[PLANES][COLUMNS_AT_ONCE];
+    const int8_t *codes = span->codes + t * kind.planes * ACTIVATION_BLOCK;
     int run = sums_in_16_bits(kind.format, kind.code_bits);
-    bool one_tile = kind.format == PACKED_BYTES && kind.code_bits == 8;
 
     /* Each pass loads the weights afresh: hoisted out of the loop, 16 vectors would be copied to
      * the stack, and loaded from there once a use. */
     __asm__ volatile("" : "+r"(w) : : "memory");
-    dot_planes(w, x, count, kind.planes, one_tile ? 16 : 1, run, dots);
+    dot_planes(w, codes, count, kind.planes, has_nibble_planes(kind) ? 16 : 1, n_vectors, run,
+               dots);
     UNROLL
-    for (size_t t = 0; t < count; t++) {
-        if (one_tile) {
-            acc[0][t] = add_block(acc[0][t], _mm256_add_epi32(dots[0][t], dots[1][t]), scales[0],
-                                  biases[0], x + t * kind.planes);
+    for (size_t i = 0; i < count; i++) {
+        const float *scale = &span->x[t + i].scale;
+        const float *offset = span->x_offsets + (t + i) * (sizeof(*span->x) / sizeof(float));
+        if (has_nibble_planes(kind)) {
+            __m256i dot = _mm256_add_epi32(dots[0][i], dots[1][i]);
+            acc[half][t + i] = add_span(acc[half][t + i], dot, span->scales[half],
+                                        span->biases[half], scale, offset);
             continue;
         }
         UNROLL
-        for (int p = 0; p < PLANES; p++)
-            acc[p][t] = add_block(acc[p][t], dots[p][t], scales[p], biases[p], x + t * kind.planes);
+        for (int p = 0; p < HALVES; p++)
+            acc[p][t + i] = add_span(acc[p][t + i], dots[p][i], span->scales[p], span->biases[p],
+                                     scale, offset);
     }
 }
 
-/* Adds blocks [first, first + count) of `tiles` tiles (1 or 2) to the accumulators of `width`
- * tokens. acc has a row of accumulators for a second tile even when there is none. */
-static FORCE_INLINE void add_chunk(const PackedMatrix *m, size_t tile, size_t tiles,
-                                   const ActivationBlock *x, size_t width, size_t first,
-                                   size_t count, __m256 (*acc)[ACTIVATION_TILE], Kind kind)
+static FORCE_INLINE void add_all_tokens(const Planes *w, const Span *span, size_t width,
+                                        int n_vectors, size_t half, Kind kind,
+                                        __m256 (*acc)[ACTIVATION_TILE])
 {
-    const size_t scale_bytes = TILE_ROWS * scale_type_bytes(kind.type);
-    const size_t block_bytes = kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
     const size_t at_once = COLUMNS_AT_ONCE / kind.planes;
-    Planes w = {0};
-    __m256 scales[PLANES] = {0}, biases[PLANES] = {0};
-
-    for (size_t block = first; block < first + count; block++) {
-        size_t in_group = block % m->group_blocks;
-        for (size_t i = 0; i < tiles; i++) {
-            const uint8_t *at = packed_group(m, tile + i, block / m->group_blocks);
-            scales[i] = load_rows(at, kind.type);
-            biases[i] = load_rows(at + scale_bytes, kind.type);
-            unpack_block(at + 2 * scale_bytes + in_group * block_bytes, i, kind, &w);
-        }
-        size_t t = 0;
-        for (; t + at_once <= width; t += at_once) {
-            __m256 *const at[PLANES] = {acc[0] + t, acc[1] + t};
-            add_tokens(&w, x + t * kind.planes, at_once, kind, scales, biases, at);
-        }
-        for (; t < width; t++) {
-            __m256 *const at[PLANES] = {acc[0] + t, acc[1] + t};
-            add_tokens(&w, x + t * kind.planes, 1, kind, scales, biases, at);
-        }
-        x += width * kind.planes;
-    }
+    size_t t = 0;
+    for (; t + at_once <= width; t += at_once)
+        add_tokens(w, span, t, at_once, n_vectors, half, kind, acc);
+    for (; t < width; t++)
+        add_tokens(w, span, t, 1, n_vectors, half, kind, acc);
 }
 
-static FORCE_INLINE void multiply_kind(const KernelJob *job, Kind kind)
+/* Adds blocks [first, first + count) of a tile to the accumulators of tokens [token, token +
+ * width).
+ */
+static FORCE_INLINE void add_chunk(const KernelJob *job, size_t tile, size_t token, size_t width,
+                                   size_t first, size_t count, int span_blocks,
+                                   __m256 (*acc)[ACTIVATION_TILE], Kind kind)
 {
     const PackedMatrix *m = job->matrix;
-    const size_t step = kind.format == PACKED_BYTES && kind.code_bits == 8 ? 1 : 2;
-    __m256 acc[ROW_TILES + 1][ACTIVATION_TILE];
+    const size_t half_bytes = HALF_ROWS * scale_type_bytes(kind.type);
+    const size_t block_bytes = kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
+    const size_t passes = has_nibble_planes(kind) ? HALVES : 1;
+    Planes w;
+
+    for (size_t block = first; block < first + count; block += (size_t)span_blocks) {
+        const uint8_t *at = packed_group(m, tile, block / m->group_blocks);
+        const size_t x_block = block / 2, half_block = block % 2;
+        const ActivationScale *x = activation_scale(job->x, token, x_block);
+        Span span = {.codes = activation_codes(job->x, token, x_block) + half_block * WEIGHT_BLOCK,
+                     .x = x,
+                     .x_offsets = span_blocks == 1 ? &x->half_offsets[half_block] : &x->offset};
+        UNROLL
+        for (size_t h = 0; h < HALVES; h++) {
+            span.scales[h] = load_rows(at + h * half_bytes, kind.type);
+            span.biases[h] = load_rows(at + (HALVES + h) * half_bytes, kind.type);
+        }
+        at += 2 * HALVES * half_bytes + block % m->group_blocks * block_bytes;
+        for (size_t pass = 0; pass < passes; pass++) {
+            for (int b = 0; b < span_blocks; b++) {
+                unpack_half(at + (size_t)b * block_bytes, pass, kind, w.codes + b * BLOCK_VECTORS);
+                if (passes == 1)
+                    unpack_half(at + (size_t)b * block_bytes, 1, kind, w.codes + b * BLOCK_VECTORS);
+            }
+            add_all_tokens(&w, &span, width, span_blocks * BLOCK_VECTORS, pass, kind, acc);
+        }
+    }
+}
+
+static FORCE_INLINE void multiply_kind(const KernelJob *job, int span_blocks, Kind kind)
+{
+    const PackedMatrix *m = job->matrix;
+    __m256 acc[ROW_TILES][HALVES][ACTIVATION_TILE];
 
     for (size_t done = 0; done < job->n_tiles; done += ROW_TILES) {
         size_t first_tile = job->first_tile + done;
@@ -175,26 +212,34 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, Kind kind)
             for (size_t block = 0; block < m->n_blocks; block += CHUNK_BLOCKS) {
                 size_t blocks = m->n_blocks - block;
                 blocks = blocks < CHUNK_BLOCKS ? blocks : CHUNK_BLOCKS;
-                for (size_t i = 0; i < tiles; i += step)
-                    add_chunk(m, first_tile + i, tiles - i < step ? 1 : step,
-                              activation_block(job->x, token, block), width, block, blocks, acc + i,
+                for (size_t i = 0; i < tiles; i++)
+                    add_chunk(job, first_tile + i, token, width, block, blocks, span_blocks, acc[i],
                               kind);
             }
-            for (size_t i = 0; i < tiles; i++) {
+            for (size_t i = 0; i < tiles * HALVES; i++) {
                 for (size_t t = 0; t < width; t++)
-                    store_tile(job, first_tile + i, token + t, acc[i][t]);
+                    store_half(job, first_tile + i / HALVES, i % HALVES, token + t,
+                               acc[i / HALVES][i % HALVES][t]);
             }
         }
     }
 }
 
+static FORCE_INLINE void multiply_planes(const KernelJob *job, int span_blocks, Kind kind)
+{
+    if (job->x->planes == 2)
+        multiply_kind(job, span_blocks, (Kind){kind.format, kind.type, kind.code_bits, 2});
+    else
+        multiply_kind(job, span_blocks, (Kind){kind.format, kind.type, kind.code_bits, 1});
+}
+
 static FORCE_INLINE void multiply_type(const KernelJob *job, PackedFormat format, ScaleType type,
                                        uint32_t code_bits)
 {
-    if (job->x->planes == 2)
-        multiply_kind(job, (Kind){format, type, code_bits, 2});
+    if (job->matrix->group_blocks == 1)
+        multiply_planes(job, 1, (Kind){format, type, code_bits, 1});
     else
-        multiply_kind(job, (Kind){format, type, code_bits, 1});
+        multiply_planes(job, 2, (Kind){format, type, code_bits, 1});
 }
 
 void avx2_multiply_many(const KernelJob *job)

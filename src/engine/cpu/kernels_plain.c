@@ -41,16 +41,16 @@ static size_t block_bytes(const PackedMatrix *m)
 
 /* Codes of a block, row by row. */
 static void unpack_block(const PackedMatrix *m, const uint8_t *block,
-                         uint8_t codes[TILE_ROWS][ACTIVATION_BLOCK])
+                         uint8_t codes[TILE_ROWS][WEIGHT_BLOCK])
 {
     for (size_t r = 0; r < TILE_ROWS; r++) {
-        for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
+        for (size_t i = 0; i < WEIGHT_BLOCK; i++) {
             size_t vector = i / 4, lane_byte = r * 4 + i % 4;
             if (m->format == PACKED_BYTES) {
-                codes[r][i] = block[vector * 32 + lane_byte];
+                codes[r][i] = block[vector * VECTOR_BYTES + lane_byte];
                 continue;
             }
-            unsigned code = block[vector / 2 * 32 + lane_byte] >> (vector % 2 * 4) & 15;
+            unsigned code = block[vector / 2 * VECTOR_BYTES + lane_byte] >> (vector % 2 * 4) & 15;
             codes[r][i] = m->format == PACKED_FP4 ? fp4_codes[code] : (uint8_t)code;
         }
     }
@@ -66,23 +66,38 @@ static void store_tile(const KernelJob *job, size_t tile, size_t token, const fl
         y[r] = job->bias ? acc[r] + job->bias[first + r] : acc[r];
 }
 
-/* Adds one block to the accumulators of a token tile. */
-static void add_block_codes(uint8_t codes[TILE_ROWS][ACTIVATION_BLOCK],
-                            const float scales[TILE_ROWS], const float biases[TILE_ROWS],
-                            const ActivationBlock *x, size_t planes, size_t n_tokens,
-                            float (*acc)[TILE_ROWS])
+/* The codes of a span, and what they are multiplied by. */
+typedef struct Span {
+    size_t inputs, first_input; /* first_input: within the activations' block */
+    uint8_t codes[2][TILE_ROWS][WEIGHT_BLOCK];
+    float scales[TILE_ROWS], biases[TILE_ROWS];
+} Span;
+
+static int32_t dot_codes(const Span *span, size_t row, const int8_t *x)
 {
-    for (size_t t = 0; t < n_tokens; t++, x += planes) {
+    int32_t dot = 0;
+    for (size_t i = 0; i < span->inputs; i++)
+        dot += span->codes[i / WEIGHT_BLOCK][row][i % WEIGHT_BLOCK] * x[span->first_input + i];
+    return dot;
+}
+
+static float span_offset(const Span *span, const ActivationScale *x)
+{
+    return span->inputs == ACTIVATION_BLOCK ? x->offset
+                                            : x->half_offsets[span->first_input / WEIGHT_BLOCK];
+}
+
+/* Adds one span to the accumulators of a token tile. */
+static void add_span(const Span *span, const int8_t *x, const ActivationScale *scale, size_t planes,
+                     size_t n_tokens, float (*acc)[TILE_ROWS])
+{
+    for (size_t t = 0; t < n_tokens; t++, x += planes * ACTIVATION_BLOCK) {
         for (size_t r = 0; r < TILE_ROWS; r++) {
-            int32_t dot = 0, low = 0;
-            for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
-                dot += codes[r][i] * x[0].codes[i];
-            for (size_t i = 0; i < ACTIVATION_BLOCK && planes > 1; i++)
-                low += codes[r][i] * x[1].codes[i];
+            int32_t dot = dot_codes(span, r, x);
             if (planes > 1)
-                dot = dot * ACTIVATION_PLANE_STEP + low;
-            acc[t][r] += (float)dot * (scales[r] * x[0].scale);
-            acc[t][r] += biases[r] * x[0].offset;
+                dot = dot * ACTIVATION_PLANE_STEP + dot_codes(span, r, x + ACTIVATION_BLOCK);
+            acc[t][r] += (float)dot * (span->scales[r] * scale[t].scale);
+            acc[t][r] += span->biases[r] * span_offset(span, &scale[t]);
         }
     }
 }
@@ -90,21 +105,26 @@ static void add_block_codes(uint8_t codes[TILE_ROWS][ACTIVATION_BLOCK],
 static void multiply_codes(const KernelJob *job)
 {
     const PackedMatrix *m = job->matrix;
+    const Activations *x = job->x;
+    const size_t span_blocks = packed_span_blocks(m);
     float acc[ACTIVATION_TILE][TILE_ROWS];
-    uint8_t codes[TILE_ROWS][ACTIVATION_BLOCK];
-    float scales[TILE_ROWS], biases[TILE_ROWS];
+    Span span = {.inputs = span_blocks * WEIGHT_BLOCK};
 
     for (size_t tile = job->first_tile; tile < job->first_tile + job->n_tiles; tile++) {
-        for (size_t first = 0; first < job->x->n_tokens; first += ACTIVATION_TILE) {
-            size_t left = job->x->n_tokens - first;
+        for (size_t first = 0; first < x->n_tokens; first += ACTIVATION_TILE) {
+            size_t left = x->n_tokens - first;
             size_t width = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
             memset(acc, 0, sizeof(acc));
-            for (size_t block = 0; block < m->n_blocks; block++) {
-                size_t in_group = block % m->group_blocks;
-                const uint8_t *at = read_group(m, tile, block / m->group_blocks, scales, biases);
-                unpack_block(m, at + in_group * block_bytes(m), codes);
-                add_block_codes(codes, scales, biases, activation_block(job->x, first, block),
-                                job->x->planes, width, acc);
+            for (size_t block = 0; block < m->n_blocks; block += span_blocks) {
+                const uint8_t *at =
+                    read_group(m, tile, block / m->group_blocks, span.scales, span.biases);
+                at += block % m->group_blocks * block_bytes(m);
+                for (size_t b = 0; b < span_blocks; b++)
+                    unpack_block(m, at + b * block_bytes(m), span.codes[b]);
+                size_t x_block = block * WEIGHT_BLOCK / ACTIVATION_BLOCK;
+                span.first_input = block * WEIGHT_BLOCK % ACTIVATION_BLOCK;
+                add_span(&span, activation_codes(x, first, x_block),
+                         activation_scale(x, first, x_block), x->planes, width, acc);
             }
             for (size_t t = 0; t < width; t++)
                 store_tile(job, tile, first + t, acc[t]);
@@ -113,17 +133,17 @@ static void multiply_codes(const KernelJob *job)
 }
 
 static void expand_dense(const PackedMatrix *m, size_t tile, size_t block,
-                         float out[ACTIVATION_BLOCK][TILE_ROWS])
+                         float out[WEIGHT_BLOCK][TILE_ROWS])
 {
-    size_t first = block * ACTIVATION_BLOCK;
+    size_t first = block * WEIGHT_BLOCK;
     size_t left = m->cols - first;
-    size_t count = left < ACTIVATION_BLOCK ? left : ACTIVATION_BLOCK;
+    size_t count = left < WEIGHT_BLOCK ? left : WEIGHT_BLOCK;
     ScaleType type = m->format == PACKED_F32   ? SCALE_F32
                      : m->format == PACKED_F16 ? SCALE_F16
                                                : SCALE_BF16;
     const uint8_t *at = packed_group(m, tile, block);
 
-    memset(out, 0, ACTIVATION_BLOCK * sizeof(out[0]));
+    memset(out, 0, WEIGHT_BLOCK * sizeof(out[0]));
     for (size_t i = 0; i < count; i++) {
         for (size_t r = 0; r < TILE_ROWS; r++)
             out[i][r] = scale_at(at, type, i * TILE_ROWS + r);
@@ -131,9 +151,9 @@ static void expand_dense(const PackedMatrix *m, size_t tile, size_t block,
 }
 
 void packed_expand_block(const PackedMatrix *m, size_t tile, size_t block,
-                         float out[ACTIVATION_BLOCK][TILE_ROWS])
+                         float out[WEIGHT_BLOCK][TILE_ROWS])
 {
-    uint8_t codes[TILE_ROWS][ACTIVATION_BLOCK];
+    uint8_t codes[TILE_ROWS][WEIGHT_BLOCK];
     float scales[TILE_ROWS], biases[TILE_ROWS];
 
     if (!packed_format_is_quantized(m->format)) {
@@ -142,7 +162,7 @@ void packed_expand_block(const PackedMatrix *m, size_t tile, size_t block,
     }
     const uint8_t *at = read_group(m, tile, block / m->group_blocks, scales, biases);
     unpack_block(m, at + block % m->group_blocks * block_bytes(m), codes);
-    for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
+    for (size_t i = 0; i < WEIGHT_BLOCK; i++) {
         for (size_t r = 0; r < TILE_ROWS; r++)
             out[i][r] = scales[r] * (float)codes[r][i] + biases[r];
     }
@@ -153,7 +173,7 @@ static void multiply_f32(const KernelJob *job)
     const PackedMatrix *m = job->matrix;
     const Activations *x = job->x;
     float acc[ACTIVATION_TILE][TILE_ROWS];
-    float weights[ACTIVATION_BLOCK][TILE_ROWS];
+    float weights[WEIGHT_BLOCK][TILE_ROWS];
 
     for (size_t tile = job->first_tile; tile < job->first_tile + job->n_tiles; tile++) {
         for (size_t first = 0; first < x->n_tokens; first += ACTIVATION_TILE) {
@@ -161,8 +181,8 @@ static void multiply_f32(const KernelJob *job)
             size_t width = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
             memset(acc, 0, sizeof(acc));
             for (size_t block = 0; block < m->n_blocks; block++) {
-                size_t at = block * ACTIVATION_BLOCK;
-                size_t inputs = m->cols - at < ACTIVATION_BLOCK ? m->cols - at : ACTIVATION_BLOCK;
+                size_t at = block * WEIGHT_BLOCK;
+                size_t inputs = m->cols - at < WEIGHT_BLOCK ? m->cols - at : WEIGHT_BLOCK;
                 packed_expand_block(m, tile, block, weights);
                 for (size_t t = 0; t < width; t++) {
                     const float *values = x->values + (first + t) * x->value_stride + at;
@@ -181,9 +201,9 @@ static void multiply_f32(const KernelJob *job)
     }
 }
 
-/* Codes of up to +-limit; false when the block has none: all zero, or not finite. */
-static bool quantize_values(const float *x, int32_t limit, int32_t codes[ACTIVATION_BLOCK],
-                            ActivationBlock *out)
+/* Codes of up to +-limit, all zero when the block is or when an input is not finite. */
+static void quantize_values(const float *x, int32_t limit, int32_t codes[ACTIVATION_BLOCK],
+                            ActivationScale *out)
 {
     float largest = 0;
     bool finite = true;
@@ -192,38 +212,42 @@ static bool quantize_values(const float *x, int32_t limit, int32_t codes[ACTIVAT
         finite &= magnitude <= 3.402823466e38f; /* false for NaN too */
         largest = magnitude > largest ? magnitude : largest;
     }
+    memset(codes, 0, ACTIVATION_BLOCK * sizeof(codes[0]));
     if (!finite || largest < ACTIVATION_ZERO_BELOW) {
-        out->scale = out->offset = finite ? 0 : NAN;
-        return false;
+        float value = finite ? 0 : NAN;
+        *out = (ActivationScale){value, value, {value, value}};
+        return;
     }
     float inverse = (float)limit / largest;
-    int32_t sum = 0;
+    int32_t sums[2] = {0};
     for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
         codes[i] = (int32_t)lrintf(x[i] * inverse);
-        sum += codes[i];
+        sums[i / WEIGHT_BLOCK] += codes[i];
     }
     out->scale = largest / (float)limit;
-    out->offset = out->scale * (float)sum;
-    return true;
+    out->offset = out->scale * (float)(sums[0] + sums[1]);
+    for (size_t h = 0; h < 2; h++)
+        out->half_offsets[h] = out->scale * (float)sums[h];
 }
 
-static void quantize_block(const float *x, ActivationBlock *out)
+static void quantize_block(const float *x, int8_t *codes, ActivationScale *scale)
 {
-    int32_t codes[ACTIVATION_BLOCK] = {0};
-    quantize_values(x, 127, codes, out);
+    int32_t whole[ACTIVATION_BLOCK];
+    quantize_values(x, 127, whole, scale);
     for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
-        out->codes[i] = (int8_t)codes[i];
+        codes[i] = (int8_t)whole[i];
 }
 
-static void quantize_block_int16(const float *x, ActivationBlock *out)
+static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale *scale)
 {
-    int32_t codes[ACTIVATION_BLOCK] = {0};
-    quantize_values(x, ACTIVATION_INT16_MAX, codes, out);
+    int32_t whole[ACTIVATION_BLOCK];
+    quantize_values(x, ACTIVATION_INT16_MAX, whole, scale);
     for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
-        /* The step is odd, so nothing lies half way and the rest stays within +-127. */
-        int32_t high = (int32_t)lrintf((float)codes[i] * (1.0f / ACTIVATION_PLANE_STEP));
-        out[0].codes[i] = (int8_t)high;
-        out[1].codes[i] = (int8_t)(codes[i] - high * ACTIVATION_PLANE_STEP);
+        /* Floor of (code + 128) / 256: what is left for the second plane is -128 .. 127. */
+        enum { STEP = ACTIVATION_PLANE_STEP };
+        int32_t high = (whole[i] + STEP / 2 + STEP * STEP / 2) / STEP - STEP / 2;
+        codes[i] = (int8_t)high;
+        codes[ACTIVATION_BLOCK + i] = (int8_t)(whole[i] - high * ACTIVATION_PLANE_STEP);
     }
 }
 

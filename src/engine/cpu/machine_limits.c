@@ -6,7 +6,7 @@
  * on the machine can only lower one. */
 #include "machine_limits.h"
 #include "engine.h"
-#include "kernels.h"
+#include "instruction_set.h"
 #include "pool.h"
 
 #if defined(__linux__)
@@ -130,11 +130,15 @@ static double measure_multiplies(Measurement *m, CpuPool *pool, size_t n_parts)
 
 static const LimitLoops *select_loops(void)
 {
-#if CPU_HAS_AVX2_KERNELS
-    if (cpu_supports_avx2_kernels())
-        return &limit_loops_avx2;
+    static const LimitLoops *const loops[INSTRUCTION_SETS] = {
+        [INSTRUCTIONS_PLAIN] = &limit_loops_plain,
+#if CPU_HAS_X86_KERNELS
+        [INSTRUCTIONS_AVX2] = &limit_loops_avx2,
+        [INSTRUCTIONS_AVX512] = &limit_loops_avx512,
+        [INSTRUCTIONS_AMX] = &limit_loops_amx,
 #endif
-    return &limit_loops_plain;
+    };
+    return loops[cpu_instructions_available()];
 }
 
 bool engine_measure_machine(size_t threads, MachineLimits *out, Error *err)

@@ -13,6 +13,9 @@ typedef struct LimitLoops {
 } LimitLoops;
 
 extern const LimitLoops limit_loops_plain;
-extern const LimitLoops limit_loops_avx2;
+extern const LimitLoops limit_loops_avx2, limit_loops_avx512, limit_loops_amx;
+
+/* The read loop of AVX-512, which AMX machines have too. */
+uint64_t avx512_read_bytes(const uint8_t *data, size_t size);
 
 #endif

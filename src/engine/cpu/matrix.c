@@ -5,16 +5,12 @@
  * enough that taking one (about 0.1 microseconds) does not show. */
 #include "kernels.h"
 
-#if CPU_HAS_AVX2_KERNELS
-#include <cpuid.h>
-#endif
-
 #include <assert.h>
 #include <string.h>
 
 enum {
     PARTS_PER_THREAD = 8,
-    TILES_TOGETHER = 4,       /* kernels take up to 4 tiles side by side */
+    TILES_TOGETHER = 2,       /* kernels take up to 2 tiles side by side */
     PART_COST_MIN = 16 << 10, /* bytes of weights times tokens: about a microsecond */
     PREPARE_PART_TOKENS = 8,
     PREPARE_PARALLEL_VALUES = 16 << 10,
@@ -29,36 +25,45 @@ const KernelTable *cpu_kernels(void)
     return selected_kernels;
 }
 
-#if CPU_HAS_AVX2_KERNELS
-bool cpu_supports_avx2_kernels(void)
+InstructionSet cpu_kernels_select(InstructionSet set)
 {
-    /* The builtin knows that the system saves the wide registers, but not F16C in every compiler.
-     */
-    unsigned eax, ebx, ecx = 0, edx;
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
-}
+    static const KernelTable *const tables[INSTRUCTION_SETS] = {
+        [INSTRUCTIONS_PLAIN] = &kernels_plain,
+#if CPU_HAS_X86_KERNELS
+        [INSTRUCTIONS_AVX2] = &kernels_avx2,
+        [INSTRUCTIONS_AVX512] = &kernels_avx512,
+        [INSTRUCTIONS_AMX] = &kernels_amx,
 #endif
-
-const char *cpu_kernels_select(bool force_plain)
-{
-    selected_kernels = &kernels_plain;
-#if CPU_HAS_AVX2_KERNELS
-    if (!force_plain && cpu_supports_avx2_kernels())
-        selected_kernels = &kernels_avx2;
-#else
-    (void)force_plain;
-#endif
-    return selected_kernels->name;
+    };
+    InstructionSet available = cpu_instructions_available();
+    if (set > available)
+        set = available;
+    selected_kernels = tables[set];
+    return set;
 }
 
 /* ---- Activations ---- */
 
+static bool count_block_bytes(size_t max_tokens, size_t max_cols, size_t planes, size_t *code_bytes,
+                              size_t *scale_bytes)
+{
+    size_t n_blocks;
+    if (!size_add(max_cols, ACTIVATION_BLOCK - 1, &n_blocks) ||
+        !size_multiply(n_blocks / ACTIVATION_BLOCK, max_tokens, &n_blocks) ||
+        !size_multiply(n_blocks, planes * ACTIVATION_BLOCK, code_bytes))
+        return false;
+    *scale_bytes = (n_blocks + ACTIVATION_SLACK_TOKENS) * sizeof(ActivationScale); /* < codes */
+    return size_add(*code_bytes, ACTIVATION_SLACK_BYTES, code_bytes);
+}
+
 size_t activations_bytes(const Activations *activations)
 {
-    size_t n_blocks = (activations->max_cols + ACTIVATION_BLOCK - 1) / ACTIVATION_BLOCK;
-    return activations->max_tokens * n_blocks * activations->planes * sizeof(ActivationBlock);
+    size_t code_bytes = 0, scale_bytes = 0;
+    if (activations->planes == 0 ||
+        !count_block_bytes(activations->max_tokens, activations->max_cols, activations->planes,
+                           &code_bytes, &scale_bytes))
+        return 0;
+    return code_bytes + scale_bytes;
 }
 
 bool activations_create(size_t max_tokens, size_t max_cols, ActivationPrecision precision,
@@ -71,21 +76,23 @@ bool activations_create(size_t max_tokens, size_t max_cols, ActivationPrecision 
     if (precision == ACTIVATIONS_F32)
         return true;
     out->planes = precision == ACTIVATIONS_INT16 ? 2 : 1;
-    size_t n_blocks, bytes;
-    if (!size_add(max_cols, ACTIVATION_BLOCK - 1, &n_blocks) ||
-        !size_multiply(n_blocks / ACTIVATION_BLOCK, max_tokens, &n_blocks) ||
-        !size_multiply(n_blocks, out->planes * sizeof(ActivationBlock), &bytes))
+    size_t code_bytes, scale_bytes;
+    if (!count_block_bytes(max_tokens, max_cols, out->planes, &code_bytes, &scale_bytes))
         return error_set(err, ERROR_LIMIT, "activations [%zu, %zu] are too large", max_tokens,
                          max_cols);
-    out->blocks = memory_allocate_aligned(64, bytes);
-    if (!out->blocks)
+    out->codes = memory_allocate_aligned(64, code_bytes);
+    out->scales = memory_allocate_aligned(64, scale_bytes);
+    if (!out->codes || !out->scales) {
+        activations_free(out);
         return error_no_memory(err, "activations");
+    }
     return true;
 }
 
 void activations_free(Activations *activations)
 {
-    memory_free(activations->blocks);
+    memory_free(activations->scales);
+    memory_free(activations->codes);
     memset(activations, 0, sizeof(*activations));
 }
 
@@ -112,12 +119,14 @@ void activations_quantize_row(Activations *activations, size_t token)
     const float *x = activations->values + token * activations->value_stride;
     size_t whole = activations->cols / ACTIVATION_BLOCK;
     for (size_t block = 0; block < whole; block++)
-        quantize_block(x + block * ACTIVATION_BLOCK, activation_block(activations, token, block));
+        quantize_block(x + block * ACTIVATION_BLOCK, activation_codes(activations, token, block),
+                       activation_scale(activations, token, block));
     if (whole < activations->n_blocks) {
         float padded[ACTIVATION_BLOCK] = {0};
         memcpy(padded, x + whole * ACTIVATION_BLOCK,
                (activations->cols - whole * ACTIVATION_BLOCK) * sizeof(float));
-        quantize_block(padded, activation_block(activations, token, whole));
+        quantize_block(padded, activation_codes(activations, token, whole),
+                       activation_scale(activations, token, whole));
     }
 }
 

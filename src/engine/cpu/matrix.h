@@ -11,18 +11,19 @@
 #define ENGINE_CPU_MATRIX_H
 
 #include "base.h"
+#include "instruction_set.h"
 #include "pool.h"
 #include "weights.h"
 
-/* Quantised activations come in blocks of 32 inputs that share a scale. */
-enum { ACTIVATION_BLOCK = 32 };
+/* Quantised activations come in blocks of 64 inputs that share a scale. */
+enum { ACTIVATION_BLOCK = 64 };
 
 /* How inputs enter a product. One byte of a block's largest magnitude leaves an error of about half
  * a percent in an input, which small models show in their logits; two bytes leave none to speak of
  * and cost a second integer product. */
 typedef enum ActivationPrecision {
     ACTIVATIONS_INT8,  /* x ~ scale * code, code in [-127, 127] */
-    ACTIVATIONS_INT16, /* the same with 255 * code + low, low in [-127, 127] from a second plane */
+    ACTIVATIONS_INT16, /* the same with 256 * code + low, low in [-128, 127] from a second plane */
     ACTIVATIONS_F32    /* float32 products, nothing is quantised */
 } ActivationPrecision;
 
@@ -41,15 +42,15 @@ size_t packed_matrix_cols(const PackedMatrix *matrix);
 /* Exact float32 values of a row (embedding look-up): out [cols]. */
 void packed_matrix_read_row(const PackedMatrix *matrix, size_t row, float *out);
 
-/* One plane of 32 inputs of one token; the planes of a token's block lie together. */
-typedef struct ActivationBlock {
-    int8_t codes[ACTIVATION_BLOCK]; /* -127 .. 127, zero beyond the last column */
-    float scale;  /* of the whole code; NaN when an input is not finite. Read in the first plane */
-    float offset; /* scale * (sum of codes): what a group's bias is multiplied by. First plane */
-} ActivationBlock;
+/* What a block's codes stand for. half_offsets are for matrices whose groups are half a block. */
+typedef struct ActivationScale {
+    float scale;           /* of the whole code; NaN when an input is not finite */
+    float offset;          /* scale * (sum of codes): what a group's bias is multiplied by */
+    float half_offsets[2]; /* the same of inputs 0 .. 31 and 32 .. 63 */
+} ActivationScale;
 
 /* What a code of the first plane counts when there are two. */
-enum { ACTIVATION_PLANE_STEP = 255 };
+enum { ACTIVATION_PLANE_STEP = 256 };
 
 /* Tokens go through the kernels in tiles. A tile's blocks lie together, block by block, and within
  * a block token by token, so that a kernel that holds one block of weights reads them in one
@@ -65,16 +66,29 @@ typedef struct Activations {
     size_t planes;       /* of codes: 1 or 2; 0 for float32 products */
     const float *values; /* [n_tokens, value_stride] float32, borrowed from the last prepare */
     size_t value_stride;
-    ActivationBlock *blocks; /* [n_tokens * n_blocks * planes], see activation_block */
+    int8_t *codes;           /* [n_tokens * n_blocks][planes][ACTIVATION_BLOCK], 64-byte aligned */
+    ActivationScale *scales; /* [n_tokens * n_blocks], in the order of codes */
 } Activations;
 
-/* The first plane of inputs [32 * block, 32 * block + 32) of a token. */
-static inline ActivationBlock *activation_block(const Activations *x, size_t token, size_t block)
+/* Where a token's block stands among all: the index of its scale. */
+static inline size_t activation_index(const Activations *x, size_t token, size_t block)
 {
     size_t first = token / ACTIVATION_TILE * ACTIVATION_TILE;
     size_t left = x->n_tokens - first;
     size_t width = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
-    return x->blocks + (first * x->n_blocks + block * width + (token - first)) * x->planes;
+    return first * x->n_blocks + block * width + (token - first);
+}
+
+static inline ActivationScale *activation_scale(const Activations *x, size_t token, size_t block)
+{
+    return x->scales + activation_index(x, token, block);
+}
+
+/* The planes of inputs [64 * block, 64 * block + 64) of a token, one after the other. Codes are
+ * -127 .. 127 in the first plane, -128 .. 127 in the second, zero beyond the last column. */
+static inline int8_t *activation_codes(const Activations *x, size_t token, size_t block)
+{
+    return x->codes + activation_index(x, token, block) * x->planes * ACTIVATION_BLOCK;
 }
 
 bool activations_create(size_t max_tokens, size_t max_cols, ActivationPrecision precision,
@@ -102,8 +116,8 @@ typedef struct MatrixProduct {
 void matrix_multiply(const Activations *x, const MatrixProduct *products, size_t n_products,
                      CpuPool *pool);
 
-/* Fills the table for this processor; called once before threads start. force_plain selects the
- * plain-C kernels (tests). Returns the instruction set's name. */
-const char *cpu_kernels_select(bool force_plain);
+/* Makes the table of a set the one in use; called before threads start. A set that is not available
+ * falls to the best one below it. Returns what was selected. */
+InstructionSet cpu_kernels_select(InstructionSet set);
 
 #endif

@@ -1,7 +1,7 @@
-/* Packing a WeightMatrix into tiles of 8 rows (layout: kernels.h), and reading a row back.
+/* Packing a WeightMatrix into tiles of 16 rows (layout: kernels.h), and reading a row back.
  *
  * Rows are scattered one after the other into their tile: a row owns one 32-bit lane of every
- * vector. A tile is some kilobytes, so its eight passes stay in the first-level cache. */
+ * vector. A tile is some kilobytes, so its sixteen passes stay in the first-level cache. */
 #include "kernels.h"
 
 #if defined(__linux__)
@@ -65,7 +65,7 @@ static void scatter_nibble_words(const PackedMatrix *m, uint8_t *tile, size_t la
                             (uint32_t)from[3] << 24;
             uint32_t packed = spread_nibbles(word & 0xffff) | spread_nibbles(word >> 16) << 4;
             for (size_t b = 0; b < 4; b++)
-                to[i * 32 + b] = (uint8_t)(packed >> (8 * b));
+                to[i * VECTOR_BYTES + b] = (uint8_t)(packed >> (8 * b));
         }
     }
 }
@@ -74,10 +74,10 @@ static void scatter_nibbles(const PackedMatrix *m, uint8_t *tile, size_t lane, c
 {
     for (size_t block = 0; block < m->n_blocks; block++) {
         uint8_t *to = tile + block_offset(m, block) + lane * 4;
-        const uint8_t *from = codes + block * ACTIVATION_BLOCK;
+        const uint8_t *from = codes + block * WEIGHT_BLOCK;
         for (size_t i = 0; i < 4; i++) {
             for (size_t b = 0; b < 4; b++)
-                to[i * 32 + b] = (uint8_t)(from[i * 8 + b] | from[i * 8 + 4 + b] << 4);
+                to[i * VECTOR_BYTES + b] = (uint8_t)(from[i * 8 + b] | from[i * 8 + 4 + b] << 4);
         }
     }
 }
@@ -87,7 +87,7 @@ static void scatter_bytes(const PackedMatrix *m, uint8_t *tile, size_t lane, con
     for (size_t block = 0; block < m->n_blocks; block++) {
         uint8_t *to = tile + block_offset(m, block) + lane * 4;
         for (size_t j = 0; j < BLOCK_VECTORS; j++)
-            memcpy(to + j * 32, codes + block * ACTIVATION_BLOCK + j * 4, 4);
+            memcpy(to + j * VECTOR_BYTES, codes + block * WEIGHT_BLOCK + j * 4, 4);
     }
 }
 
@@ -225,7 +225,7 @@ static bool choose_format(const WeightMatrix *source, PackedMatrix *m, Error *er
         break;
     }
     m->scale_type = scale_type_of(source);
-    m->group_blocks = source->group_size / ACTIVATION_BLOCK;
+    m->group_blocks = source->group_size / WEIGHT_BLOCK;
     bool group_fits =
         source->group_size == 32 || source->group_size == 64 || source->group_size == 128;
     if (!group_fits || source->cols % source->group_size != 0 || source->bits < 1 ||
@@ -242,12 +242,12 @@ static bool compute_sizes(PackedMatrix *m)
     if (m->rows > SIZE_MAX - TILE_ROWS || m->cols > SIZE_MAX / 256)
         return false;
     m->n_tiles = (m->rows + TILE_ROWS - 1) / TILE_ROWS;
-    m->n_blocks = (m->cols + ACTIVATION_BLOCK - 1) / ACTIVATION_BLOCK;
+    m->n_blocks = (m->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
     if (packed_format_is_quantized(m->format)) {
         size_t block = m->format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
         m->group_bytes = 2 * TILE_ROWS * scale_type_bytes(m->scale_type) + m->group_blocks * block;
     } else {
-        m->group_bytes = (m->format == PACKED_F32 ? 4u : 2u) * TILE_ROWS * ACTIVATION_BLOCK;
+        m->group_bytes = (m->format == PACKED_F32 ? 4u : 2u) * TILE_ROWS * WEIGHT_BLOCK;
     }
     return size_multiply(m->n_blocks / m->group_blocks, m->group_bytes, &m->tile_bytes) &&
            size_multiply(m->n_tiles, m->tile_bytes, &m->bytes);
@@ -378,16 +378,16 @@ void packed_matrix_read_row(const PackedMatrix *matrix, size_t row, float *out)
         const uint8_t *codes = tile + block_offset(m, block) + lane * 4;
         float scale = read_scale(group + lane * size, m->scale_type);
         float bias = read_scale(group + (TILE_ROWS + lane) * size, m->scale_type);
-        for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
+        for (size_t i = 0; i < WEIGHT_BLOCK; i++) {
             unsigned code;
             if (m->format == PACKED_BYTES) {
-                code = codes[i / 4 * 32 + i % 4];
+                code = codes[i / 4 * VECTOR_BYTES + i % 4];
             } else {
-                code = codes[i / 8 * 32 + i % 4] >> (i / 4 % 2 * 4) & 15;
+                code = codes[i / 8 * VECTOR_BYTES + i % 4] >> (i / 4 % 2 * 4) & 15;
                 if (m->format == PACKED_FP4)
                     code = fp4_codes[code];
             }
-            out[block * ACTIVATION_BLOCK + i] = scale * (float)code + bias;
+            out[block * WEIGHT_BLOCK + i] = scale * (float)code + bias;
         }
     }
 }

@@ -72,39 +72,28 @@ static void store_half_plain(const float *x, size_t n, uint16_t *out, size_t str
     }
 }
 
-const CpuOps *cpu_ops_plain(void)
-{
-    static const CpuOps ops = {
-        .name = "plain",
-        .rms_norm = rms_norm_plain,
-        .add = add_plain,
-        .add_scaled = add_scaled_plain,
-        .silu_multiply = silu_multiply_plain,
-        .gelu_tanh_multiply = gelu_tanh_multiply_plain,
-        .soft_cap = soft_cap_plain,
-        .rotate = rotate_plain,
-        .store_half = store_half_plain,
-        .attention_segment = attention_segment_plain,
-    };
-    return &ops;
-}
+const CpuOps ops_plain = {
+    .name = "plain",
+    .rms_norm = rms_norm_plain,
+    .add = add_plain,
+    .add_scaled = add_scaled_plain,
+    .silu_multiply = silu_multiply_plain,
+    .gelu_tanh_multiply = gelu_tanh_multiply_plain,
+    .soft_cap = soft_cap_plain,
+    .rotate = rotate_plain,
+    .store_half = store_half_plain,
+    .attention_segment = attention_segment_plain,
+};
 
-/* Asked here, in a file for every processor. What has AVX2 has F16C too (not every compiler can
- * ask). */
-const CpuOps *cpu_ops_avx2(void)
+const CpuOps *cpu_ops(InstructionSet set)
 {
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return ops_avx2_table();
+#if CPU_HAS_X86_KERNELS
+    if (set >= INSTRUCTIONS_AVX2)
+        return &ops_avx2;
+#else
+    (void)set;
 #endif
-    return NULL;
-}
-
-const CpuOps *cpu_ops_select(bool force_plain)
-{
-    const CpuOps *fast = force_plain ? NULL : cpu_ops_avx2();
-    return fast ? fast : cpu_ops_plain();
+    return &ops_plain;
 }
 
 void ops_softmax(float *x, size_t n)

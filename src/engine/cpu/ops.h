@@ -9,6 +9,7 @@
 #define ENGINE_CPU_OPS_H
 
 #include "base.h"
+#include "instruction_set.h"
 
 typedef struct AttentionTile AttentionTile;
 
@@ -33,13 +34,12 @@ typedef struct CpuOps {
     void (*attention_segment)(const AttentionTile *tile);
 } CpuOps;
 
-const CpuOps *cpu_ops_plain(void);
-/* NULL where this build or this processor does not have it. */
-const CpuOps *cpu_ops_avx2(void);
-/* The AVX2 table itself, whatever the processor; NULL in a build without it. */
-const CpuOps *ops_avx2_table(void);
-/* The best of the above. */
-const CpuOps *cpu_ops_select(bool force_plain);
+extern const CpuOps ops_plain;
+#if CPU_HAS_X86_KERNELS
+extern const CpuOps ops_avx2;
+#endif
+/* The table for an instruction set that is available. */
+const CpuOps *cpu_ops(InstructionSet set);
 
 /* In place, in double where it is cheap: the router's probabilities. */
 void ops_softmax(float *x, size_t n);

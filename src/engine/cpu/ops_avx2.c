@@ -4,7 +4,6 @@
 
 #include "attention.h"
 
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "avx2_math.h"
 
 #include <math.h>
@@ -159,7 +158,7 @@ static void store_half_avx2(const float *x, size_t n, uint16_t *out, size_t stri
     }
 }
 
-static const CpuOps OPS_AVX2 = {
+const CpuOps ops_avx2 = {
     .name = "avx2",
     .rms_norm = rms_norm_avx2,
     .add = add_avx2,
@@ -171,17 +170,3 @@ static const CpuOps OPS_AVX2 = {
     .store_half = store_half_avx2,
     .attention_segment = attention_segment_avx2,
 };
-
-const CpuOps *ops_avx2_table(void)
-{
-    return &OPS_AVX2;
-}
-
-#else
-
-const CpuOps *ops_avx2_table(void)
-{
-    return NULL;
-}
-
-#endif

@@ -1,0 +1,231 @@
+/* AMX products of quantised weights with many tokens.
+ *
+ * One tdpbsud multiplies 16 tokens' codes of 64 inputs with 16 rows' codes of them: a span of a
+ * tile of weights, unpacked, is the second operand as it stands in memory, 8-bit codes even without
+ * unpacking. The sums of a span come out exact, a row of 16 lanes for each token, and are scaled
+ * into the accumulators just as the VNNI kernels do it, in the same order: the same bits.
+ *
+ * The scaling, not the tiles, is what takes the time: per span and token, 6 vector operations for 2
+ * * 1024 products, which alone would take the tiles 2 cycles. So the 16 tokens' accumulators stay
+ * in registers through a chunk of inputs, and the next span's tiles are issued before the last one
+ * is scaled.
+ *
+ * A chunk of a weight tile is unpacked to the first-level cache for up to TOKENS tokens, whose
+ * codes of the chunk stay in the second. The last 16 tokens may not all exist: what lies behind
+ * them is read (ACTIVATION_SLACK_BYTES), multiplied and dropped. */
+#include "kernels_avx512.h"
+
+enum {
+    TOKENS = 128,      /* at a time; a multiple of ACTIVATION_TILE */
+    ROW_TILES = 8,     /* accumulators: 8 * 128 * 64 bytes = 64 KiB */
+    CHUNK_BLOCKS = 32, /* 128 tokens * 2 planes * 1 KiB = 256 KiB; a multiple of any group */
+    AMX_TOKENS = 16,   /* rows of a tile */
+    FEW_TOKENS = 8,    /* up to here the VNNI kernel is faster */
+};
+
+/* Tile registers; names for the preprocessor, since the intrinsics print them. */
+#define SUM_HIGH 0
+#define SUM_LOW 1
+#define CODES_HIGH 2
+#define CODES_LOW 3
+#define WEIGHTS 4
+enum { TILES_USED = 5 };
+
+/* What ldtilecfg reads. */
+typedef struct TileConfig {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} TileConfig;
+
+/* A chunk of one weight tile: its spans' codes, vector after vector, and what they count. */
+typedef struct Chunk {
+    size_t n_spans;
+    const uint8_t *codes[CHUNK_BLOCKS];
+    __m512 scales[CHUNK_BLOCKS], biases[CHUNK_BLOCKS];
+    _Alignas(64) uint8_t unpacked[CHUNK_BLOCKS * BYTE_BLOCK_BYTES];
+} Chunk;
+
+/* Sums of a span with 16 tokens, a plane each. */
+typedef struct Sums {
+    _Alignas(64) int32_t plane[2][AMX_TOKENS][TILE_ROWS];
+} Sums;
+
+static void load_config(int span_blocks)
+{
+    TileConfig config = {.palette = 1};
+    for (int i = 0; i < TILES_USED; i++) {
+        config.rows[i] = AMX_TOKENS;
+        config.row_bytes[i] = 64;
+    }
+    config.row_bytes[CODES_HIGH] = config.row_bytes[CODES_LOW] =
+        (uint16_t)(span_blocks * WEIGHT_BLOCK);
+    config.rows[WEIGHTS] = (uint8_t)(span_blocks * BLOCK_VECTORS);
+    _tile_loadconfig(&config);
+}
+
+/* Blocks [first, first + count) of a tile. */
+static FORCE_INLINE void unpack_chunk(const PackedMatrix *m, size_t tile, size_t first,
+                                      size_t count, Kind kind, Chunk *chunk)
+{
+    const size_t scale_bytes = TILE_ROWS * scale_type_bytes(m->scale_type);
+    uint8_t *to = chunk->unpacked;
+    chunk->n_spans = 0;
+    for (size_t block = first; block < first + count; block += (size_t)kind.span_blocks) {
+        const uint8_t *at = packed_group(m, tile, block / m->group_blocks);
+        const size_t span = chunk->n_spans++;
+        chunk->scales[span] = load_rows(at, m->scale_type);
+        chunk->biases[span] = load_rows(at + scale_bytes, m->scale_type);
+        at += 2 * scale_bytes + block % m->group_blocks * block_bytes(kind.format);
+        chunk->codes[span] = kind.format == PACKED_BYTES ? at : to;
+        if (kind.format == PACKED_BYTES)
+            continue;
+        for (int b = 0; b < kind.span_blocks; b++) {
+            UNROLL
+            for (int pair = 0; pair < BLOCK_VECTORS / 2; pair++, to += 2 * VECTOR_BYTES) {
+                __m512i codes[2];
+                load_pair(at, pair, kind.format, &codes[0], &codes[1]);
+                _mm512_store_si512(to, codes[0]);
+                _mm512_store_si512(to + VECTOR_BYTES, codes[1]);
+            }
+            at += block_bytes(kind.format);
+        }
+    }
+    /* The tile loads that follow do not tell the compiler that they read memory. */
+    __asm__ volatile("" : : : "memory");
+}
+
+/* x: the first of 16 tokens' codes of the span. */
+static FORCE_INLINE void multiply_span(const uint8_t *weights, const int8_t *x, size_t planes,
+                                       Sums *sums)
+{
+    const size_t stride = planes * ACTIVATION_BLOCK;
+    _tile_loadd(WEIGHTS, weights, VECTOR_BYTES);
+    _tile_loadd(CODES_HIGH, x, stride);
+    _tile_zero(SUM_HIGH);
+    _tile_dpbsud(SUM_HIGH, CODES_HIGH, WEIGHTS);
+    if (planes == 2) {
+        _tile_loadd(CODES_LOW, x + ACTIVATION_BLOCK, stride);
+        _tile_zero(SUM_LOW);
+        _tile_dpbsud(SUM_LOW, CODES_LOW, WEIGHTS);
+        _tile_stored(SUM_LOW, sums->plane[1], sizeof(sums->plane[1][0]));
+    }
+    _tile_stored(SUM_HIGH, sums->plane[0], sizeof(sums->plane[0][0]));
+}
+
+static FORCE_INLINE void scale_sums(const Sums *sums, __m512 scales, __m512 biases,
+                                    const ActivationScale *x, const float *x_offsets, size_t planes,
+                                    __m512 acc[AMX_TOKENS])
+{
+    UNROLL
+    for (size_t t = 0; t < AMX_TOKENS; t++) {
+        __m512i dot = _mm512_load_si512(sums->plane[0][t]);
+        if (planes == 2)
+            dot = join_planes(dot, _mm512_load_si512(sums->plane[1][t]));
+        acc[t] = add_span(acc[t], dot, scales, biases, x[t].scale, x_offsets[t * FLOATS_PER_SCALE]);
+    }
+}
+
+/* Adds a chunk that begins at block `first` to the accumulators of 16 tokens. */
+static FORCE_INLINE void add_chunk(const KernelJob *job, const Chunk *chunk, size_t first,
+                                   size_t token, Kind kind, __m512 *to)
+{
+    const size_t step = activation_index(job->x, token, 1) - activation_index(job->x, token, 0);
+    const size_t x_block = first * WEIGHT_BLOCK / ACTIVATION_BLOCK;
+    const int8_t *codes = activation_codes(job->x, token, x_block);
+    const ActivationScale *x = activation_scale(job->x, token, x_block);
+    const size_t spans_per_block = 2 / (size_t)kind.span_blocks;
+    Sums sums[2];
+    __m512 acc[AMX_TOKENS];
+
+    UNROLL
+    for (size_t t = 0; t < AMX_TOKENS; t++)
+        acc[t] = to[t];
+    multiply_span(chunk->codes[0], codes, kind.planes, &sums[0]);
+    for (size_t span = 0; span < chunk->n_spans; span++) {
+        size_t next = span + 1, half = span % spans_per_block;
+        if (next < chunk->n_spans)
+            multiply_span(chunk->codes[next],
+                          codes + next / spans_per_block * step * kind.planes * ACTIVATION_BLOCK +
+                              next % spans_per_block * WEIGHT_BLOCK,
+                          kind.planes, &sums[next % 2]);
+        const ActivationScale *at = x + span / spans_per_block * step;
+        scale_sums(&sums[span % 2], chunk->scales[span], chunk->biases[span], at,
+                   kind.span_blocks == 1 ? &at->half_offsets[half] : &at->offset, kind.planes, acc);
+    }
+    UNROLL
+    for (size_t t = 0; t < AMX_TOKENS; t++)
+        to[t] = acc[t];
+}
+
+/* `tiles` tiles with tokens [token, token + width). */
+static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_t tiles,
+                                        size_t token, size_t width, Kind kind)
+{
+    const PackedMatrix *m = job->matrix;
+    __m512 acc[ROW_TILES][TOKENS];
+    Chunk chunk;
+
+    memset(acc, 0, tiles * sizeof(acc[0]));
+    for (size_t block = 0; block < m->n_blocks; block += CHUNK_BLOCKS) {
+        size_t count = m->n_blocks - block;
+        count = count < CHUNK_BLOCKS ? count : CHUNK_BLOCKS;
+        for (size_t i = 0; i < tiles; i++) {
+            unpack_chunk(m, tile + i, block, count, kind, &chunk);
+            for (size_t t = 0; t < width; t += AMX_TOKENS)
+                add_chunk(job, &chunk, block, token + t, kind, acc[i] + t);
+        }
+    }
+    for (size_t i = 0; i < tiles; i++) {
+        for (size_t t = 0; t < width; t++)
+            store_tile(job, tile + i, token + t, acc[i][t]);
+    }
+}
+
+static FORCE_INLINE void multiply_kind(const KernelJob *job, Kind kind)
+{
+    const size_t n_tokens = job->x->n_tokens;
+    load_config(kind.span_blocks);
+    for (size_t done = 0; done < job->n_tiles; done += ROW_TILES) {
+        size_t tiles = job->n_tiles - done < ROW_TILES ? job->n_tiles - done : ROW_TILES;
+        for (size_t token = 0; token < n_tokens; token += TOKENS) {
+            size_t width = n_tokens - token < TOKENS ? n_tokens - token : TOKENS;
+            multiply_tiles(job, job->first_tile + done, tiles, token, width, kind);
+        }
+    }
+    _tile_release();
+}
+
+static FORCE_INLINE void multiply_format(const KernelJob *job, PackedFormat format)
+{
+    const bool wide = job->matrix->group_blocks > 1;
+    if (job->x->planes == 2) {
+        if (wide)
+            multiply_kind(job, (Kind){format, 2, 2});
+        else
+            multiply_kind(job, (Kind){format, 1, 2});
+    } else {
+        if (wide)
+            multiply_kind(job, (Kind){format, 2, 1});
+        else
+            multiply_kind(job, (Kind){format, 1, 1});
+    }
+}
+
+void amx_multiply_quantized(const KernelJob *job)
+{
+    if (job->x->n_tokens <= FEW_TOKENS) {
+        avx512_multiply_few(job);
+        return;
+    }
+    switch (job->matrix->format) {
+    case PACKED_NIBBLES:
+        multiply_format(job, PACKED_NIBBLES);
+        break;
+    case PACKED_FP4:
+        multiply_format(job, PACKED_FP4);
+        break;
+    default:
+        multiply_format(job, PACKED_BYTES);
+    }
+}

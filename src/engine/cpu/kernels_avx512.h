@@ -1,0 +1,106 @@
+/* Private to the AVX-512 and AMX kernel files, which are compiled with the flags of AVX-512 F, BW,
+ * VL, DQ and VNNI: loads and stores of the packed layout, whose vectors are registers here.
+ *
+ * A kernel is compiled for a format, a span and a number of columns. The type of the scales is left
+ * to a branch, which goes one way throughout a matrix, so that there are a third as many kernels.
+ */
+#ifndef ENGINE_CPU_KERNELS_AVX512_H
+#define ENGINE_CPU_KERNELS_AVX512_H
+
+#include "kernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+/* Kernels count on loops over registers being unrolled: an array in a rolled loop lives in memory.
+ */
+#define UNROLL _Pragma("GCC unroll 16")
+
+enum { SPAN_VECTORS = 2 * BLOCK_VECTORS, FLOATS_PER_SCALE = sizeof(ActivationScale) / 4 };
+
+void amx_multiply_quantized(const KernelJob *job);
+void avx512_multiply_few(
+    const KernelJob *job); /* quantised formats, any number of tokens, but ... */
+void avx512_multiply_many(const KernelJob *job);  /* ... faster when there are many */
+void avx512_multiply_dense(const KernelJob *job); /* dense formats */
+void avx512_multiply_f32(const KernelJob *job);   /* every format, float32 products */
+
+/* What is fixed while one kernel is compiled. */
+typedef struct Kind {
+    PackedFormat format;
+    int span_blocks;
+    size_t planes; /* of the activations */
+} Kind;
+
+/* Sixteen values of a type, one a row. */
+static FORCE_INLINE __m512 load_rows(const uint8_t *at, ScaleType type)
+{
+    if (type == SCALE_F32)
+        return _mm512_loadu_ps(at);
+    __m256i halves = _mm256_loadu_si256((const __m256i *)(const void *)at);
+    if (type == SCALE_F16)
+        return _mm512_cvtph_ps(halves);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+static FORCE_INLINE size_t block_bytes(PackedFormat format)
+{
+    return format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
+}
+
+/* Four consecutive activation codes to every lane. */
+static FORCE_INLINE __m512i broadcast_codes(const int8_t *codes)
+{
+    int32_t four;
+    memcpy(&four, codes, 4);
+    return _mm512_set1_epi32(four);
+}
+
+/* Code vectors 2 * pair and 2 * pair + 1 of a block. */
+static FORCE_INLINE void load_pair(const uint8_t *block, int pair, PackedFormat format,
+                                   __m512i *first, __m512i *second)
+{
+    if (format == PACKED_BYTES) {
+        *first = _mm512_loadu_si512(block + 2 * pair * VECTOR_BYTES);
+        *second = _mm512_loadu_si512(block + (2 * pair + 1) * VECTOR_BYTES);
+        return;
+    }
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512i codes = _mm512_loadu_si512(block + pair * VECTOR_BYTES);
+    *first = _mm512_and_si512(codes, low);
+    *second = _mm512_and_si512(_mm512_srli_epi16(codes, 4), low);
+    if (format == PACKED_FP4) {
+        static const uint8_t fp4_codes[16] = FP4_CODES;
+        const __m512i table =
+            _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)fp4_codes));
+        *first = _mm512_shuffle_epi8(table, *first);
+        *second = _mm512_shuffle_epi8(table, *second);
+    }
+}
+
+/* The dot of both planes. */
+static FORCE_INLINE __m512i join_planes(__m512i high, __m512i low)
+{
+    return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+}
+
+/* acc + dot * (scale * x.scale) + bias * x.offset, in the order that kernels.h fixes. */
+static FORCE_INLINE __m512 add_span(__m512 acc, __m512i dot, __m512 scales, __m512 biases,
+                                    float x_scale, float x_offset)
+{
+    __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(x_scale));
+    acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, acc);
+    return _mm512_fmadd_ps(biases, _mm512_set1_ps(x_offset), acc);
+}
+
+/* Writes the rows of a tile that exist. */
+static FORCE_INLINE void store_tile(const KernelJob *job, size_t tile, size_t token, __m512 acc)
+{
+    size_t first = tile * TILE_ROWS, left = job->matrix->rows - first;
+    __mmask16 mask = left < TILE_ROWS ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
+    if (job->bias)
+        acc = _mm512_add_ps(acc, _mm512_maskz_loadu_ps(mask, job->bias + first));
+    _mm512_mask_storeu_ps(job->y + token * job->y_stride + first, mask, acc);
+}
+
+#endif
