@@ -232,6 +232,8 @@ enum { PATH_BYTES_MAX = 4096 };
 
 /* Peak resident memory of this process in bytes (0 where unknown). */
 size_t process_peak_resident_bytes(void);
+/* And now (the peak where only that is known). */
+size_t process_resident_bytes(void);
 /* Processors this process may use: affinity and cgroup quota respected, hyperthread siblings of one
  * core counted once; at least 1. */
 size_t process_usable_cores(void);

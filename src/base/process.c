@@ -4,6 +4,8 @@
 #include "base.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -11,18 +13,20 @@
 #endif
 
 #ifdef __linux__
-/* VmHWM of /proc/self/status; 0 if it cannot be read. getrusage would count the memory of the
- * process that started this one: the kernel keeps its maximum across fork and exec. */
-static size_t read_high_water_mark(void)
+/* A line of /proc/self/status in bytes, VmHWM (peak) or VmRSS; 0 if it cannot be read. getrusage
+ * would count the memory of the process that started this one: the kernel keeps its maximum across
+ * fork and exec. */
+static size_t read_memory_line(const char *name)
 {
     FILE *file = fopen("/proc/self/status", "r");
     if (!file)
         return 0;
     char line[128];
+    size_t length = strlen(name);
     unsigned long kilobytes = 0;
-    while (fgets(line, sizeof(line), file)) {
-        if (sscanf(line, "VmHWM: %lu", &kilobytes) == 1)
-            break;
+    while (kilobytes == 0 && fgets(line, sizeof(line), file)) {
+        if (strncmp(line, name, length) == 0 && line[length] == ':')
+            kilobytes = strtoul(line + length + 1, NULL, 10);
     }
     fclose(file);
     return (size_t)kilobytes * 1024;
@@ -32,7 +36,7 @@ static size_t read_high_water_mark(void)
 size_t process_peak_resident_bytes(void)
 {
 #ifdef __linux__
-    size_t peak = read_high_water_mark();
+    size_t peak = read_memory_line("VmHWM");
     if (peak > 0)
         return peak;
 #endif
@@ -43,6 +47,15 @@ size_t process_peak_resident_bytes(void)
     return (size_t)usage.ru_maxrss;
 #else
     return (size_t)usage.ru_maxrss * 1024;
+#endif
+}
+
+size_t process_resident_bytes(void)
+{
+#ifdef __linux__
+    return read_memory_line("VmRSS");
+#else
+    return process_peak_resident_bytes(); /* nothing better without the system's own calls */
 #endif
 }
 

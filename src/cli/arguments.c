@@ -15,6 +15,7 @@ typedef enum OptionKind {
     OPTION_LIST, /* of whole numbers, with commas between */
     OPTION_DOUBLE,
     OPTION_TEXT,
+    OPTION_REPEATED, /* once more each time it is given */
     OPTION_CHOICE
 } OptionKind;
 
@@ -46,7 +47,19 @@ static const Option options[] = {
      "continue the prompt, without a chat template"},
     {"port", OPTION_INT, FOR(SERVE), AT(port), 0, 65535, "N", "port to serve on (default: 8080)"},
     {"host", OPTION_TEXT, FOR(SERVE), AT(host), 0, 0, "ADDRESS",
-     "loopback address to bind (default: 127.0.0.1)"},
+     "address to bind; others than loopback need a key (default: 127.0.0.1)"},
+    {"api-key", OPTION_REPEATED, FOR(SERVE), AT(api_keys), 0, 0, "KEY",
+     "requests need this key; may be given several times"},
+    {"insecure", OPTION_FLAG, FOR(SERVE), AT(insecure), 0, 0, NULL,
+     "bind any address without a key"},
+    {"cors-origin", OPTION_REPEATED, FOR(SERVE), AT(cors_origins), 0, 0, "ORIGIN",
+     "pages from there may use the server, too (* for all)"},
+    {"allowed-host", OPTION_REPEATED, FOR(SERVE), AT(allowed_hosts), 0, 0, "NAME",
+     "a name that clients may call the server by, beside the local ones"},
+    {"strict-model", OPTION_FLAG, FOR(SERVE), AT(strict_model), 0, 0, NULL,
+     "refuse requests for another model"},
+    {"strict-fields", OPTION_FLAG, FOR(SERVE), AT(strict_fields), 0, 0, NULL,
+     "refuse requests with unknown fields"},
     {"alias", OPTION_TEXT, FOR(SERVE), AT(alias), 0, 0, "NAME",
      "model id to serve under (default: the model's type)"},
     {"parallel", OPTION_INT, FOR(SERVE) | FOR(INFO), AT(parallel), 1, 256, "N",
@@ -215,6 +228,17 @@ static bool store_choice(const Option *option, const char *text, Arguments *out,
     return true;
 }
 
+static bool store_item(const Option *option, const char *text, RepeatedArgument *list, Error *err)
+{
+    if (text[0] == '\0')
+        return error_set(err, ERROR_USAGE, "--%s: the value is empty", option->name);
+    if (list->count == ARGUMENT_REPEATS_MAX)
+        return error_set(err, ERROR_USAGE, "--%s: at most %d can be given", option->name,
+                         ARGUMENT_REPEATS_MAX);
+    list->items[list->count++] = text;
+    return true;
+}
+
 static bool store_value(const Option *option, const char *text, Arguments *out, Error *err)
 {
     char *field = (char *)out + option->offset;
@@ -233,6 +257,8 @@ static bool store_value(const Option *option, const char *text, Arguments *out, 
     case OPTION_TEXT:
         *(const char **)(void *)field = text;
         return true;
+    case OPTION_REPEATED:
+        return store_item(option, text, (RepeatedArgument *)(void *)field, err);
     case OPTION_CHOICE:
         return store_choice(option, text, out, err);
     }
@@ -356,8 +382,11 @@ static bool check_required(const Arguments *arguments, Error *err)
         return error_set(err, ERROR_USAGE, "perplexity needs --file FILE");
     if (arguments->command == COMMAND_LOGITS && !arguments->tokens)
         return error_set(err, ERROR_USAGE, "logits needs --tokens 1,2,3");
-    if (arguments->command == COMMAND_SERVE && !is_loopback(arguments->host))
-        return error_set(err, ERROR_USAGE, "--host %.100s: only a loopback address can be bound",
+    if (arguments->command == COMMAND_SERVE && !is_loopback(arguments->host) &&
+        arguments->api_keys.count == 0 && !arguments->insecure)
+        return error_set(err, ERROR_USAGE,
+                         "--host %.100s: anybody could use the server; give --api-key KEY, or "
+                         "--insecure if that is wanted",
                          arguments->host);
     return true;
 }

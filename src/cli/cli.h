@@ -34,6 +34,13 @@ typedef struct IntList {
     size_t count; /* >= 1 */
 } IntList;
 
+/* Of an option that may be given several times. */
+enum { ARGUMENT_REPEATS_MAX = 32 };
+typedef struct RepeatedArgument {
+    const char *items[ARGUMENT_REPEATS_MAX];
+    size_t count;
+} RepeatedArgument;
+
 typedef struct Arguments {
     Command command;
     Command help_for;   /* of COMMAND_HELP: the command asked about, or COMMAND_HELP */
@@ -47,6 +54,8 @@ typedef struct Arguments {
     const char *positions;
     const char *host;
     const char *alias;
+    RepeatedArgument api_keys, cors_origins, allowed_hosts; /* serve */
+    bool strict_model, strict_fields, insecure;             /* serve */
     int64_t max_tokens, port, threads, ctx, parallel, seed, greedy;
     int64_t decode, repeat, bits, group_size;
     IntList prefill, depth, batch;

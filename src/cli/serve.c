@@ -5,7 +5,7 @@
 #include "server.h"
 
 #include <signal.h>
-#include <stdio.h>
+#include <unistd.h>
 
 enum { GRACE_SECONDS = 5 };
 
@@ -17,11 +17,46 @@ static void wait_for_stop(const sigset_t *unblocked)
         sigsuspend(unblocked);
 }
 
-static bool serve(const Arguments *arguments, const LoadedModel *loaded, const sigset_t *unblocked,
-                  Error *err)
+/* "models/qwen3-4b/" to "qwen3-4b". */
+static Slice base_name(const char *path)
+{
+    Slice name = slice_of(path);
+    while (name.len > 1 && name.ptr[name.len - 1] == '/')
+        name.len--;
+    for (size_t i = name.len; i > 0; i--) {
+        if (name.ptr[i - 1] == '/' && i < name.len)
+            return (Slice){name.ptr + i, name.len - i};
+    }
+    return name;
+}
+
+static bool start_server(const Arguments *arguments, const char *model_type, Server **out,
+                         Error *err)
+{
+    ServerOptions options = {
+        .host = arguments->host,
+        .port = (uint16_t)arguments->port,
+        .model_id = slice_of(arguments->alias ? arguments->alias : model_type),
+        .model_name = base_name(arguments->model),
+        .temperature = (float)arguments->temp,
+        .strict_model = arguments->strict_model,
+        .strict_fields = arguments->strict_fields,
+        .api_keys = arguments->api_keys.items,
+        .n_api_keys = arguments->api_keys.count,
+        .cors_origins = arguments->cors_origins.items,
+        .n_cors_origins = arguments->cors_origins.count,
+        .allowed_hosts = arguments->allowed_hosts.items,
+        .n_allowed_hosts = arguments->allowed_hosts.count,
+        .log_file = STDERR_FILENO,
+    };
+    return server_start(&options, out, err);
+}
+
+/* Serves until a signal comes. */
+static bool serve(const Arguments *arguments, const LoadedModel *loaded, Server *server,
+                  const sigset_t *unblocked, Error *err)
 {
     Scheduler *scheduler = NULL;
-    Server *server = NULL;
     size_t context;
     if (!loaded_model_context(loaded, arguments, &context, err))
         return false;
@@ -29,39 +64,45 @@ static bool serve(const Arguments *arguments, const LoadedModel *loaded, const s
     if (!scheduler_create(loaded->engine, loaded->tokenizer, &loaded->model->config, &scheduling,
                           &scheduler, err))
         return false;
-    ServerOptions options = {
-        .host = arguments->host,
-        .port = (uint16_t)arguments->port,
-        .model_id =
-            slice_of(arguments->alias ? arguments->alias : loaded->model->config.model_type),
-        .temperature = (float)arguments->temp,
+    ServerModel model = {
+        .scheduler = scheduler,
+        .tokenizer = loaded->tokenizer,
+        .chat = loaded->chat,
         .max_context = context,
+        .vocab_size = loaded->model->config.vocab_size,
     };
-    bool ok = server_start(&options, scheduler, loaded->tokenizer, loaded->chat, &server, err);
-    if (ok) {
-        fprintf(stderr, "mlx-serve: %s at http://%s:%u/v1 (Ctrl-C stops)\n", arguments->model,
-                arguments->host, (unsigned)server_port(server));
-        wait_for_stop(unblocked);
-        fprintf(stderr, "mlx-serve: stopping\n");
-        server_stop(server, GRACE_SECONDS);
-    }
+    server_set_model(server, &model);
+    log_write(LOG_INFO, "%s at http://%s:%u/v1 (Ctrl-C stops)", arguments->model, arguments->host,
+              (unsigned)server_port(server));
+    wait_for_stop(unblocked);
+    log_write(LOG_INFO, "stopping");
+    server_stop(server, GRACE_SECONDS);
     scheduler_free(scheduler);
-    return ok;
+    return true;
 }
 
 int command_serve(const Arguments *arguments)
 {
     Error err = {0};
-    LoadedModel loaded;
+    LoadedModel loaded = {0};
+    Server *server;
+    char model_type[MODEL_TYPE_BYTES_MAX];
     sigset_t stops, unblocked;
     sigemptyset(&stops);
     sigaddset(&stops, SIGINT);
     sigaddset(&stops, SIGTERM);
     /* Before any thread starts, so that all inherit the mask. */
     sigprocmask(SIG_BLOCK, &stops, &unblocked);
-    if (!loaded_model_open(arguments, LOAD_ENGINE | LOAD_TEXT, &loaded, &err))
+    read_model_type(arguments->model, model_type);
+    /* The port first: it is taken or not, and whoever asks meanwhile learns that the model loads.
+     */
+    if (!start_server(arguments, model_type, &server, &err))
         return report_error(&err);
-    bool ok = serve(arguments, &loaded, &unblocked, &err);
+    bool ok = loaded_model_open(arguments, LOAD_ENGINE | LOAD_TEXT, &loaded, &err);
+    if (!ok || !serve(arguments, &loaded, server, &unblocked, &err)) {
+        server_stop(server, 0);
+        ok = false;
+    }
     loaded_model_close(&loaded);
     return ok ? EXIT_DONE : report_error(&err);
 }

@@ -26,10 +26,31 @@ bool field_read_array(const JsonValue *value, const char *param, const JsonValue
 /* "X must be a string, not an array." */
 bool field_wrong_type(const JsonValue *value, const char *param, const char *expected,
                       HttpError *error);
+/* An array of token ids below vocab_size, appended to out. */
+bool fields_read_tokens(const JsonValue *array, const char *param, size_t vocab_size,
+                        TokenList *out, HttpError *error) WARN_UNUSED;
 
-/* The sampling fields and stop, which every generation route takes from an object. vocab_size
- * bounds the ids of logit_bias. Arrays live in arena. */
+/* `stream` and `stream_options`, which is possible only with the former. */
+bool fields_read_stream(const JsonValue *object, bool *stream, bool *include_usage,
+                        HttpError *error) WARN_UNUSED;
+
+/* sampling_fields: the sampling fields and stop, which every generation route takes from an object.
+ * vocab_size bounds the ids of logit_bias. Arrays live in arena. */
 bool fields_read_sampling(const JsonValue *object, size_t vocab_size, size_t max_stop, Arena *arena,
                           GenerationOptions *out, HttpError *error) WARN_UNUSED;
+/* Their names, for BodyNames. */
+#define SAMPLING_FIELD_NAMES                                                                       \
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "repetition_context_size",     \
+        "presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop", "ignore_eos"
+
+/* constraint_fields: tools, response_format, guided_regex, guided_choice and grammar, which
+ * constrain what a reply may be. Refused by name as far as they ask for anything. */
+bool fields_check_constraints(const JsonValue *body, HttpError *error) WARN_UNUSED;
+#define CONSTRAINT_FIELD_NAMES                                                                     \
+    "tools", "tool_choice", "parallel_tool_calls", "response_format", "guided_regex",              \
+        "guided_choice", "grammar", "functions", "function_call"
+
+/* 400 `unsupported_parameter`. */
+bool field_unsupported(const char *param, HttpError *error);
 
 #endif

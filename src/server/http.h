@@ -1,4 +1,4 @@
-/* http: the plumbing between libmicrohttpd and the dialects.
+/* http: the plumbing between libmicrohttpd and the dialects. Private to the server.
  *
  * One HttpRequest lives from the end of a request's head to the end of its response. A route's
  * handler sees it once its body is complete and either answers at once (http_reply...) or starts a
@@ -14,6 +14,7 @@
 
 #include "http_error.h"
 #include "json.h"
+#include "metrics.h"
 #include "server.h"
 
 #include <microhttpd.h>
@@ -28,6 +29,7 @@ enum {
 };
 
 typedef struct Route Route;
+typedef struct HttpConnection HttpConnection;
 typedef struct HttpRequest HttpRequest;
 typedef struct Watcher Watcher;
 
@@ -35,6 +37,14 @@ typedef struct HttpHeader {
     const char *name;
     const char *value; /* in the request's arena, or constant */
 } HttpHeader;
+
+/* What a request cost and brought, for the log and the histograms. A task fills it as it ends. */
+typedef struct HttpOutcome {
+    bool is_generation, has_ended;
+    size_t prompt_tokens, cached_tokens, completion_tokens, choices;
+    double queue_seconds, first_token_seconds;
+    const char *finish; /* constant text */
+} HttpOutcome;
 
 typedef enum HttpProgress {
     HTTP_WAIT, /* nothing new until the next notification */
@@ -58,7 +68,10 @@ typedef struct HttpTaskOps {
 struct HttpRequest {
     Server *server;
     struct MHD_Connection *connection;
+    HttpConnection *timed; /* may be NULL */
+    double began_at;
     bool started;                  /* the head is complete and was checked */
+    char method[16];               /* cut */
     size_t target_size;            /* of the request line, query included */
     char id[24];                   /* "req_" + 16 hex digits */
     Slice path;                    /* in the arena; as sent, without scheme, host and query */
@@ -71,8 +84,8 @@ struct HttpRequest {
 
     Arena arena; /* everything of this request, JSON too */
     Buffer body;
-    size_t body_seen; /* bytes received, stored or not */
-    bool refused;     /* error is the answer already: the body is not stored */
+    bool refused;   /* error is the answer already: the body is not stored */
+    bool raw_reply; /* error was sent past libmicrohttpd */
     HttpError error;
 
     /* The answer, once has_reply. */
@@ -86,6 +99,7 @@ struct HttpRequest {
     /* The task, when the answer takes time. */
     const HttpTaskOps *ops;
     void *task;
+    HttpOutcome outcome;
     bool streams;
     Buffer out;    /* events not yet given to libmicrohttpd */
     size_t out_at; /* how much of out was given */
@@ -102,26 +116,27 @@ struct Server {
     int listen_socket;
     uint16_t port;
     bool loopback; /* bound to a loopback address: Host is checked */
-    Scheduler *scheduler;
-    const Tokenizer *tokenizer;
-    const ChatTemplate *chat;
-    Slice model_id;
-    float temperature;
-    size_t max_context;
+    ServerOptions options;
+    ServerModel model; /* valid once is_ready */
+    atomic_bool is_ready;
     int64_t started_at; /* unix seconds */
+    double started_clock;
     char fingerprint[16];
     uint64_t request_key; /* makes request ids unguessable */
     _Atomic uint64_t request_count;
     _Atomic int64_t last_reply_id;
-    _Atomic size_t connections;
+    _Atomic size_t connection_count;
+    Metrics metrics;
     Watcher *watcher;
 
-    /* mutex guards the list of running tasks, the fields that HttpRequest marks, stopping and
-     * aborting. Nothing but libmicrohttpd's suspend and resume is called while it is held. */
+    /* mutex guards the lists of running tasks and of connections, the fields that HttpRequest
+     * marks, stopping and aborting. While it is held nothing waits: libmicrohttpd's suspend and
+     * resume, and sends to sockets that do not block. */
     pthread_mutex_t mutex;
     pthread_cond_t idle; /* the list became empty */
     HttpRequest *tasks;
     size_t task_count;
+    HttpConnection *connections;
     bool stopping; /* no new tasks */
     bool aborting; /* running tasks end now */
 };
@@ -137,6 +152,8 @@ void http_add_header(HttpRequest *request, const char *name, Slice value);
 void http_start_task(HttpRequest *request, const HttpTaskOps *ops, void *task, bool streams);
 /* Wakes the request's connection: the notify callback of its job. Any thread. */
 void http_notify(void *request);
+/* What is served, or NULL with the 503 while it is still loading. */
+const ServerModel *http_need_model(HttpRequest *request, HttpError *error);
 /* A number for "chatcmpl-...": milliseconds, bumped so that each is unique in the process. */
 int64_t http_next_reply_id(Server *server);
 
@@ -146,6 +163,11 @@ int64_t http_next_reply_id(Server *server);
 bool http_check_head(HttpRequest *request, const char *url, const char *method,
                      const char *version) WARN_UNUSED;
 
+/* http_reply: writes a refusal straight to a socket that is to be closed, past libmicrohttpd; what
+ * the socket does not take at once is lost. request: NULL when there is none yet. */
+void http_send_refusal(Server *server, int socket, const HttpRequest *request,
+                       const HttpError *error);
+void http_make_id(Server *server, char id[24]);
 /* http_reply: queues request->reply, or the stream, on the connection. */
 enum MHD_Result http_queue_reply(HttpRequest *request);
 enum MHD_Result http_queue_stream(HttpRequest *request, MHD_ContentReaderCallback reader);

@@ -1,11 +1,10 @@
-/* The head of a request, checked in the order of the wire contract: Origin and Host (a page on the
- * web must not drive a server on this machine), size of the head, HTTP/1.1's Host, then, for all
- * but OPTIONS, route, method, framing and declared size. libmicrohttpd has already refused what is
- * not HTTP. */
+/* The head of a request, checked in the order of the wire contract: Origin and Host, version and
+ * size of the head, its fields, then, for all but OPTIONS, key, route, method, framing and declared
+ * size. libmicrohttpd has already refused what is not HTTP at all. */
+#include "access.h"
 #include "http.h"
 #include "route.h"
 
-#include <arpa/inet.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -13,13 +12,36 @@
 typedef struct HeadFacts {
     size_t fields;
     size_t hosts, origins, lengths, codings;
-    Slice host, origin, length, coding, encoding, preflight_headers;
-    bool lengths_differ;
+    Slice host, origin, length, coding, encoding, preflight_headers, authorization, api_key;
+    bool lengths_differ, malformed;
 } HeadFacts;
 
 static bool name_is(Slice name, const char *expected)
 {
     return name.len == strlen(expected) && strncasecmp(name.ptr, expected, name.len) == 0;
+}
+
+/* A name is a token (RFC 9110, 5.6.2): a blank in it is one before the colon. */
+static bool is_token(Slice name)
+{
+    static const char MARKS[] = "!#$%&'*+-.^_`|~";
+    for (size_t i = 0; i < name.len; i++) {
+        char c = name.ptr[i];
+        bool is_word = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+        if (!is_word && (c == '\0' || !strchr(MARKS, c)))
+            return false;
+    }
+    return name.len > 0;
+}
+
+static bool has_control(Slice text)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        unsigned char c = (unsigned char)text.ptr[i];
+        if ((c < 0x20 && c != '\t') || c == 0x7f)
+            return true;
+    }
+    return false;
 }
 
 static enum MHD_Result collect_header(void *cls, enum MHD_ValueKind kind, const char *key,
@@ -29,6 +51,7 @@ static enum MHD_Result collect_header(void *cls, enum MHD_ValueKind kind, const 
     HeadFacts *facts = cls;
     Slice name = {key, key_size}, text = {value ? value : "", value ? value_size : 0};
     facts->fields++;
+    facts->malformed |= !is_token(name) || has_control(text);
     if (name_is(name, "host")) {
         facts->hosts++;
         facts->host = text;
@@ -46,101 +69,12 @@ static enum MHD_Result collect_header(void *cls, enum MHD_ValueKind kind, const 
         facts->encoding = text;
     } else if (name_is(name, "access-control-request-headers")) {
         facts->preflight_headers = text;
+    } else if (name_is(name, "authorization")) {
+        facts->authorization = text;
+    } else if (name_is(name, "x-api-key")) {
+        facts->api_key = text;
     }
     return MHD_YES;
-}
-
-/* ---- Origin and Host ---- */
-
-/* "localhost", 127.0.0.0/8 or ::1 (in brackets or not). */
-static bool is_loopback_name(Slice name)
-{
-    char text[64];
-    if (name_is(name, "localhost"))
-        return true;
-    if (name.len >= 2 && name.ptr[0] == '[' && name.ptr[name.len - 1] == ']') {
-        name.ptr++;
-        name.len -= 2;
-    }
-    if (name.len == 0 || name.len >= sizeof(text) || memchr(name.ptr, 0, name.len))
-        return false;
-    memcpy(text, name.ptr, name.len);
-    text[name.len] = '\0';
-    struct in_addr v4;
-    struct in6_addr v6;
-    if (inet_pton(AF_INET, text, &v4) == 1)
-        return (ntohl(v4.s_addr) >> 24) == 127;
-    return inet_pton(AF_INET6, text, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
-}
-
-/* Cuts ":port" off an authority; false when what follows the name is no port. */
-static bool split_port(Slice authority, Slice *name)
-{
-    size_t end = 0;
-    if (authority.len > 0 && authority.ptr[0] == '[') {
-        end = slice_find(authority, SLICE("]"), 0);
-        if (end == SIZE_MAX)
-            return false;
-        end++;
-    } else {
-        while (end < authority.len && authority.ptr[end] != ':')
-            end++;
-    }
-    *name = (Slice){authority.ptr, end};
-    if (end == authority.len)
-        return true;
-    if (authority.ptr[end] != ':')
-        return false;
-    for (size_t i = end + 1; i < authority.len; i++) {
-        if (authority.ptr[i] < '0' || authority.ptr[i] > '9')
-            return false;
-    }
-    return true;
-}
-
-static bool is_allowed_origin(Slice origin)
-{
-    static const char *const APP_SCHEMES[] = {"app:", "tauri:", "vscode-webview:"};
-    for (size_t i = 0; i < ARRAY_COUNT(APP_SCHEMES); i++) {
-        if (slice_starts_with(origin, slice_of(APP_SCHEMES[i])))
-            return true;
-    }
-    Slice rest = origin, name;
-    if (slice_starts_with(origin, SLICE("http://")))
-        rest = (Slice){origin.ptr + 7, origin.len - 7};
-    else if (slice_starts_with(origin, SLICE("https://")))
-        rest = (Slice){origin.ptr + 8, origin.len - 8};
-    else
-        return false;
-    return split_port(rest, &name) && is_loopback_name(name);
-}
-
-static bool check_origin(HttpRequest *request, const HeadFacts *facts)
-{
-    if (facts->origins == 0)
-        return true;
-    if (facts->origins > 1 || !is_allowed_origin(facts->origin))
-        return http_error_set(&request->error, FAULT_ORIGIN, NULL,
-                              "Pages from %.*s may not use this server.", QUOTE_ARG(facts->origin));
-    request->origin = arena_copy_string(&request->arena, facts->origin);
-    return true;
-}
-
-static bool check_host(HttpRequest *request, const HeadFacts *facts, Slice authority)
-{
-    Slice name;
-    if (!request->server->loopback)
-        return true;
-    /* Both names count: a page may control either. */
-    if (facts->hosts > 0 && (!split_port(facts->host, &name) || !is_loopback_name(name)))
-        return http_error_set(&request->error, FAULT_HOST, NULL,
-                              "This server does not answer to the host %.*s.",
-                              QUOTE_ARG(facts->host));
-    if (authority.len > 0 && (!split_port(authority, &name) || !is_loopback_name(name)))
-        return http_error_set(&request->error, FAULT_HOST, NULL,
-                              "This server does not answer to the host %.*s.",
-                              QUOTE_ARG(authority));
-    return true;
 }
 
 /* ---- Target, sizes, framing ---- */
@@ -186,6 +120,7 @@ static bool check_sizes(HttpRequest *request, const HeadFacts *facts)
 static bool check_framing(HttpRequest *request, const HeadFacts *facts)
 {
     HttpError *error = &request->error;
+    request->close_after = true;
     if (request->is_post && facts->lengths == 0 && facts->codings == 0)
         return http_error_set(error, FAULT_LENGTH_REQUIRED, NULL,
                               "A POST needs Content-Length or Transfer-Encoding: chunked.");
@@ -194,15 +129,15 @@ static bool check_framing(HttpRequest *request, const HeadFacts *facts)
             error, FAULT_MEDIA_TYPE, NULL,
             "The Content-Encoding %.*s is not understood; send the body as it is.",
             QUOTE_ARG(facts->encoding));
-    if (facts->lengths == 0)
-        return true;
     /* libmicrohttpd has refused what is not a decimal number. */
     char digits[32] = "";
     if (facts->length.len < sizeof(digits))
         memcpy(digits, facts->length.ptr, facts->length.len);
-    if (digits[0] == '\0' || strtoull(digits, NULL, 10) > SERVER_BODY_BYTES_MAX)
+    if (facts->lengths > 0 &&
+        (digits[0] == '\0' || strtoull(digits, NULL, 10) > SERVER_BODY_BYTES_MAX))
         return http_error_set(error, FAULT_TOO_LARGE, NULL, "The body is larger than %d bytes.",
                               SERVER_BODY_BYTES_MAX);
+    request->close_after = false;
     return true;
 }
 
@@ -222,26 +157,45 @@ static bool check_smuggling(HttpRequest *request, const HeadFacts *facts)
     return true;
 }
 
+/* What libmicrohttpd lets pass although it is malformed. */
+static bool check_syntax(HttpRequest *request, const HeadFacts *facts, Slice target,
+                         const char *version)
+{
+    bool is_1_1 = strcmp(version, MHD_HTTP_VERSION_1_1) == 0;
+    if (!is_1_1 && strcmp(version, MHD_HTTP_VERSION_1_0) != 0)
+        return http_error_set(&request->error, FAULT_VERSION, NULL,
+                              "Only HTTP/1.1 and HTTP/1.0 are spoken here.");
+    if (has_control(target) || memchr(target.ptr, ' ', target.len) ||
+        memchr(target.ptr, '\t', target.len))
+        return http_error_set(&request->error, FAULT_INVALID_REQUEST, NULL,
+                              "The request line is malformed.");
+    if (facts->malformed)
+        return http_error_set(&request->error, FAULT_INVALID_REQUEST, NULL,
+                              "A header field is malformed.");
+    if (facts->hosts > 1 || (is_1_1 && facts->hosts == 0))
+        return http_error_set(&request->error, FAULT_INVALID_REQUEST, NULL,
+                              "HTTP/1.1 needs exactly one Host field.");
+    return true;
+}
+
 static bool check_in_order(HttpRequest *request, const HeadFacts *facts, Slice target,
                            const char *version)
 {
     Slice authority, path;
     split_target(target, &authority, &path);
     request->path = path;
-    if (!check_origin(request, facts) || !check_host(request, facts, authority) ||
-        !check_sizes(request, facts))
+    if (!access_check_origin(request, facts->origin, facts->origins) ||
+        !access_check_host(request, facts->host, authority))
         return false;
-    bool is_1_1 = strcmp(version, MHD_HTTP_VERSION_1_1) == 0;
-    if (facts->hosts > 1 || (is_1_1 && facts->hosts == 0)) {
-        request->close_after = true;
-        return http_error_set(&request->error, FAULT_INVALID_REQUEST, NULL,
-                              "HTTP/1.1 needs exactly one Host field.");
-    }
-    if (!check_smuggling(request, facts)) {
-        request->close_after = true;
+    request->close_after = true; /* after a malformed head nothing can be trusted to follow */
+    if (!check_sizes(request, facts) || !check_syntax(request, facts, target, version) ||
+        !check_smuggling(request, facts))
         return false;
-    }
-    return request->is_options || (route_find(request) && check_framing(request, facts));
+    request->close_after = false;
+    if (request->is_options)
+        return true;
+    return access_check_key(request, facts->authorization, facts->api_key) && route_find(request) &&
+           check_framing(request, facts);
 }
 
 bool http_check_head(HttpRequest *request, const char *url, const char *method, const char *version)

@@ -6,7 +6,9 @@
  * A refusal of a request whose body is still to come is queued at once, and the socket lingers.
  * Everything else is answered once the body is in. When a reply is queued early, libmicrohttpd
  * closes the connection after it. */
+#include "connections.h"
 #include "http.h"
+#include "request_log.h"
 #include "route.h"
 #include "watcher.h"
 
@@ -16,11 +18,18 @@
 
 /* ---- Beginning and end ---- */
 
-static uint64_t mix_bits(uint64_t x)
+static int socket_of(struct MHD_Connection *connection)
 {
-    x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdu;
-    x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53u;
-    return x ^ (x >> 33);
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    return info ? info->connect_fd : -1;
+}
+
+static HttpConnection *timed_of(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
 }
 
 void *http_request_begin(void *cls, const char *target, struct MHD_Connection *connection)
@@ -31,14 +40,34 @@ void *http_request_begin(void *cls, const char *target, struct MHD_Connection *c
         return NULL; /* the handler closes the connection */
     request->server = server;
     request->connection = connection;
+    request->timed = timed_of(connection);
+    request->began_at = clock_monotonic_seconds();
     request->target_size = strlen(target);
-    uint64_t number = atomic_fetch_add(&server->request_count, 1) ^ server->request_key;
-    snprintf(request->id, sizeof(request->id), "req_%016llx", (unsigned long long)mix_bits(number));
+    http_make_id(server, request->id);
     arena_init(&request->arena, SERVER_JSON_BYTES_MAX);
     buffer_init(&request->body, SERVER_BODY_BYTES_MAX);
     buffer_init(&request->reply, SERVER_REPLY_BYTES_MAX);
     buffer_init(&request->out, HTTP_STREAM_BYTES_MAX);
     return request;
+}
+
+/* What became of a request, told to the counters and the log. A client that went before the answer
+ * counts as 499. What was sent past libmicrohttpd was counted there. */
+static void account_for(HttpRequest *request, bool timed_out, bool completed)
+{
+    Server *server = request->server;
+    double seconds = clock_monotonic_seconds() - request->began_at;
+    if (timed_out)
+        request->status = http_fault_status(FAULT_TIMEOUT);
+    else if (request->raw_reply)
+        request->status = http_fault_status(request->error.fault);
+    else if (!request->queued)
+        request->status = METRICS_CLIENT_GONE;
+    if (!timed_out && !request->raw_reply)
+        metrics_count_reply(&server->metrics, request->route, request->status);
+    if (request->outcome.is_generation)
+        metrics_observe_seconds(&server->metrics, seconds);
+    request_log_write(request, seconds, completed);
 }
 
 static void unregister_task(HttpRequest *request)
@@ -63,7 +92,6 @@ void http_completed(void *cls, struct MHD_Connection *connection, void **con_cls
                     enum MHD_RequestTerminationCode code)
 {
     (void)cls;
-    (void)code;
     HttpRequest *request = *con_cls;
     if (!request)
         return;
@@ -71,6 +99,9 @@ void http_completed(void *cls, struct MHD_Connection *connection, void **con_cls
     if (request->task)
         request->ops->free(request->task);
     unregister_task(request);
+    bool timed_out = !connections_enter(request->server, request->timed, CONNECTION_IDLE);
+    if (request->started)
+        account_for(request, timed_out, code == MHD_REQUEST_TERMINATED_COMPLETED_OK);
     MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT,
                               (unsigned)SERVER_IDLE_SECONDS);
     buffer_reset(&request->out);
@@ -84,13 +115,15 @@ void http_completed(void *cls, struct MHD_Connection *connection, void **con_cls
 void http_connection_changed(void *cls, struct MHD_Connection *connection, void **socket_context,
                              enum MHD_ConnectionNotificationCode code)
 {
-    (void)connection;
-    (void)socket_context;
     Server *server = cls;
-    if (code == MHD_CONNECTION_NOTIFY_STARTED)
-        atomic_fetch_add(&server->connections, 1);
-    else
-        atomic_fetch_sub(&server->connections, 1);
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        atomic_fetch_add(&server->connection_count, 1);
+        *socket_context = connections_add(server, socket_of(connection));
+    } else {
+        atomic_fetch_sub(&server->connection_count, 1);
+        connections_remove(server, *socket_context);
+        *socket_context = NULL;
+    }
 }
 
 /* ---- Waking and waiting ---- */
@@ -268,7 +301,7 @@ static bool check_load(HttpRequest *request)
     if (stopping)
         return http_error_set(&request->error, FAULT_SHUTTING_DOWN, NULL,
                               "The server is shutting down.");
-    if (atomic_load(&server->connections) > SERVER_CONNECTIONS_MAX) {
+    if (atomic_load(&server->connection_count) > SERVER_CONNECTIONS_MAX) {
         request->close_after = true;
         return http_error_set(&request->error, FAULT_OVERLOADED, NULL,
                               "%d connections are open already.", SERVER_CONNECTIONS_MAX);
@@ -281,37 +314,46 @@ static enum MHD_Result start_request(HttpRequest *request, const char *url, cons
                                      const char *version)
 {
     request->started = true;
+    snprintf(request->method, sizeof(request->method), "%s", method);
     request->refused = !http_check_head(request, url, method, version) || !check_load(request);
-    set_timeout(request, SERVER_BODY_SECONDS);
+    bool waits = request->has_body && !request->refused;
+    if (!connections_enter(request->server, request->timed,
+                           waits ? CONNECTION_BODY : CONNECTION_BUSY))
+        return MHD_NO;
     if (!request->refused || !request->has_body)
         return MHD_YES;
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     enum MHD_Result result = queue_refusal(request);
-    if (info && result == MHD_YES)
-        watcher_linger(request->server->watcher, info->connect_fd);
+    if (result == MHD_YES)
+        watcher_linger(request->server->watcher, socket_of(request->connection));
     return result;
 }
 
-static void store_body(HttpRequest *request, const char *data, size_t size)
+/* Refuses in the middle of a body, where libmicrohttpd takes no response. */
+static enum MHD_Result refuse_body(HttpRequest *request)
 {
-    request->body_seen =
-        size > SIZE_MAX - request->body_seen ? SIZE_MAX : request->body_seen + size;
+    int socket = socket_of(request->connection);
+    buffer_reset(&request->body);
+    http_send_refusal(request->server, socket, request, &request->error);
+    request->raw_reply = true;
+    watcher_linger(request->server->watcher, socket);
+    return MHD_NO;
+}
+
+static enum MHD_Result store_body(HttpRequest *request, const char *data, size_t size)
+{
     if (request->refused)
-        return;
-    if (request->body_seen > SERVER_BODY_BYTES_MAX) {
-        request->refused = true;
+        return MHD_YES;
+    if (!connections_enter(request->server, request->timed, CONNECTION_BODY))
+        return MHD_NO;
+    buffer_append(&request->body, data, size);
+    if (!request->body.failed)
+        return MHD_YES;
+    if (request->body.over_limit)
         http_error_set(&request->error, FAULT_TOO_LARGE, NULL, "The body is larger than %d bytes.",
                        SERVER_BODY_BYTES_MAX);
-    } else {
-        buffer_append(&request->body, data, size);
-        if (request->body.failed) {
-            request->refused = true;
-            http_error_set(&request->error, FAULT_INTERNAL, NULL, "Out of memory for the body.");
-        }
-    }
-    if (request->refused)
-        buffer_reset(&request->body);
+    else
+        http_error_set(&request->error, FAULT_INTERNAL, NULL, "Out of memory for the body.");
+    return refuse_body(request);
 }
 
 /* The request is complete: its answer, or its task. */
@@ -361,11 +403,13 @@ enum MHD_Result http_handle(void *cls, struct MHD_Connection *connection, const 
     if (!request->started)
         return start_request(request, url, method, version);
     if (*upload_data_size > 0) {
-        store_body(request, upload_data, *upload_data_size);
+        size_t size = *upload_data_size;
         *upload_data_size = 0;
-        return MHD_YES;
+        return store_body(request, upload_data, size);
     }
     if (!request->task) {
+        if (!connections_enter(request->server, request->timed, CONNECTION_BUSY))
+            return MHD_NO;
         enum MHD_Result result = handle_request(request);
         if (result != MHD_YES || request->queued)
             return result;

@@ -3,8 +3,13 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <time.h>
 
 enum { HTTP_STREAM_BLOCK = 32 << 10 };
+
+#define EXPOSED_HEADERS "x-request-id, request-id, retry-after"
+#define EXPOSED_HEADERS_LINE "Access-Control-Expose-Headers: " EXPOSED_HEADERS "\r\n"
 
 void http_add_header(HttpRequest *request, const char *name, Slice value)
 {
@@ -30,6 +35,8 @@ void http_reply(HttpRequest *request, unsigned status, const char *content_type)
 
 void http_reply_error(HttpRequest *request, const HttpError *error)
 {
+    if (error != &request->error)
+        request->error = *error;
     buffer_clear(&request->reply);
     http_error_write(error, &request->reply);
     if (error->fault == FAULT_OVERLOADED)
@@ -37,6 +44,29 @@ void http_reply_error(HttpRequest *request, const HttpError *error)
     if (error->fault == FAULT_SHUTTING_DOWN)
         request->close_after = true;
     http_reply(request, http_fault_status(error->fault), "application/json");
+}
+
+const ServerModel *http_need_model(HttpRequest *request, HttpError *error)
+{
+    if (atomic_load(&request->server->is_ready))
+        return &request->server->model;
+    http_error_set(error, FAULT_LOADING, NULL, "The model is still loading.");
+    return NULL;
+}
+
+/* ---- Ids ---- */
+
+static uint64_t mix_bits(uint64_t x)
+{
+    x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdu;
+    x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53u;
+    return x ^ (x >> 33);
+}
+
+void http_make_id(Server *server, char id[24])
+{
+    uint64_t number = atomic_fetch_add(&server->request_count, 1) ^ server->request_key;
+    snprintf(id, 24, "req_%016llx", (unsigned long long)mix_bits(number));
 }
 
 int64_t http_next_reply_id(Server *server)
@@ -49,6 +79,61 @@ int64_t http_next_reply_id(Server *server)
     } while (!atomic_compare_exchange_weak(&server->last_reply_id, &last, next));
     return next;
 }
+
+/* ---- Past libmicrohttpd ---- */
+
+enum { DATE_BYTES_MAX = 96 }; /* more than any int's digits need */
+
+/* RFC 9110, 5.6.7; the names are not those of the locale. */
+static void format_date(char out[DATE_BYTES_MAX])
+{
+    static const char DAYS[] = "SunMonTueWedThuFriSat";
+    static const char MONTHS[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    time_t now = time(NULL);
+    struct tm utc;
+    out[0] = '\0';
+    if (gmtime_r(&now, &utc))
+        snprintf(out, DATE_BYTES_MAX, "%.3s, %02d %.3s %04d %02d:%02d:%02d GMT",
+                 DAYS + 3 * utc.tm_wday, utc.tm_mday, MONTHS + 3 * utc.tm_mon, utc.tm_year + 1900,
+                 utc.tm_hour, utc.tm_min, utc.tm_sec);
+}
+
+void http_send_refusal(Server *server, int socket, const HttpRequest *request,
+                       const HttpError *error)
+{
+    Buffer body, reply;
+    char id[24], date[DATE_BYTES_MAX];
+    buffer_init(&body, 4096);
+    buffer_init(&reply, 16384);
+    http_error_write(error, &body);
+    format_date(date);
+    if (request)
+        snprintf(id, sizeof(id), "%s", request->id);
+    else
+        http_make_id(server, id);
+    buffer_append_format(&reply,
+                         "HTTP/1.1 %u %s\r\nDate: %s\r\nx-request-id: %s\r\nrequest-id: %s\r\n"
+                         "Connection: close\r\nContent-Type: application/json\r\n"
+                         "Content-Length: %zu\r\n",
+                         http_fault_status(error->fault),
+                         MHD_get_reason_phrase_for(http_fault_status(error->fault)), date, id, id,
+                         body.len);
+    if (request && request->origin)
+        buffer_append_format(&reply, "Access-Control-Allow-Origin: %s\r\nVary: Origin\r\n%s",
+                             request->origin, EXPOSED_HEADERS_LINE);
+    buffer_append_text(&reply, "\r\n");
+    buffer_append_slice(&reply, buffer_view(&body));
+    if (!reply.failed && !body.failed) {
+        ssize_t sent = send(socket, reply.ptr, reply.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        (void)sent; /* the client may be gone, or not read: it is given up anyway */
+        metrics_count_reply(&server->metrics, request ? request->route : NULL,
+                            http_fault_status(error->fault));
+    }
+    buffer_reset(&body);
+    buffer_reset(&reply);
+}
+
+/* ---- Through libmicrohttpd ---- */
 
 static void add_preflight_headers(const HttpRequest *request, struct MHD_Response *response)
 {
@@ -67,8 +152,7 @@ static void add_common_headers(const HttpRequest *request, struct MHD_Response *
     if (request->origin) {
         MHD_add_response_header(response, "Access-Control-Allow-Origin", request->origin);
         MHD_add_response_header(response, "Vary", "Origin");
-        MHD_add_response_header(response, "Access-Control-Expose-Headers",
-                                "x-request-id, request-id, retry-after");
+        MHD_add_response_header(response, "Access-Control-Expose-Headers", EXPOSED_HEADERS);
     }
     if (request->content_type)
         MHD_add_response_header(response, "Content-Type", request->content_type);

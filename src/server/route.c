@@ -1,13 +1,57 @@
 #include "route.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const Route ROUTES[] = {
-    {"/v1/chat/completions", true, chat_handle}, {"/chat/completions", true, chat_handle},
-    {"/v1/models", false, models_handle_list},   {"/models", false, models_handle_list},
-    {"/v1/models/", false, models_handle_get},   {"/models/", false, models_handle_get},
-    {"/health", false, models_handle_health},    {"/v1/health", false, models_handle_health},
+    {"/v1/chat/completions", true, chat_handle},
+    {"/chat/completions", true, chat_handle},
+    {"/v1/completions", true, completion_handle},
+    {"/completions", true, completion_handle},
+    {"/v1/models", false, models_handle_list},
+    {"/models", false, models_handle_list},
+    {"/v1/models/", false, models_handle_get},
+    {"/models/", false, models_handle_get},
+    {"/health", false, status_handle_health},
+    {"/v1/health", false, status_handle_health},
+    {"/", false, status_handle_root},
+    {"/version", false, status_handle_version},
+    {"/api/version", false, status_handle_version},
+    {"/props", false, status_handle_props},
+    {"/slots", false, status_handle_slots},
+    {"/metrics", false, metrics_handle},
+    {"/tokenize", true, text_handle_tokenize},
+    {"/detokenize", true, text_handle_detokenize},
+    {"/apply-template", true, text_handle_apply_template},
 };
+_Static_assert(ARRAY_COUNT(ROUTES) < METRICS_ROUTES_MAX, "every route has counters");
+
+size_t route_count(void)
+{
+    return ARRAY_COUNT(ROUTES);
+}
+
+size_t route_index(const Route *route)
+{
+    return route ? (size_t)(route - ROUTES) : ARRAY_COUNT(ROUTES);
+}
+
+const Route *route_at(size_t index)
+{
+    return index < ARRAY_COUNT(ROUTES) ? &ROUTES[index] : NULL;
+}
+
+const char *route_label(const Route *route, char label[ROUTE_LABEL_MAX])
+{
+    if (!route) {
+        snprintf(label, ROUTE_LABEL_MAX, "other");
+        return label;
+    }
+    size_t length = strlen(route->path);
+    bool is_open = length > 1 && route->path[length - 1] == '/';
+    snprintf(label, ROUTE_LABEL_MAX, "%s%s", route->path, is_open ? "{id}" : "");
+    return label;
+}
 
 static int hex_digit(char c)
 {
@@ -48,7 +92,7 @@ static bool percent_decode(Arena *arena, Slice text, Slice *out)
 static bool route_matches(const Route *route, Slice path)
 {
     Slice pattern = slice_of(route->path);
-    if (pattern.ptr[pattern.len - 1] != '/')
+    if (pattern.len == 1 || pattern.ptr[pattern.len - 1] != '/')
         return slice_equal(pattern, path);
     return path.len > pattern.len && slice_starts_with(path, pattern);
 }
@@ -69,9 +113,9 @@ bool route_find(HttpRequest *request)
         }
         size_t fixed = strlen(route->path);
         Slice id = {request->path.ptr + fixed, request->path.len - fixed};
+        request->route = route;
         if (id.len > 0 && !percent_decode(&request->arena, id, &request->path_id))
             return http_error_set(&request->error, FAULT_INTERNAL, NULL, "Out of memory.");
-        request->route = route;
         return true;
     }
     return http_error_set(&request->error, FAULT_UNKNOWN_URL, NULL, "There is nothing at %.*s.",

@@ -41,6 +41,8 @@ static bool parse_address(const char *host, uint16_t port, Address *address, soc
                           bool *loopback, Error *err)
 {
     memset(address, 0, sizeof(*address));
+    if (strcmp(host, "localhost") == 0)
+        host = "127.0.0.1";
     if (inet_pton(AF_INET, host, &address->v4.sin_addr) == 1) {
         address->v4.sin_family = AF_INET;
         address->v4.sin_port = htons(port);
@@ -101,8 +103,8 @@ static size_t keep_escapes(void *cls, struct MHD_Connection *connection, char *t
  * listening socket out of the same set, and the library ends the process when it comes second. */
 static bool start_daemon(Server *server, Error *err)
 {
-    unsigned flags = MHD_USE_POLL | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME |
-                     MHD_USE_ITC;
+    unsigned flags =
+        MHD_USE_POLL | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC;
     struct MHD_OptionItem options[] = {
         {MHD_OPTION_LISTEN_SOCKET, server->listen_socket, NULL},
         {MHD_OPTION_THREAD_POOL_SIZE, HTTP_THREADS, NULL},
@@ -128,8 +130,10 @@ static void describe_server(Server *server)
 {
     int64_t now = clock_unix_milliseconds();
     server->started_at = now / 1000;
+    server->started_clock = clock_monotonic_seconds();
     atomic_init(&server->last_reply_id, now);
-    uint64_t hash = slice_hash(SLICE(MLX_SERVE_VERSION)) * 31 + slice_hash(server->model_id);
+    uint64_t hash =
+        slice_hash(SLICE(MLX_SERVE_VERSION)) * 31 + slice_hash(server->options.model_id);
     snprintf(server->fingerprint, sizeof(server->fingerprint), "fp_%08x",
              (unsigned)(hash & UINT32_MAX));
     if (getentropy(&server->request_key, sizeof(server->request_key)) != 0)
@@ -157,20 +161,19 @@ static void free_server(Server *server)
     memory_free(server);
 }
 
-bool server_start(const ServerOptions *options, Scheduler *scheduler, const Tokenizer *tokenizer,
-                  const ChatTemplate *chat, Server **out, Error *err)
+bool server_start(const ServerOptions *options, Server **out, Error *err)
 {
     *out = NULL;
     Server *server = memory_allocate_zeroed(1, sizeof(*server));
     if (!server)
         return error_no_memory(err, "server");
     server->listen_socket = -1;
-    server->scheduler = scheduler;
-    server->tokenizer = tokenizer;
-    server->chat = chat;
-    server->model_id = options->model_id;
-    server->temperature = options->temperature;
-    server->max_context = options->max_context;
+    server->options = *options;
+    if (options->head_seconds == 0)
+        server->options.head_seconds = SERVER_HEAD_SECONDS;
+    if (options->body_seconds == 0)
+        server->options.body_seconds = SERVER_BODY_SECONDS;
+    atomic_init(&server->is_ready, false);
     describe_server(server);
     if (!init_locks(server, err)) {
         memory_free(server);
@@ -184,6 +187,12 @@ bool server_start(const ServerOptions *options, Scheduler *scheduler, const Toke
     }
     *out = server;
     return true;
+}
+
+void server_set_model(Server *server, const ServerModel *model)
+{
+    server->model = *model;
+    atomic_store(&server->is_ready, true);
 }
 
 /* Waits until no task runs, at most seconds; the server's mutex is held. */

@@ -4,6 +4,8 @@
 #define _GNU_SOURCE
 #include "watcher.h"
 
+#include "connections.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -14,14 +16,15 @@
 enum {
     WATCHER_PERIOD_MILLISECONDS = 250,
     WATCHER_LINGER_MAX = 128,
-    WATCHER_LINGER_READS = 64, /* of a page each, for one socket and period */
+    WATCHER_LINGER_READS = 64, /* for one socket and look */
 };
 
-static const double WATCHER_LINGER_SECONDS = 3;
+static const double WATCHER_LINGER_SILENCE = 2; /* seconds */
+static const double WATCHER_LINGER_SECONDS = 30;
 
 typedef struct Linger {
     int socket;
-    double until;
+    double started, heard;
 } Linger;
 
 struct Watcher {
@@ -31,7 +34,7 @@ struct Watcher {
     /* mutex guards the following; changed is signalled when they change. */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool stopping, has_tasks;
+    bool stopping, has_work;
     Linger lingers[WATCHER_LINGER_MAX];
     size_t n_lingers;
 };
@@ -65,8 +68,10 @@ static bool look_at_tasks(Server *server)
     double now = clock_monotonic_seconds();
     pthread_mutex_lock(&server->mutex);
     for (HttpRequest *request = server->tasks; request; request = request->next) {
-        if (!request->hung_up && client_is_gone(socket_of(request))) {
+        int socket = socket_of(request);
+        if (!request->hung_up && client_is_gone(socket)) {
             request->hung_up = true;
+            shutdown(socket, SHUT_RDWR);
             http_wake_locked(request);
         } else if (request->streams && request->suspended &&
                    now - request->last_progress >= SERVER_KEEP_ALIVE_SECONDS) {
@@ -82,14 +87,14 @@ static bool look_at_tasks(Server *server)
 /* ---- Lingering sockets ---- */
 
 /* Discards what has come; true when the client has closed or broken the connection. */
-static bool drain_socket(int socket)
+static bool drain_socket(Linger *linger, double now)
 {
-    char page[4096];
+    char block[16384];
     for (int i = 0; i < WATCHER_LINGER_READS; i++) {
-        ssize_t got = recv(socket, page, sizeof(page), MSG_DONTWAIT);
-        if (got > 0)
-            continue;
-        return got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+        ssize_t got = recv(linger->socket, block, sizeof(block), MSG_DONTWAIT);
+        if (got <= 0)
+            return got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+        linger->heard = now;
     }
     return false;
 }
@@ -101,7 +106,9 @@ static void look_at_lingers(Watcher *watcher, bool close_all)
     size_t kept = 0;
     for (size_t i = 0; i < watcher->n_lingers; i++) {
         Linger linger = watcher->lingers[i];
-        if (drain_socket(linger.socket) || now >= linger.until || close_all)
+        if (close_all || drain_socket(&linger, now) ||
+            now - linger.heard >= WATCHER_LINGER_SILENCE ||
+            now - linger.started >= WATCHER_LINGER_SECONDS)
             close(linger.socket);
         else
             watcher->lingers[kept++] = linger;
@@ -117,8 +124,8 @@ void watcher_linger(Watcher *watcher, int socket)
     pthread_mutex_lock(&watcher->mutex);
     bool has_room = !watcher->stopping && watcher->n_lingers < WATCHER_LINGER_MAX;
     if (has_room) {
-        double until = clock_monotonic_seconds() + WATCHER_LINGER_SECONDS;
-        watcher->lingers[watcher->n_lingers++] = (Linger){copy, until};
+        double now = clock_monotonic_seconds();
+        watcher->lingers[watcher->n_lingers++] = (Linger){copy, now, now};
         pthread_cond_signal(&watcher->changed);
     }
     pthread_mutex_unlock(&watcher->mutex);
@@ -128,9 +135,21 @@ void watcher_linger(Watcher *watcher, int socket)
 
 /* ---- Thread ---- */
 
-/* The watcher's mutex is held. A change of the wall clock only stretches or cuts one period. */
+/* Waits a period, or until a lingering socket has something to read. The watcher's mutex is held,
+ * but not while it waits; only this thread takes lingers away. */
 static void wait_period(Watcher *watcher)
 {
+    struct pollfd entries[WATCHER_LINGER_MAX];
+    size_t count = watcher->n_lingers;
+    for (size_t i = 0; i < count; i++)
+        entries[i] = (struct pollfd){.fd = watcher->lingers[i].socket, .events = POLLIN};
+    if (count > 0) {
+        pthread_mutex_unlock(&watcher->mutex);
+        poll(entries, (nfds_t)count, WATCHER_PERIOD_MILLISECONDS);
+        pthread_mutex_lock(&watcher->mutex);
+        return;
+    }
+    /* A change of the wall clock only stretches or cuts one period. */
     struct timespec time;
     clock_gettime(CLOCK_REALTIME, &time);
     time.tv_nsec += WATCHER_PERIOD_MILLISECONDS * 1000L * 1000L;
@@ -138,26 +157,35 @@ static void wait_period(Watcher *watcher)
         time.tv_nsec -= 1000L * 1000L * 1000L;
         time.tv_sec++;
     }
-    pthread_cond_timedwait(&watcher->changed, &watcher->mutex, &time);
+    while (!watcher->stopping && watcher->n_lingers == 0 &&
+           pthread_cond_timedwait(&watcher->changed, &watcher->mutex, &time) != ETIMEDOUT)
+        ;
 }
 
 static void *watcher_thread(void *argument)
 {
     Watcher *watcher = argument;
+    double looked_at = 0;
     pthread_mutex_lock(&watcher->mutex);
     while (!watcher->stopping) {
-        if (!watcher->has_tasks && watcher->n_lingers == 0) {
+        if (!watcher->has_work && watcher->n_lingers == 0) {
             pthread_cond_wait(&watcher->changed, &watcher->mutex);
             continue;
         }
         wait_period(watcher);
         look_at_lingers(watcher, false);
-        /* Cleared before looking: a task that arrives meanwhile sets it again. */
-        watcher->has_tasks = false;
+        /* Busy lingers do not make the other looks more frequent. */
+        double now = clock_monotonic_seconds();
+        if (now - looked_at < 1e-3 * WATCHER_PERIOD_MILLISECONDS)
+            continue;
+        looked_at = now;
+        /* Cleared before looking: work that arrives meanwhile sets it again. */
+        watcher->has_work = false;
         pthread_mutex_unlock(&watcher->mutex);
         bool any = look_at_tasks(watcher->server);
+        any |= connections_check(watcher->server);
         pthread_mutex_lock(&watcher->mutex);
-        watcher->has_tasks = watcher->has_tasks || any;
+        watcher->has_work = watcher->has_work || any;
     }
     look_at_lingers(watcher, true);
     pthread_mutex_unlock(&watcher->mutex);
@@ -205,7 +233,7 @@ void watcher_stop(Watcher *watcher)
 void watcher_wake(Watcher *watcher)
 {
     pthread_mutex_lock(&watcher->mutex);
-    watcher->has_tasks = true;
+    watcher->has_work = true;
     pthread_cond_signal(&watcher->changed);
     pthread_mutex_unlock(&watcher->mutex);
 }

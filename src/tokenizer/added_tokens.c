@@ -148,6 +148,8 @@ bool added_scan_next(AddedScan *scan, const AddedSet *set, const UnicodeTable *u
     const AddedToken *token = NULL;
     while (set->count > 0 && (token = find_match(set, text, scan->search_at, &start))) {
         scan->search_at = start + token->content.len;
+        if (scan->skip_special && token->special)
+            continue;
         if (!token->single_word || stands_alone(unicode, text, start, scan->search_at))
             break;
     }

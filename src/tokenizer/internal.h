@@ -125,6 +125,7 @@ typedef struct AddedScan {
     size_t search_at;  /* where the next match may start */
     size_t text_start; /* behind what was handed out */
     bool has_token;    /* a token waits behind the plain text just handed out */
+    bool skip_special; /* special tokens are text like any other */
     AddedSegment token;
 } AddedScan;
 
@@ -178,6 +179,7 @@ typedef struct EncodeContext {
     const Tokenizer *tokenizer;
     TokenList *out;
     Error *err;
+    bool skip_special; /* text of special tokens is not recognised */
     PatternScratch patterns;
     BpeScratch bpe;
     Buffer repaired, normalized[2];

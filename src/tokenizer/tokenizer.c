@@ -159,7 +159,7 @@ static bool encode_piece(EncodeContext *context, Slice piece, bool at_start)
     if (!normalizer_run(&tokenizer->normalizer, &tokenizer->unicode, &context->patterns,
                         context->normalized, piece, &text, context->err))
         return false;
-    AddedScan scan = {0};
+    AddedScan scan = {.skip_special = context->skip_special};
     AddedSegment segment;
     while (
         added_scan_next(&scan, &tokenizer->normalized_added, &tokenizer->unicode, text, &segment)) {
@@ -174,7 +174,7 @@ static bool encode_piece(EncodeContext *context, Slice piece, bool at_start)
 static bool encode_text(EncodeContext *context, Slice text)
 {
     const Tokenizer *tokenizer = context->tokenizer;
-    AddedScan scan = {0};
+    AddedScan scan = {.skip_special = context->skip_special};
     AddedSegment segment;
     while (added_scan_next(&scan, &tokenizer->raw_added, &tokenizer->unicode, text, &segment)) {
         Slice piece = {text.ptr + segment.start, segment.end - segment.start};
@@ -197,8 +197,8 @@ static bool encode_template(EncodeContext *context, Slice text)
     return true;
 }
 
-bool tokenizer_encode(const Tokenizer *tokenizer, Slice text, bool add_special, TokenList *out,
-                      Error *err)
+static bool encode(const Tokenizer *tokenizer, Slice text, bool add_special, bool parse_special,
+                   TokenList *out, Error *err)
 {
     EncodeContext context;
     size_t before = out->count;
@@ -207,6 +207,7 @@ bool tokenizer_encode(const Tokenizer *tokenizer, Slice text, bool add_special, 
         return error_set(err, ERROR_LIMIT, "a text of %zu bytes, at most %d are taken", text.len,
                          TOKENIZER_TEXT_BYTES_MAX);
     context_init(&context, tokenizer, out, err);
+    context.skip_special = !parse_special;
     if (!utf8_is_valid(text)) {
         utf8_append_repaired(&context.repaired, text);
         ok = buffer_check(&context.repaired, "text", err);
@@ -217,4 +218,16 @@ bool tokenizer_encode(const Tokenizer *tokenizer, Slice text, bool add_special, 
     if (!ok)
         out->count = before;
     return ok;
+}
+
+bool tokenizer_encode(const Tokenizer *tokenizer, Slice text, bool add_special, TokenList *out,
+                      Error *err)
+{
+    return encode(tokenizer, text, add_special, true, out, err);
+}
+
+bool tokenizer_encode_plain(const Tokenizer *tokenizer, Slice text, bool add_special,
+                            TokenList *out, Error *err)
+{
+    return encode(tokenizer, text, add_special, false, out, err);
 }

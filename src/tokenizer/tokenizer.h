@@ -55,6 +55,11 @@ bool tokenizer_is_special(const Tokenizer *tokenizer, int32_t id);
 bool tokenizer_encode(const Tokenizer *tokenizer, Slice text, bool add_special, TokenList *out,
                       Error *err) WARN_UNUSED;
 
+/* The same, but the text of special tokens is text like any other (that of other added tokens is
+ * recognised): nothing in it controls the model. */
+bool tokenizer_encode_plain(const Tokenizer *tokenizer, Slice text, bool add_special,
+                            TokenList *out, Error *err) WARN_UNUSED;
+
 /* Appends the text of ids. Ids without a token are skipped; skip_special leaves special tokens out.
  */
 bool tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t count,

@@ -4,6 +4,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -33,15 +34,23 @@ class Server:
             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         self.lines = []
         self.url = None
-        for line in self.process.stderr:
-            self.lines.append(line)
-            found = re.search(r"(http://127\.0\.0\.1:(\d+))/v1", line)
-            if found:
-                self.url, self.port = found.group(1), int(found.group(2))
-                break
+        ready = threading.Event()
+        self.reader = threading.Thread(target=self._read_lines, args=(ready,), daemon=True)
+        self.reader.start()
+        ready.wait()
         if not self.url:
             self.process.wait()
             raise RuntimeError("the server did not start: " + "".join(self.lines))
+
+    def _read_lines(self, ready):
+        """Keeps what the server says; it is ready with the line that has its address."""
+        for line in self.process.stderr:
+            self.lines.append(line)
+            found = re.search(r"(http://127\.0\.0\.1:(\d+))/v1", line)
+            if found and not self.url:
+                self.url, self.port = found.group(1), int(found.group(2))
+                ready.set()
+        ready.set()
 
     def stop(self, signal_number=signal.SIGTERM):
         self.process.send_signal(signal_number)
@@ -52,7 +61,7 @@ class Server:
             self.process.kill()
             self.process.wait()
             return None
-        self.process.stderr.read()
+        self.reader.join()
         return self.process.returncode
 
 

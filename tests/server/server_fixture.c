@@ -50,15 +50,32 @@ int server_tests_teardown(void **state)
 
 void fixture_init(Fixture *fixture)
 {
+    fixture->is_loading = false;
+    fixture_init_with(fixture, NULL);
+}
+
+void fixture_init_with(Fixture *fixture, const ServerOptions *options)
+{
     Error err = {0};
     fake_engine_init(&fixture->fake, 100000);
     SchedulerOptions scheduling = {.slots = SLOTS, .max_context = CONTEXT};
-    ServerOptions serving = {
-        .host = "127.0.0.1", .model_id = SLICE("tiny"), .max_context = CONTEXT};
+    ServerOptions serving = {.host = "127.0.0.1",
+                             .model_id = SLICE("tiny"),
+                             .model_name = SLICE("tiny-model-4bit"),
+                             .log_file = -1};
+    if (options) {
+        serving = *options;
+        serving.model_id = SLICE("tiny");
+        serving.model_name = SLICE("tiny-model-4bit");
+        serving.log_file = -1;
+    }
     if (!scheduler_create(&fixture->fake.engine, tokenizer, &fixture->fake.config, &scheduling,
                           &fixture->scheduler, &err) ||
-        !server_start(&serving, fixture->scheduler, tokenizer, chat, &fixture->server, &err))
+        !server_start(&serving, &fixture->server, &err))
         fail_msg("%s", err.message);
+    fixture->model = (ServerModel){fixture->scheduler, tokenizer, chat, CONTEXT, FAKE_VOCAB};
+    if (!fixture->is_loading)
+        server_set_model(fixture->server, &fixture->model);
     fixture->tokenizer = tokenizer;
     fixture->chat = chat;
     fixture->port = server_port(fixture->server);
@@ -204,9 +221,11 @@ void assert_completion(const Reply *reply, const char *prompt, size_t max, bool 
     assert_int_equal(number_at(body, "usage.prompt_tokens"), n_prompt);
     assert_int_equal(number_at(body, "usage.completion_tokens"), expected.len);
     assert_int_equal(number_at(body, "usage.total_tokens"), n_prompt + expected.len);
-    assert_int_equal(number_at(body, "usage.prompt_tokens_details.cached_tokens"), 0);
+    int64_t cached = number_at(body, "usage.prompt_tokens_details.cached_tokens");
+    assert_in_range(cached, 0, n_prompt - 1);
+    assert_int_equal(number_at(body, "timings.cache_n"), cached);
     assert_int_equal(number_at(body, "usage.completion_tokens_details.reasoning_tokens"), 0);
-    assert_int_equal(number_at(body, "timings.prompt_n"), n_prompt);
+    assert_int_equal(number_at(body, "timings.prompt_n"), n_prompt - (size_t)cached);
     assert_int_equal(number_at(body, "timings.predicted_n"), expected.len);
     assert_true(json_is_number(value_at(body, "timings.predicted_per_second")));
     buffer_reset(&expected);

@@ -17,6 +17,8 @@ typedef struct Fixture {
     Tokenizer *tokenizer; /* these two are shared by all tests of a program */
     ChatTemplate *chat;
     uint16_t port;
+    bool is_loading;   /* set before fixture_init_with: the server gets no model yet */
+    ServerModel model; /* what it gets */
 } Fixture;
 
 /* cmocka's setup and teardown of the group. */
@@ -24,6 +26,9 @@ int server_tests_setup(void **state);
 int server_tests_teardown(void **state);
 
 void fixture_init(Fixture *fixture);
+/* With keys, origins and the like; the model's names are the fixture's. The fixture is zeroed but
+ * for is_loading. */
+void fixture_init_with(Fixture *fixture, const ServerOptions *options);
 /* Stops the server and checks that the engine has lost nothing. */
 void fixture_reset(Fixture *fixture);
 

@@ -350,20 +350,19 @@ static void bad_addresses_are_clear_errors(void **state)
     Error err = {0};
     char expected[64];
     fixture_init(&fixture);
-    ServerOptions options = {.host = "127.0.0.1", .port = fixture.port, .model_id = SLICE("tiny")};
-    assert_false(
-        server_start(&options, fixture.scheduler, fixture.tokenizer, fixture.chat, &second, &err));
+    ServerOptions options = {
+        .host = "127.0.0.1", .port = fixture.port, .model_id = SLICE("tiny"), .log_file = -1};
+    assert_false(server_start(&options, &second, &err));
     snprintf(expected, sizeof(expected), "127.0.0.1:%u: address already in use", fixture.port);
     assert_int_equal(err.code, ERROR_IO);
     assert_string_equal(err.message, expected);
     assert_null(second);
     options.host = "example.com";
-    assert_false(
-        server_start(&options, fixture.scheduler, fixture.tokenizer, fixture.chat, &second, &err));
+    assert_false(server_start(&options, &second, &err));
     assert_int_equal(err.code, ERROR_USAGE);
     options.host = "::1";
     options.port = 0;
-    if (server_start(&options, fixture.scheduler, fixture.tokenizer, fixture.chat, &second, &err))
+    if (server_start(&options, &second, &err))
         server_stop(second, 0);
     fixture_reset(&fixture);
 }

@@ -1,0 +1,68 @@
+/* POST /v1/chat/completions: body to prompt to reply. */
+#include "chat_request.h"
+#include "chat_response.h"
+#include "models.h"
+#include "route.h"
+
+enum { CHAT_PROMPT_BYTES_MAX = 64 << 20 };
+
+/* Messages to prompt tokens. */
+static bool render_prompt(HttpRequest *request, const ServerModel *model, const ChatCall *call,
+                          TokenList *tokens, HttpError *error)
+{
+    Error err = {0};
+    Buffer prompt;
+    buffer_init(&prompt, CHAT_PROMPT_BYTES_MAX);
+    ChatRequest chat = {.messages = call->messages,
+                        .kwargs = call->kwargs,
+                        .add_generation_prompt = true,
+                        .join_content = true};
+    bool ok = chat_template_render(model->chat, &chat, &request->arena, &prompt, &err) &&
+              tokenizer_encode(model->tokenizer, buffer_view(&prompt), false, tokens, &err);
+    buffer_reset(&prompt);
+    if (!ok)
+        return http_error_from(error, &err, FAULT_VALUE, FAULT_VALUE, "messages");
+    if (tokens->count == 0)
+        return http_error_set(error, FAULT_VALUE, "messages", "The messages make an empty prompt.");
+    return true;
+}
+
+static bool start_chat(HttpRequest *request, HttpError *error)
+{
+    Server *server = request->server;
+    ChatCall call;
+    const JsonValue *body;
+    const ServerModel *model = NULL;
+    TokenList tokens = {0};
+    ChatDefaults defaults = {
+        .temperature = server->options.temperature,
+        .vocab_size = atomic_load(&server->is_ready) ? server->model.vocab_size : SIZE_MAX,
+    };
+    bool ok = body_read(request, &CHAT_REQUEST_NAMES, &body, error) &&
+              chat_request_read(body, &defaults, &request->arena, &call, error) &&
+              models_select(server, call.model, error) &&
+              (model = http_need_model(request, error)) &&
+              render_prompt(request, model, &call, &tokens, error);
+    if (ok) {
+        ReplyCall reply = {
+            .dialect = &CHAT_DIALECT,
+            .prompts = &tokens,
+            .n_prompts = 1,
+            .n = call.n,
+            .generation = call.generation,
+            .stream = call.stream,
+            .include_usage = call.include_usage,
+            .prompt_param = "messages",
+        };
+        ok = reply_start(request, &reply, error);
+    }
+    token_list_reset(&tokens);
+    return ok;
+}
+
+void chat_handle(HttpRequest *request)
+{
+    HttpError error;
+    if (!start_chat(request, &error))
+        http_reply_error(request, &error);
+}

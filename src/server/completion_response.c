@@ -1,0 +1,283 @@
+#include "completion_response.h"
+
+#include "openai_json.h"
+
+#include <math.h>
+
+#define ID_PREFIX "cmpl-"
+
+/* Entries that follow each other in a choice's text: those of the prompt, those of the reply. */
+typedef struct Part {
+    const LogprobList *list;
+    size_t offset;    /* characters of the choice's text before it */
+    bool skips_first; /* the first token is no part of the text (a BOS before a string) */
+} Part;
+
+enum { COMPLETION_PARTS_MAX = 2 };
+
+static size_t count_characters(Slice text)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < text.len; i++)
+        count += ((unsigned char)text.ptr[i] & 0xc0) != 0x80;
+    return count;
+}
+
+/* ---- Log-probabilities ---- */
+
+/* A token's text; a part of a character is named by its bytes, as the original API does. */
+static void append_name(Slice bytes, Buffer *out)
+{
+    buffer_clear(out);
+    if (utf8_is_valid(bytes)) {
+        buffer_append_slice(out, bytes);
+        return;
+    }
+    buffer_append_text(out, "bytes:");
+    for (size_t i = 0; i < bytes.len; i++)
+        buffer_append_format(out, "\\x%02x", (unsigned char)bytes.ptr[i]);
+}
+
+/* The token's own probability and the best ones, each name once. */
+static void write_top(const Reply *reply, const LogprobList *list, const LogprobEntry *entry,
+                      Buffer *name, JsonWriter *writer)
+{
+    Error err;
+    Buffer bytes;
+    if (isnan(entry->logprob)) {
+        json_write_null(writer);
+        return;
+    }
+    buffer_init(&bytes, TOKENIZER_TEXT_BYTES_MAX);
+    json_write_object_begin(writer);
+    Slice own = logprob_list_bytes(list, entry);
+    append_name(own, name);
+    json_write_key_slice(writer, buffer_view(name));
+    openai_write_logprob(entry->logprob, writer);
+    for (size_t i = 0; i < entry->n_top; i++) {
+        const TokenLogprob *top = &entry->top[i];
+        buffer_clear(&bytes);
+        if (top->id == entry->id ||
+            !tokenizer_append_token_bytes(reply->tokenizer, top->id, &bytes, &err) ||
+            slice_equal(buffer_view(&bytes), own))
+            continue;
+        append_name(buffer_view(&bytes), name);
+        json_write_key_slice(writer, buffer_view(name));
+        openai_write_logprob(top->logprob, writer);
+    }
+    json_write_object_end(writer);
+    buffer_reset(&bytes);
+}
+
+typedef enum Column { COLUMN_TOKENS, COLUMN_LOGPROBS, COLUMN_TOP, COLUMN_OFFSETS } Column;
+
+static void write_cell(const Reply *reply, Column column, const Part *part,
+                       const LogprobEntry *entry, size_t offset, Buffer *name, JsonWriter *writer)
+{
+    switch (column) {
+    case COLUMN_TOKENS:
+        append_name(logprob_list_bytes(part->list, entry), name);
+        json_write_string(writer, buffer_view(name));
+        break;
+    case COLUMN_LOGPROBS:
+        if (isnan(entry->logprob))
+            json_write_null(writer);
+        else
+            openai_write_logprob(entry->logprob, writer);
+        break;
+    case COLUMN_TOP:
+        write_top(reply, part->list, entry, name, writer);
+        break;
+    case COLUMN_OFFSETS:
+        json_write_uint(writer, offset);
+        break;
+    }
+}
+
+static void write_column(const Reply *reply, Column column, const Part *parts, size_t n_parts,
+                         JsonWriter *writer)
+{
+    static const char *const KEYS[] = {"tokens", "token_logprobs", "top_logprobs", "text_offset"};
+    Buffer name;
+    buffer_init(&name, TOKENIZER_TEXT_BYTES_MAX);
+    json_write_key(writer, KEYS[column]);
+    json_write_array_begin(writer);
+    for (size_t p = 0; p < n_parts; p++) {
+        size_t offset = parts[p].offset;
+        for (size_t i = 0; i < logprob_list_count(parts[p].list); i++) {
+            const LogprobEntry *entry = logprob_list_get(parts[p].list, i);
+            write_cell(reply, column, &parts[p], entry, offset, &name, writer);
+            if (i > 0 || !parts[p].skips_first)
+                offset += count_characters(logprob_list_bytes(parts[p].list, entry));
+        }
+    }
+    json_write_array_end(writer);
+    buffer_reset(&name);
+}
+
+static void write_logprobs(const Reply *reply, const Part *parts, size_t n_parts,
+                           JsonWriter *writer)
+{
+    json_write_key(writer, "logprobs");
+    if (!reply->logprobs || n_parts == 0) {
+        json_write_null(writer);
+        return;
+    }
+    json_write_object_begin(writer);
+    for (Column column = COLUMN_TOKENS; column <= COLUMN_OFFSETS; column++)
+        write_column(reply, column, parts, n_parts, writer);
+    json_write_object_end(writer);
+}
+
+static Part prompt_part(const Reply *reply, const ReplyChoice *choice)
+{
+    const ReplyPrompt *prompt = &reply->prompts[choice->prompt];
+    Part part = {.list = &prompt->logprobs};
+    if (logprob_list_count(part.list) > 0) {
+        const LogprobEntry *first = logprob_list_get(part.list, 0);
+        part.skips_first = tokenizer_is_special(reply->tokenizer, first->id) &&
+                           !slice_starts_with(prompt->echo, logprob_list_bytes(part.list, first));
+    }
+    return part;
+}
+
+static Part reply_part(const Reply *reply, const ReplyChoice *choice)
+{
+    size_t before = count_characters(reply->prompts[choice->prompt].echo) + choice->characters;
+    return (Part){.list = &choice->logprobs, .offset = before};
+}
+
+/* ---- Whole ---- */
+
+static void write_finish(FinishReason finish, JsonWriter *writer)
+{
+    json_write_key(writer, "finish_reason");
+    if (finish == FINISH_NONE)
+        json_write_null(writer);
+    else
+        json_write_text(writer, finish_reason_name(finish));
+}
+
+static void write_text(const Reply *reply, const ReplyChoice *choice, JsonWriter *writer)
+{
+    Slice echo = reply->prompts[choice->prompt].echo;
+    json_write_key(writer, "text");
+    if (echo.len == 0) {
+        json_write_string(writer, buffer_view(&choice->text));
+        return;
+    }
+    Buffer both;
+    buffer_init(&both, SERVER_REPLY_BYTES_MAX);
+    buffer_append_slice(&both, echo);
+    buffer_append_slice(&both, buffer_view(&choice->text));
+    json_write_string(writer, buffer_view(&both));
+    if (both.failed)
+        writer->out->failed = true; /* the reply fails as a whole, not silently in part */
+    buffer_reset(&both);
+}
+
+static void write_whole(const Reply *reply, Buffer *out)
+{
+    JsonWriter writer;
+    json_writer_init(&writer, out, 0);
+    json_write_object_begin(&writer);
+    openai_write_head(reply, ID_PREFIX, "text_completion", &writer);
+    json_write_key(&writer, "choices");
+    json_write_array_begin(&writer);
+    for (size_t i = 0; i < reply->n_choices; i++) {
+        const ReplyChoice *choice = &reply->choices[i];
+        Part parts[COMPLETION_PARTS_MAX] = {prompt_part(reply, choice), reply_part(reply, choice)};
+        size_t first = reply->echo ? 0 : 1;
+        json_write_object_begin(&writer);
+        json_write_key(&writer, "index");
+        json_write_uint(&writer, choice->index);
+        write_text(reply, choice, &writer);
+        write_logprobs(reply, parts + first, COMPLETION_PARTS_MAX - first, &writer);
+        write_finish(choice->status.finish, &writer);
+        json_write_object_end(&writer);
+    }
+    json_write_array_end(&writer);
+    json_write_key(&writer, "usage");
+    openai_write_usage(reply, &writer);
+    json_write_key(&writer, "timings");
+    openai_write_timings(reply, &writer);
+    json_write_object_end(&writer);
+}
+
+/* ---- Chunks ---- */
+
+static void begin_chunk(const Reply *reply, JsonWriter *writer, Buffer *out)
+{
+    openai_begin_event(writer, out);
+    openai_write_head(reply, ID_PREFIX, "text_completion", writer);
+    json_write_key(writer, "choices");
+    json_write_array_begin(writer);
+}
+
+static void write_chunk(const Reply *reply, const ReplyChoice *choice, Slice text, const Part *part,
+                        FinishReason finish, Buffer *out)
+{
+    JsonWriter writer;
+    bool has_list = part && logprob_list_count(part->list) > 0;
+    begin_chunk(reply, &writer, out);
+    json_write_object_begin(&writer);
+    json_write_key(&writer, "index");
+    json_write_uint(&writer, choice->index);
+    json_write_key(&writer, "text");
+    json_write_string(&writer, text);
+    write_logprobs(reply, part, has_list ? 1 : 0, &writer);
+    write_finish(finish, &writer);
+    json_write_object_end(&writer);
+    json_write_array_end(&writer);
+    if (reply->include_usage) {
+        json_write_key(&writer, "usage");
+        json_write_null(&writer);
+    }
+    openai_end_event(&writer, out);
+}
+
+static void stream_begin(const Reply *reply, Buffer *out)
+{
+    for (size_t i = 0; i < reply->n_choices && reply->echo; i++) {
+        const ReplyChoice *choice = &reply->choices[i];
+        Part part = prompt_part(reply, choice);
+        write_chunk(reply, choice, reply->prompts[choice->prompt].echo, &part, FINISH_NONE, out);
+    }
+}
+
+static void stream_delta(const Reply *reply, const ReplyChoice *choice, Buffer *out)
+{
+    Part part = reply_part(reply, choice);
+    write_chunk(reply, choice, buffer_view(&choice->text), &part, FINISH_NONE, out);
+}
+
+static void stream_choice_end(const Reply *reply, const ReplyChoice *choice, Buffer *out)
+{
+    Part part = reply_part(reply, choice);
+    write_chunk(reply, choice, SLICE(""), &part, choice->status.finish, out);
+}
+
+static void stream_end(const Reply *reply, Buffer *out)
+{
+    if (reply->include_usage) {
+        JsonWriter writer;
+        begin_chunk(reply, &writer, out);
+        json_write_array_end(&writer);
+        json_write_key(&writer, "usage");
+        openai_write_usage(reply, &writer);
+        json_write_key(&writer, "timings");
+        openai_write_timings(reply, &writer);
+        openai_end_event(&writer, out);
+    }
+    buffer_append_text(out, "data: [DONE]\n\n");
+}
+
+const ReplyDialect COMPLETION_DIALECT = {
+    .begin = stream_begin,
+    .delta = stream_delta,
+    .choice_end = stream_choice_end,
+    .end = stream_end,
+    .error = openai_write_error_event,
+    .keep_alive = openai_write_keep_alive,
+    .whole = write_whole,
+};
