@@ -116,13 +116,13 @@ static void check_all(const Formats *f)
 
 static void test_formats(void **state)
 {
-    cpu_kernels_select(false);
+    cpu_kernels_select(INSTRUCTIONS_AMX);
     check_all(*state);
 }
 
 static void test_formats_plain(void **state)
 {
-    cpu_kernels_select(true);
+    cpu_kernels_select(INSTRUCTIONS_PLAIN);
     check_all(*state);
 }
 

@@ -175,7 +175,7 @@ bool attention_scratch_create(AttentionShape shape, size_t max_tokens, size_t ma
     if (!s)
         return error_no_memory(err, "attention scratch");
     s->shape = shape;
-    s->padded_dim = round_up(shape.head_dim, 8);
+    s->padded_dim = round_up(shape.head_dim, KV_VALUE_UNIT);
     s->group = shape.n_heads / shape.n_kv_heads;
     s->tile_tokens = s->group < ATTENTION_TILE_QUERIES ? ATTENTION_TILE_QUERIES / s->group : 1;
     s->tile_queries = s->tile_tokens * s->group;

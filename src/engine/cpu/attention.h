@@ -16,14 +16,14 @@
 #include "pool.h"
 
 enum {
-    ATTENTION_SEGMENT = 256, /* keys; a multiple of KV_BLOCK */
+    ATTENTION_SEGMENT = 512, /* keys; a multiple of KV_BLOCK */
     ATTENTION_SEGMENT_BLOCKS = ATTENTION_SEGMENT / KV_BLOCK,
     ATTENTION_TILE_QUERIES = 48, /* tokens times heads of a tile, unless one token has more */
 };
 
 /* Queries of one KV head, and a run of keys within one segment: the kernel's argument. */
 struct AttentionTile {
-    size_t n_queries, head_dim, padded_dim; /* padded_dim: head_dim rounded up to 8 */
+    size_t n_queries, head_dim, padded_dim; /* padded_dim: to KV_VALUE_UNIT */
     const float *queries;                   /* [n_queries, padded_dim], score scale applied */
     const size_t *positions;                /* [n_queries], ascending */
     uint32_t sliding_window;                /* 0: none */
@@ -44,6 +44,7 @@ struct AttentionTile {
 
 void attention_segment_plain(const AttentionTile *tile);
 void attention_segment_avx2(const AttentionTile *tile);
+void attention_segment_avx512(const AttentionTile *tile);
 
 /* Tokens of one sequence in the batch. Its keys and values are stored already, those tokens' too.
  */

@@ -2,7 +2,7 @@
  *
  * A block of 64 keys is taken by groups of up to 6 queries. For each group:
  *
- *   scores   keys lie 8 to a vector (kv.h), so a dot product runs down the dimensions in one
+ *   scores   keys lie 16 to a vector (kv.h), so a dot product runs down the dimensions in one
  *            lane: 6 queries times 2 key vectors, or up to 3 times 4, are 12 sums in registers
  *   softmax  all 64 lanes of a query, hidden keys at -inf; the running maximum, the sum and
  *            the output are corrected
@@ -44,7 +44,13 @@ ALWAYS_INLINE __m256 load(const void *base, size_t index, bool is_half)
     return _mm256_loadu_ps((const float *)base + index);
 }
 
-/* scores[i][tiles of KV_KEY_TILE] = queries[i] . keys, for key tiles [first, end) of the block; end
+/* Where dimension d of 8 keys lies, from an even tile on: two tiles of 8 share one of kv.h. */
+ALWAYS_INLINE size_t key_offset(int tile, size_t d, size_t head_dim)
+{
+    return ((size_t)(tile / 2) * head_dim + d) * KV_KEY_TILE + (size_t)(tile % 2) * LANES;
+}
+
+/* scores[i][tiles of 8 keys] = queries[i] . keys, for key tiles [first, end) of the block; end
  * - first is rounded up to n_tiles: the lanes beyond are masked later. */
 ALWAYS_INLINE void score_tiles(const float *queries, size_t stride, size_t head_dim,
                                const void *keys, bool is_half, size_t first, size_t end,
@@ -69,7 +75,7 @@ ALWAYS_INLINE void score_tiles(const float *queries, size_t stride, size_t head_
                 }
                 UNROLL for (int t = 0; t < n_tiles; t++)
                 {
-                    __m256 key = load(keys, base + ((size_t)t * head_dim + d) * LANES, is_half);
+                    __m256 key = load(keys, base + key_offset(t, d, head_dim), is_half);
                     UNROLL for (int i = 0; i < n_queries; i++)
                     {
                         sums[i][t] = _mm256_fmadd_ps(held[i], key, sums[i][t]);
@@ -79,7 +85,7 @@ ALWAYS_INLINE void score_tiles(const float *queries, size_t stride, size_t head_
             }
             UNROLL for (int t = 0; t < n_tiles; t++)
             {
-                held[t] = load(keys, base + ((size_t)t * head_dim + d) * LANES, is_half);
+                held[t] = load(keys, base + key_offset(t, d, head_dim), is_half);
             }
             UNROLL for (int i = 0; i < n_queries; i++)
             {

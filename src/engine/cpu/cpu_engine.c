@@ -40,7 +40,8 @@ static void cpu_describe(const Engine *engine, EngineDescription *out)
         .max_context = config->max_position_embeddings,
         .threads = cpu->threads};
     snprintf(out->device, sizeof out->device, "%s, %zu thread%s",
-             instruction_set_name(cpu->instruction_set), cpu->threads, cpu->threads == 1 ? "" : "s");
+             instruction_set_name(cpu->instruction_set), cpu->threads,
+             cpu->threads == 1 ? "" : "s");
 }
 
 /* ---- Sequences ---- */

@@ -24,7 +24,7 @@ static size_t smaller(size_t a, size_t b)
 
 size_t kv_bytes_per_token(const ModelConfig *config, bool is_half)
 {
-    size_t row = config->head_dim + round_up(config->head_dim, 8);
+    size_t row = config->head_dim + round_up(config->head_dim, KV_VALUE_UNIT);
     size_t per_layer = row * config->num_key_value_heads * (is_half ? 2 : 4);
     size_t n_full = 0;
     for (uint32_t i = 0; i < config->num_hidden_layers; i++)
@@ -40,7 +40,7 @@ bool kv_pool_init(KvPool *pool, const ModelConfig *config, bool is_half, size_t 
     *pool = (KvPool){.n_layers = config->num_hidden_layers,
                      .n_heads = config->num_key_value_heads,
                      .head_dim = config->head_dim,
-                     .value_stride = round_up(config->head_dim, 8),
+                     .value_stride = round_up(config->head_dim, KV_VALUE_UNIT),
                      .element_size = is_half ? 2 : 4,
                      .limit_bytes = limit_bytes};
     pool->layers = memory_allocate_zeroed(pool->n_layers, sizeof *pool->layers);

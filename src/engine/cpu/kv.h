@@ -4,9 +4,9 @@
  * positions of all layers of one kind (full attention, or sliding). A KvCache is one sequence: a
  * table of blocks for each kind, by position / KV_BLOCK. In a block, per layer and KV head:
  *
- *   keys    [KV_BLOCK / 8][head_dim][8]   tiles of 8 positions, 8 keys to a vector: a dot product
- *                                         with 8 keys needs no sum across lanes
- *   values  [KV_BLOCK][value_stride]      rows; value_stride is head_dim rounded up to 8
+ *   keys    [KV_BLOCK / 16][head_dim][16]   tiles of 16 positions, 16 keys to a vector: a dot
+ *                                           product with 16 keys needs no sum across lanes
+ *   values  [KV_BLOCK][value_stride]        rows; value_stride is head_dim rounded up to 16
  *
  * in fp16, or float32 for the reference precision. Blocks count their references. A block with more
  * than one is never written: a fork shares the whole blocks of its prefix and copies the one that
@@ -28,7 +28,8 @@
 
 enum {
     KV_BLOCK = 64, /* positions of a block, and those that attention takes at a time */
-    KV_KEY_TILE = 8,
+    KV_KEY_TILE = 16,
+    KV_VALUE_UNIT = 16,
     KV_TOKENS_MAX = 1 << 30,
 };
 

@@ -88,6 +88,8 @@ const CpuOps ops_plain = {
 const CpuOps *cpu_ops(InstructionSet set)
 {
 #if CPU_HAS_X86_KERNELS
+    if (set >= INSTRUCTIONS_AVX512)
+        return &ops_avx512;
     if (set >= INSTRUCTIONS_AVX2)
         return &ops_avx2;
 #else

@@ -36,7 +36,7 @@ typedef struct CpuOps {
 
 extern const CpuOps ops_plain;
 #if CPU_HAS_X86_KERNELS
-extern const CpuOps ops_avx2;
+extern const CpuOps ops_avx2, ops_avx512;
 #endif
 /* The table for an instruction set that is available. */
 const CpuOps *cpu_ops(InstructionSet set);

@@ -1,0 +1,141 @@
+/* The operations in AVX-512. Tails shorter than a vector are masked, so that a value's bits do not
+ * depend on where in a row it stands. */
+#include "ops.h"
+
+#include "attention.h"
+#include "avx512_math.h"
+
+#include <math.h>
+
+enum { LANES = 16 };
+
+/* The lanes of a vector that begins at i of n values. */
+static inline __mmask16 lanes_left(size_t n, size_t i)
+{
+    return n - i < LANES ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)0xffff;
+}
+
+static void rms_norm_avx512(const float *x, const float *weight, size_t n, float eps, float *out)
+{
+    __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
+    for (size_t i = 0; i < n; i += 2 * LANES) {
+        __m512 a = _mm512_maskz_loadu_ps(lanes_left(n, i), x + i);
+        even = _mm512_fmadd_ps(a, a, even);
+        if (i + LANES >= n)
+            break;
+        __m512 b = _mm512_maskz_loadu_ps(lanes_left(n, i + LANES), x + i + LANES);
+        odd = _mm512_fmadd_ps(b, b, odd);
+    }
+    float sum = _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
+    __m512 scale = _mm512_set1_ps(1.0f / sqrtf(sum / (float)n + eps));
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = lanes_left(n, i);
+        __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), scale);
+        _mm512_mask_storeu_ps(out + i, mask,
+                              _mm512_mul_ps(scaled, _mm512_maskz_loadu_ps(mask, weight + i)));
+    }
+}
+
+static void add_avx512(float *x, const float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = lanes_left(n, i);
+        __m512 sum =
+            _mm512_add_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_maskz_loadu_ps(mask, y + i));
+        _mm512_mask_storeu_ps(x + i, mask, sum);
+    }
+}
+
+static void add_scaled_avx512(float *x, const float *y, size_t n, float scale)
+{
+    const __m512 wide = _mm512_set1_ps(scale);
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = lanes_left(n, i);
+        __m512 sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, y + i), wide,
+                                     _mm512_maskz_loadu_ps(mask, x + i));
+        _mm512_mask_storeu_ps(x + i, mask, sum);
+    }
+}
+
+/* x sigmoid(z) y */
+static inline __m512 gated(__m512 x, __m512 z, __m512 y)
+{
+    __m512 e = avx512_exp(_mm512_sub_ps(_mm512_setzero_ps(), z));
+    return _mm512_mul_ps(_mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), e)), y);
+}
+
+static void silu_multiply_avx512(float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = lanes_left(n, i);
+        __m512 g = _mm512_maskz_loadu_ps(mask, gate + i);
+        _mm512_mask_storeu_ps(gate + i, mask, gated(g, g, _mm512_maskz_loadu_ps(mask, up + i)));
+    }
+}
+
+static void gelu_tanh_multiply_avx512(float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = lanes_left(n, i);
+        __m512 g = _mm512_maskz_loadu_ps(mask, gate + i);
+        __m512 cube = _mm512_mul_ps(_mm512_mul_ps(g, g), g);
+        __m512 u = _mm512_fmadd_ps(cube, _mm512_set1_ps(0.044715f), g);
+        __m512 z = _mm512_mul_ps(u, _mm512_set1_ps(1.5957691216057308f)); /* 2 sqrt(2 / pi) */
+        _mm512_mask_storeu_ps(gate + i, mask, gated(g, z, _mm512_maskz_loadu_ps(mask, up + i)));
+    }
+}
+
+static void soft_cap_avx512(float *x, size_t n, float cap)
+{
+    const __m512 wide = _mm512_set1_ps(cap), inverse = _mm512_set1_ps(1.0f / cap);
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = lanes_left(n, i);
+        __m512 t = avx512_tanh(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), inverse));
+        _mm512_mask_storeu_ps(x + i, mask, _mm512_mul_ps(t, wide));
+    }
+}
+
+static void rotate_avx512(float *x, const float *cosines, const float *sines, size_t half)
+{
+    for (size_t d = 0; d < half; d += LANES) {
+        __mmask16 mask = lanes_left(half, d);
+        __m512 a = _mm512_maskz_loadu_ps(mask, x + d);
+        __m512 b = _mm512_maskz_loadu_ps(mask, x + half + d);
+        __m512 c = _mm512_maskz_loadu_ps(mask, cosines + d);
+        __m512 s = _mm512_maskz_loadu_ps(mask, sines + d);
+        _mm512_mask_storeu_ps(x + d, mask, _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)));
+        _mm512_mask_storeu_ps(x + half + d, mask, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)));
+    }
+}
+
+static void store_half_avx512(const float *x, size_t n, uint16_t *out, size_t stride)
+{
+    const __m512 largest = _mm512_set1_ps(65504.0f);
+    uint16_t halves[LANES];
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = lanes_left(n, i);
+        __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
+        v = _mm512_min_ps(largest, _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), largest), v));
+        __m256i packed = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+        if (stride == 1) {
+            _mm256_mask_storeu_epi16(out + i, mask, packed);
+            continue;
+        }
+        _mm256_storeu_si256((__m256i *)(void *)halves, packed);
+        for (size_t j = 0; j < LANES && i + j < n; j++)
+            out[(i + j) * stride] = halves[j];
+    }
+}
+
+const CpuOps ops_avx512 = {
+    .name = "avx512",
+    .rms_norm = rms_norm_avx512,
+    .add = add_avx512,
+    .add_scaled = add_scaled_avx512,
+    .silu_multiply = silu_multiply_avx512,
+    .gelu_tanh_multiply = gelu_tanh_multiply_avx512,
+    .soft_cap = soft_cap_avx512,
+    .rotate = rotate_avx512,
+    .store_half = store_half_avx512,
+    .attention_segment = attention_segment_avx512,
+};
