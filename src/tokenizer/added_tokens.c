@@ -125,6 +125,9 @@ static bool is_space_at(const UnicodeTable *unicode, Slice text, size_t at)
 static void swallow_space(const UnicodeTable *unicode, Slice text, const AddedToken *token,
                           size_t floor, AddedSegment *segment)
 {
+    /* A match inside of what the one before swallowed: nothing of it may be left. */
+    if (token->lstrip && segment->start < floor)
+        segment->start = floor;
     while (token->lstrip && segment->start > floor) {
         size_t before = unicode_previous(text.ptr, segment->start);
         if (!is_space_at(unicode, text, before))
@@ -146,11 +149,16 @@ bool added_scan_next(AddedScan *scan, const AddedSet *set, const UnicodeTable *u
     }
     size_t start = 0;
     const AddedToken *token = NULL;
+    AddedSegment found = {0};
     while (set->count > 0 && (token = find_match(set, text, scan->search_at, &start))) {
         scan->search_at = start + token->content.len;
         if (scan->skip_special && token->special)
             continue;
-        if (!token->single_word || stands_alone(unicode, text, start, scan->search_at))
+        if (token->single_word && !stands_alone(unicode, text, start, scan->search_at))
+            continue;
+        found = (AddedSegment){token->id, start, scan->search_at};
+        swallow_space(unicode, text, token, scan->text_start, &found);
+        if (found.start < found.end)
             break;
     }
     if (!token) {
@@ -159,8 +167,6 @@ bool added_scan_next(AddedScan *scan, const AddedSet *set, const UnicodeTable *u
         scan->text_start = text.len;
         return segment->start < segment->end;
     }
-    AddedSegment found = {token->id, start, scan->search_at};
-    swallow_space(unicode, text, token, scan->text_start, &found);
     if (scan->text_start < found.start) {
         *segment = (AddedSegment){-1, scan->text_start, found.start};
         scan->token = found;

@@ -207,6 +207,9 @@ void piece_normalizer_run(const PieceNormalizer *normalizer, const UnicodeTable 
 /* pre_tokenizer.c. at_start: the piece begins where the whole text does. */
 bool pre_tokenizer_load(PreTokenizer *pre, const JsonValue *config, Error *err) WARN_UNUSED;
 void pre_tokenizer_reset(PreTokenizer *pre);
+/* Refuses a normaliser that moves the start of the text where a step asks for it. */
+bool pre_tokenizer_check(const PreTokenizer *pre, const Normalizer *normalizer,
+                         Error *err) WARN_UNUSED;
 bool pre_tokenizer_run(EncodeContext *context, Slice piece, bool at_start) WARN_UNUSED;
 
 /* added_tokens.c. Takes ownership of tokens (count of them) and sorts them. */

@@ -473,6 +473,7 @@ static bool load_pipeline(Loader *loader)
               parse_config(loader->decoder, &arena, &decoder, loader->err) &&
               normalizer_load(&tokenizer->normalizer, normalizer, loader->err) &&
               pre_tokenizer_load(&tokenizer->pre_tokenizer, pre_tokenizer, loader->err) &&
+              pre_tokenizer_check(&tokenizer->pre_tokenizer, &tokenizer->normalizer, loader->err) &&
               post_processor_load(tokenizer, post_processor, loader->err) &&
               decoder_load(&tokenizer->decoder, decoder, loader->err);
     arena_reset(&arena);

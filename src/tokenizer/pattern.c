@@ -38,14 +38,13 @@ void pattern_init_scanner(Pattern *pattern, ScannerKind kind)
     *pattern = (Pattern){.kind = PATTERN_SCANNER, .scanner = kind};
 }
 
-static bool compile_error(Error *err, int code, size_t offset, Slice source)
+static bool compile_error(Error *err, int code, Slice source)
 {
     PCRE2_UCHAR text[160];
     if (pcre2_get_error_message(code, text, sizeof(text)) < 0)
         text[0] = '\0';
     int shown = source.len < 80 ? (int)source.len : 80;
-    return error_set(err, ERROR_INVALID, "regex '%.*s': %s at byte %zu", shown, source.ptr,
-                     (const char *)text, offset);
+    return error_set(err, ERROR_INVALID, "regex '%.*s': %s", shown, source.ptr, (const char *)text);
 }
 
 bool pattern_init_regex(Pattern *pattern, Slice source, Error *err)
@@ -58,6 +57,13 @@ bool pattern_init_regex(Pattern *pattern, Slice source, Error *err)
     if (source.len > PATTERN_BYTES_MAX)
         return error_set(err, ERROR_LIMIT, "a regex has %zu bytes, at most %d are taken",
                          source.len, PATTERN_BYTES_MAX);
+    enum { TRANSLATED_BYTES_MAX = 64 * PATTERN_BYTES_MAX };
+    Buffer translated;
+    buffer_init(&translated, TRANSLATED_BYTES_MAX);
+    if (!pattern_translate_regex(source, &translated, err)) {
+        buffer_reset(&translated);
+        return false;
+    }
     pcre2_general_context *general = pcre2_general_context_create(regex_allocate, regex_free, NULL);
     pcre2_compile_context *context = general ? pcre2_compile_context_create(general) : NULL;
     pcre2_code *code = NULL;
@@ -66,7 +72,7 @@ bool pattern_init_regex(Pattern *pattern, Slice source, Error *err)
     if (context) {
         /* Oniguruma's Ruby syntax: ^ and $ are those of lines, and only \n ends a line. */
         pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-        code = pcre2_compile((PCRE2_SPTR)(source.ptr ? source.ptr : ""), source.len,
+        code = pcre2_compile((PCRE2_SPTR)(translated.ptr ? translated.ptr : ""), translated.len,
                              PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
                              &fault, &offset, context);
     }
@@ -77,7 +83,8 @@ bool pattern_init_regex(Pattern *pattern, Slice source, Error *err)
     else if (fault == PCRE2_ERROR_NOMEMORY || fault == PCRE2_ERROR_HEAP_FAILED)
         error_no_memory(err, "regex");
     else
-        compile_error(err, fault, offset, source);
+        compile_error(err, fault, source);
+    buffer_reset(&translated);
     pcre2_compile_context_free(context);
     pcre2_general_context_free(general);
     pattern->regex = code;

@@ -53,6 +53,10 @@ void pattern_init_scanner(Pattern *pattern, ScannerKind kind);
 bool pattern_init_regex(Pattern *pattern, Slice source, Error *err) WARN_UNUSED;
 void pattern_reset(Pattern *pattern);
 
+/* regex_dialect.c. Appends to out what Oniguruma's source means, in PCRE2's words. Errors:
+ * ERROR_UNSUPPORTED names what has no counterpart. */
+bool pattern_translate_regex(Slice source, Buffer *out, Error *err) WARN_UNUSED;
+
 void pattern_scratch_reset(PatternScratch *scratch);
 
 /* Finds the next match of walk in well-formed text. *found false: there is none. Errors:

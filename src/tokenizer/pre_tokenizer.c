@@ -158,6 +158,39 @@ bool pre_tokenizer_load(PreTokenizer *pre, const JsonValue *config, Error *err)
     return true;
 }
 
+static size_t count_characters(Slice text)
+{
+    size_t count = 0;
+    for (size_t at = 0; at < text.len; at += unicode_length(text.ptr[at]))
+        count++;
+    return count;
+}
+
+/* Metaspace "first" asks whether a piece begins where the original text does. The reference follows
+ * that through the normaliser; here the first piece is taken to begin there, which holds unless
+ * characters are put in, taken out or regrouped. No known model combines these. */
+bool pre_tokenizer_check(const PreTokenizer *pre, const Normalizer *normalizer, Error *err)
+{
+    size_t first = 0;
+    while (first < pre->count &&
+           (pre->steps[first].kind != PRE_METASPACE || pre->steps[first].scheme != PREPEND_FIRST))
+        first++;
+    for (size_t i = 0; first < pre->count && i < normalizer->count; i++) {
+        const NormalizerStep *step = &normalizer->steps[i];
+        const Pattern *pattern = &step->pattern;
+        bool moves = step->kind == NORMALIZER_PREPEND && first > 0;
+        if (step->kind == NORMALIZER_REPLACE)
+            moves = pattern->kind != PATTERN_LITERAL ||
+                    count_characters((Slice){pattern->literal, pattern->literal_len}) !=
+                        count_characters((Slice){step->text, step->text_len});
+        if (moves)
+            return error_set(err, ERROR_UNSUPPORTED,
+                             "pre_tokenizer Metaspace with prepend_scheme 'first' is not supported "
+                             "behind a normalizer that changes how many characters there are");
+    }
+    return true;
+}
+
 void pre_tokenizer_reset(PreTokenizer *pre)
 {
     for (size_t i = 0; i < pre->count; i++)

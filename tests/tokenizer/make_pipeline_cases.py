@@ -3,6 +3,9 @@
 Hugging Face's `tokenizers` (0.23) makes of a few texts.
 
     python3 make_pipeline_cases.py [--texts N] > tests/data/tokenizer/pipelines.json
+    python3 make_pipeline_cases.py --random N --seed S --texts 20 > FILE && test_tokenizer FILE
+
+--random writes N tokenizers of randomly combined components instead, for a check by hand.
 """
 import argparse
 import json
@@ -87,6 +90,8 @@ def pipelines():
             sequence({"type": "Punctuation", "behavior": behavior}, BYTE_LEVEL))
     yield "empty matches", byte_level(sequence(split({"Regex": "x*"}, "Isolated"), BYTE_LEVEL))
     yield "line anchors", byte_level(sequence(split({"Regex": "^.|.$"}, "Isolated"), BYTE_LEVEL))
+    for regex in (r"\w+", r"\W", r"[\w.]+", r"[^\s\S]|\S+", r"\b", r"\B", r"\h+", r"a{,2}b", r"\v|\u00e9"):
+        yield "regex " + regex, byte_level(sequence(split({"Regex": regex}, "Isolated"), BYTE_LEVEL))
     yield "digits", byte_level(sequence({"type": "Digits", "individual_digits": False}, BYTE_LEVEL))
     yield "prefix space", byte_level({**BYTE_LEVEL, "add_prefix_space": True, "use_regex": True})
     yield "split then prefix space", byte_level(
@@ -131,11 +136,88 @@ def pipelines():
                 {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
             "special_tokens": {"B": {"id": "B", "ids": [1, 2], "tokens": ["x", "y"]},
                                "E": {"id": "E", "ids": [3], "tokens": ["z"]}}}]})
+    yield "spaces that are swallowed", byte_level({**BYTE_LEVEL, "use_regex": True}, added_tokens=[
+        added(" ", lstrip=True, rstrip=True), added("wor", lstrip=True, single_word=True), added("\n", rstrip=True)])
     yield "added tokens, normalised", spm(
         normalizer={"type": "Sequence", "normalizers": [
             {"type": "Lowercase"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
         added_tokens=[added("Hello The", normalized=True), added("<X>"), added("ING", normalized=True,
                                                                                 single_word=True)])
+
+
+class Composer:
+    """Random tokenizers over everything that the reader takes."""
+
+    def __init__(self, seed):
+        self.rng = random.Random(seed)
+
+    def pick(self, *choices):
+        return self.rng.choice(choices)
+
+    def chance(self, p):
+        return self.rng.random() < p
+
+    def pattern(self):
+        if self.chance(0.5):
+            return {"String": self.pick(" ", "l", "ab", "▁", ",", "\n", "é", "the")}
+        return {"Regex": self.pick("\\s+", "[aeiou]", "\\d+", "\\p{L}+", " ?\\p{L}+| ?\\p{N}+", "x*", "(?i:the)", "\\s+(?!\\S)|\\s+", "[^a-z]",
+                                   "'s|'t|'re| ?\\w+|[^\\w\\s]+", "^.", ".$", "\\r?\\n", "\\p{Lu}", "a|ab|abc", "\\p{N}{1,3}")}
+
+    def normalizer(self):
+        if self.chance(0.35):
+            return None
+        steps = [self.pick({"type": "NFC"}, {"type": "Lowercase"}, {"type": "Prepend", "prepend": self.pick("▁", "x ", "é")},
+                           {"type": "Replace", "pattern": self.pattern(), "content": self.pick("", "▁", "a", " ", "ab")},
+                           {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}) for _ in range(self.rng.randint(1, 3))]
+        return steps[0] if len(steps) == 1 else {"type": "Sequence", "normalizers": steps}
+
+    def pre_tokenizer(self):
+        steps = []
+        for _ in range(self.rng.randint(0, 3)):
+            behavior = self.pick("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
+            steps.append(self.pick(split(self.pattern(), behavior, self.chance(0.3)), split(self.pattern(), behavior), {"type": "Punctuation", "behavior": behavior},
+                                   {"type": "Digits", "individual_digits": self.chance(0.5)},
+                                   metaspace(self.pick("always", "first", "never"), self.chance(0.5))))
+        if self.chance(0.6):
+            steps.append({**BYTE_LEVEL, "add_prefix_space": self.chance(0.4), "use_regex": self.chance(0.5)})
+        if not steps:
+            return None
+        return steps[0] if len(steps) == 1 else sequence(*steps)
+
+    def model(self, byte_level):
+        if byte_level:
+            return {**BYTES, "ignore_merges": self.chance(0.3)}
+        fallback = self.pick(0, 128, 256)
+        unknown = self.chance(0.8)
+        return {**model(FALLBACK[:1 + fallback] + LETTERS + self.pick([], ["hellos", "abba", "▁the▁"]), SPM_MERGES, unk_token="<unk>" if unknown else None,
+                        fuse_unk=self.chance(0.5), byte_fallback=fallback > 0 and self.chance(0.8)), "ignore_merges": self.chance(0.3)}
+
+    def added(self):
+        contents = self.rng.sample(["<x>", "<xy>", "hello", "Hello The", "[L]", "\n", " ", "world", "wor", "ab", "▁▁", "é", "12", "  ", "E\u0301"], self.rng.randint(0, 5))
+        flags = lambda: {k: self.chance(0.25) for k in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+        return [added(c, **flags()) for c in contents]
+
+    def decoder(self, byte_level):
+        if byte_level and self.chance(0.8):
+            return BYTE_LEVEL
+        steps = [s for s in SPM_DECODER["decoders"]] + [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] * self.chance(0.5)
+        return self.pick(None, {"type": "Sequence", "decoders": steps}, metaspace(self.pick("always", "first", "never"), True),
+                         {"type": "Sequence", "decoders": steps[1:]})
+
+    def post_processor(self):
+        special = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "B", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [
+            {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"B": {"id": "B", "ids": [1, 2], "tokens": ["x", "y"]}}}
+        return self.pick(None, BYTE_LEVEL, special, {"type": "Sequence", "processors": [BYTE_LEVEL, special]})
+
+    def parts(self):
+        pre = self.pre_tokenizer()
+        byte_level = "ByteLevel" in json.dumps(pre)
+        normalizer = self.normalizer()
+        if '"first"' in json.dumps(pre) and ("Prepend" in json.dumps(normalizer) or "Replace" in json.dumps(normalizer)):
+            normalizer = None  # mostly refused
+        return {"model": self.model(byte_level), "normalizer": normalizer, "pre_tokenizer": pre, "decoder": self.decoder(byte_level),
+                "post_processor": self.post_processor(), "added_tokens": self.added()}
 
 
 TEXTS = ["", " ", "hello world", "Hello the  THE hello,the", "a1b22c333", "naïve café, ab-ba!", "<x>hi</x> <xy>yo",
@@ -144,13 +226,33 @@ TEXTS = ["", " ", "hello world", "Hello the  THE hello,the", "a1b22c333", "naïv
          "a\u1ace\u0345\u0323 \u0301\u0323 \U00011935\U00011930"]
 
 
+def decode_both(tokenizer, ids):
+    return [tokenizer.decode(ids, skip_special_tokens=False), tokenizer.decode(ids)]
+
+
+def encode_case(tokenizer, text):
+    special = tokenizer.encode(text).ids
+    return [text, tokenizer.encode(text, add_special_tokens=False).ids, special, *decode_both(tokenizer, special)]
+
+
+def add_case(cases, args, make):
+    try:
+        cases.append(make())
+    except BaseException as fault:  # the library panics on some random tokenizers
+        if not args.random or "Panic" not in type(fault).__name__:
+            raise
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--texts", type=int, default=0, help="random texts beside the fixed ones")
+    parser.add_argument("--random", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=5)
     args = parser.parse_args()
-    rng = random.Random(5)
+    rng = random.Random(args.seed)
     out = []
-    for name, parts in pipelines():
+    composed = [("random %d" % i, Composer(args.seed * 10 ** 6 + i).parts()) for i in range(args.random)]
+    for name, parts in composed or pipelines():
         data = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
                 "pre_tokenizer": None, "post_processor": None, "decoder": None, **parts}
         vocab = data["model"]["vocab"]
@@ -165,13 +267,10 @@ def main():
         if "Regex" in json.dumps(parts):  # PCRE2 may know fewer characters; this Python's are common ground
             texts = [t for t in texts if not any(unicodedata.category(c) == "Cn" or c == "\u180e" for c in t)]
         for text in texts:
-            ids = tokenizer.encode(text, add_special_tokens=False).ids
-            special = tokenizer.encode(text).ids
-            cases.append([text, ids, special, tokenizer.decode(special, skip_special_tokens=False),
-                          tokenizer.decode(special)])
+            add_case(cases, args, lambda: encode_case(tokenizer, text))
         for _ in range(4 + args.texts):
             ids = [rng.randrange(size + 2) for _ in range(rng.randint(1, 9))]
-            cases.append([None, ids, ids, tokenizer.decode(ids, skip_special_tokens=False), tokenizer.decode(ids)])
+            add_case(cases, args, lambda: [None, ids, ids, *decode_both(tokenizer, ids)])
         out.append({"name": name, "tokenizer": data, "cases": cases})
     sys.stdout.write("[\n")
     for i, item in enumerate(out):

@@ -283,6 +283,20 @@ static void test_hostile_pipelines(void **state)
         WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Isolated\",\"invert\":false,"
              "\"pattern\":{\"Regex\":\"(a\"}}"),
         "regex '(a'");
+#define SPLIT_AT(regex)                                                                            \
+    WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Isolated\",\"invert\":false,"       \
+         "\"pattern\":{\"Regex\":\"" regex "\"}}")
+    assert_refused(SPLIT_AT("[a[bc]]"), "a class within a class is not supported");
+    assert_refused(SPLIT_AT("[a-z&&[^b]]"), "an intersection of classes");
+    assert_refused(SPLIT_AT("[^\\\\W_]"), "\\W is not supported");
+    assert_refused(SPLIT_AT("a{1,3}+"), "'+' behind a count");
+    assert_refused(SPLIT_AT("(?m:.)"), "the option m or s");
+#undef SPLIT_AT
+    assert_refused(
+        WITH("\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":"
+             "\"\"},\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\","
+             "\"prepend_scheme\":\"first\",\"split\":false}"),
+        "Metaspace with prepend_scheme 'first'");
     assert_refused(
         WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Odd\",\"invert\":false,"
              "\"pattern\":{\"Regex\":\"a\"}}"),
