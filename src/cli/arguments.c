@@ -75,6 +75,9 @@ static const Option options[] = {
     {"out", OPTION_TEXT, FOR(IMPORT), AT(out), 0, 0, "DIR", "directory to write"},
     {"template", OPTION_TEXT, FOR(RENDER), AT(template_file), 0, 0, "FILE",
      "chat template to render"},
+    {"schema", OPTION_TEXT, FOR(GRAMMAR), AT(schema), 0, 0, "FILE", "a JSON Schema"},
+    {"regex", OPTION_TEXT, FOR(GRAMMAR), AT(regex), 0, 0, "R", "a regular expression"},
+    {"gbnf", OPTION_TEXT, FOR(GRAMMAR), AT(gbnf), 0, 0, "FILE", "a GBNF grammar"},
     {"tokens", OPTION_TEXT, FOR(LOGITS), AT(tokens), 0, 0, "1,2,3", "prompt as token ids"},
     {"positions", OPTION_CHOICE, FOR(LOGITS), AT(positions), 0, 0, "last|all",
      "whose logits to print (default: last)"},
@@ -97,7 +100,7 @@ static const Option options[] = {
      "measurements, of which the median is printed (default: 3)"},
     {"json", OPTION_FLAG,
      FOR(TOKENIZE) | FOR(DETOKENIZE) | FOR(RENDER) | FOR(LOGITS) | FOR(BENCH) | FOR(INFO) |
-         FOR(PERPLEXITY),
+         FOR(PERPLEXITY) | FOR(GRAMMAR),
      AT(json), 0, 0, NULL, "one JSON object a line"},
     {"csv", OPTION_FLAG, FOR(BENCH), AT(csv), 0, 0, NULL, "comma-separated values"},
     {"verbose", OPTION_FLAG, ~0U, AT(verbose), 0, 0, NULL, "more on stderr"},
@@ -126,6 +129,8 @@ static const CommandWord commands[COMMAND_COUNT] = {
     [COMMAND_LOGITS] = {"logits", "MODEL --tokens 1,2,3 --json", "a prompt's logits as JSON"},
     [COMMAND_PERPLEXITY] = {"perplexity", "MODEL --file FILE",
                             "how well the model predicts a text"},
+    [COMMAND_GRAMMAR] = {"grammar", "--schema FILE|--regex R|--gbnf FILE",
+                         "JSON lines of text: do they fit the constraint"},
 };
 
 void arguments_print_help(Command about)
@@ -380,6 +385,9 @@ static bool check_required(const Arguments *arguments, Error *err)
         return error_set(err, ERROR_USAGE, "usage: mlx-serve import FILE.gguf --out DIR");
     if (arguments->command == COMMAND_PERPLEXITY && !arguments->input)
         return error_set(err, ERROR_USAGE, "perplexity needs --file FILE");
+    if (arguments->command == COMMAND_GRAMMAR &&
+        !arguments->schema + !arguments->regex + !arguments->gbnf != 2)
+        return error_set(err, ERROR_USAGE, "grammar needs --schema FILE, --regex R or --gbnf FILE");
     if (arguments->command == COMMAND_LOGITS && !arguments->tokens)
         return error_set(err, ERROR_USAGE, "logits needs --tokens 1,2,3");
     if (arguments->command == COMMAND_SERVE && !is_loopback(arguments->host) &&

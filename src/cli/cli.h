@@ -24,6 +24,7 @@ typedef enum Command {
     COMMAND_RENDER,
     COMMAND_LOGITS,
     COMMAND_PERPLEXITY,
+    COMMAND_GRAMMAR,
     COMMAND_COUNT
 } Command;
 
@@ -50,7 +51,8 @@ typedef struct Arguments {
     const char *out;    /* import: the directory */
     const char *shape;  /* bench: instead of a model */
     const char *template_file;
-    const char *tokens; /* logits: "1,2,3" */
+    const char *schema, *regex, *gbnf; /* grammar: exactly one of them */
+    const char *tokens;                /* logits: "1,2,3" */
     const char *positions;
     const char *host;
     const char *alias;
@@ -87,5 +89,6 @@ int command_detokenize(const Arguments *arguments);
 int command_render(const Arguments *arguments);
 int command_logits(const Arguments *arguments);
 int command_perplexity(const Arguments *arguments);
+int command_grammar(const Arguments *arguments);
 
 #endif

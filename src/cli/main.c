@@ -62,6 +62,8 @@ static int run_command(const Arguments *arguments)
         return command_logits(arguments);
     case COMMAND_PERPLEXITY:
         return command_perplexity(arguments);
+    case COMMAND_GRAMMAR:
+        return command_grammar(arguments);
     case COMMAND_VERSION:
         printf("mlx-serve %s\n", MLX_SERVE_VERSION);
         return EXIT_DONE;

@@ -5,7 +5,7 @@
 
 #include "chat.h"
 #include "json.h"
-#include "line_reader.h"
+#include "json_lines.h"
 #include "loaded_model.h"
 #include "tokenizer.h"
 
@@ -13,77 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum {
-    RESULT_BYTES_MAX = 1 << 30,
-    TEMPLATE_BYTES_MAX = 1 << 20,
-};
-
-/* Answers one request object by writing the members of the result object. */
-typedef bool (*AnswerLine)(void *context, const JsonValue *request, JsonWriter *writer,
-                           Arena *arena, Error *err);
-
-static bool answer_line(Slice line, AnswerLine answer, void *context, Buffer *out, Error *err)
-{
-    Arena arena;
-    arena_init(&arena, RESULT_BYTES_MAX);
-    const JsonValue *request;
-    bool ok = json_parse(line, &arena, &request, err);
-    if (ok && request->kind != JSON_OBJECT)
-        ok = error_set(err, ERROR_INVALID, "a line must be a JSON object");
-    if (ok) {
-        JsonWriter writer;
-        json_writer_init(&writer, out, 0);
-        json_write_object_begin(&writer);
-        ok = answer(context, request, &writer, &arena, err);
-        if (ok)
-            json_write_object_end(&writer);
-    }
-    arena_reset(&arena);
-    return ok && buffer_check(out, "the result", err);
-}
-
-static void write_error_line(Buffer *out, const Error *fault)
-{
-    JsonWriter writer;
-    json_writer_init(&writer, out, 0);
-    json_write_object_begin(&writer);
-    json_write_key(&writer, "error");
-    json_write_text(&writer, fault->message);
-    json_write_object_end(&writer);
-}
-
-static bool answer_lines(AnswerLine answer, void *context, Error *err)
-{
-    LineReader reader;
-    Buffer out;
-    bool ok = false;
-    line_reader_init(&reader, STDIN_FILENO);
-    buffer_init(&out, RESULT_BYTES_MAX);
-    for (;;) {
-        Slice line = SLICE_EMPTY;
-        bool has_line;
-        if (!line_reader_next(&reader, &line, &has_line, err))
-            goto cleanup;
-        if (!has_line || stop_requested())
-            break;
-        Error fault = {0};
-        buffer_clear(&out);
-        if (!answer_line(line, answer, context, &out, &fault)) {
-            buffer_clear(&out);
-            write_error_line(&out, &fault);
-        }
-        buffer_append_byte(&out, '\n');
-        if (fwrite(out.ptr, 1, out.len, stdout) != out.len || fflush(stdout) != 0) {
-            error_set(err, ERROR_IO, "cannot write to standard output");
-            goto cleanup;
-        }
-    }
-    ok = true;
-cleanup:
-    buffer_reset(&out);
-    line_reader_reset(&reader);
-    return ok;
-}
+enum { TEMPLATE_BYTES_MAX = 1 << 20 };
 
 static bool answer_tokenize(void *context, const JsonValue *request, JsonWriter *writer,
                             Arena *arena, Error *err)
@@ -131,7 +61,7 @@ static bool write_chunks(const Tokenizer *tokenizer, const TokenList *list, bool
     TokenDecoder decoder;
     Buffer piece;
     bool ok = true;
-    buffer_init(&piece, RESULT_BYTES_MAX);
+    buffer_init(&piece, JSON_LINES_BYTES_MAX);
     token_decoder_init(&decoder, tokenizer, skip_special);
     json_write_key(writer, "chunks");
     json_write_array_begin(writer);
@@ -155,7 +85,7 @@ static bool answer_detokenize(void *context, const JsonValue *request, JsonWrite
     bool skip_special = false, stream = false;
     TokenList list = {0};
     Buffer text;
-    buffer_init(&text, RESULT_BYTES_MAX);
+    buffer_init(&text, JSON_LINES_BYTES_MAX);
     bool ok = json_read_bool(request, "skip_special", &skip_special, err) &&
               json_read_bool(request, "stream", &stream, err) && read_ids(request, &list, err);
     if (ok && stream) {
@@ -204,7 +134,7 @@ static bool answer_render(void *context, const JsonValue *request, JsonWriter *w
         return false;
     chat.now_text = now.ptr;
     Buffer prompt;
-    buffer_init(&prompt, RESULT_BYTES_MAX);
+    buffer_init(&prompt, JSON_LINES_BYTES_MAX);
     bool ok = chat_template_render(context, &chat, arena, &prompt, err);
     if (ok) {
         json_write_key(writer, "prompt");
@@ -220,7 +150,7 @@ static int run_with_tokenizer(const Arguments *arguments, AnswerLine answer)
     Tokenizer *tokenizer;
     if (!tokenizer_open(arguments->model, &tokenizer, &err))
         return report_error(&err);
-    bool ok = answer_lines(answer, tokenizer, &err);
+    bool ok = json_lines_answer(answer, tokenizer, &err);
     tokenizer_free(tokenizer);
     return ok ? EXIT_DONE : report_error(&err);
 }
@@ -257,7 +187,7 @@ int command_render(const Arguments *arguments)
     ChatTemplate *tmpl;
     if (!open_template(arguments, &tmpl, &err))
         return report_error(&err);
-    bool ok = answer_lines(answer_render, tmpl, &err);
+    bool ok = json_lines_answer(answer_render, tmpl, &err);
     chat_template_free(tmpl);
     return ok ? EXIT_DONE : report_error(&err);
 }
