@@ -34,7 +34,21 @@ enum {
     GROUP_QUERIES = 6,
     BLOCK_TILES = KV_BLOCK / LANES,
     DIRECT_QUERIES = 6, /* at most so many queries read fp16 in the loop */
+    LINE_BYTES = 64,
 };
+
+/* A run of memory that will be read next. */
+typedef struct Ahead {
+    const uint8_t *base;
+    size_t lines; /* of 64 bytes; 0: nothing to ask for */
+} Ahead;
+
+/* Asks for one line: called often enough, with rising numbers, this spreads over a loop. */
+ALWAYS_INLINE void prefetch_line(Ahead ahead, size_t line)
+{
+    if (line < ahead.lines)
+        _mm_prefetch((const char *)ahead.base + line * LINE_BYTES, _MM_HINT_T0);
+}
 
 ALWAYS_INLINE __m256 load(const void *base, size_t index, bool is_half)
 {
@@ -54,8 +68,10 @@ ALWAYS_INLINE size_t key_offset(int tile, size_t d, size_t head_dim)
  * - first is rounded up to n_tiles: the lanes beyond are masked later. */
 ALWAYS_INLINE void score_tiles(const float *queries, size_t stride, size_t head_dim,
                                const void *keys, bool is_half, size_t first, size_t end,
-                               float (*scores)[KV_BLOCK], const int n_queries, const int n_tiles)
+                               Ahead ahead, float (*scores)[KV_BLOCK], const int n_queries,
+                               const int n_tiles)
 {
+    size_t line = 0;
     for (size_t tile = first; tile < end; tile += (size_t)n_tiles) {
         __m256 sums[GROUP_QUERIES][4];
         UNROLL for (int i = 0; i < n_queries; i++)
@@ -68,6 +84,8 @@ ALWAYS_INLINE void score_tiles(const float *queries, size_t stride, size_t head_
         size_t base = tile * head_dim * LANES;
         for (size_t d = 0; d < head_dim; d++) {
             __m256 held[4];
+            if (is_half)
+                prefetch_line(ahead, line++);
             if (n_queries < n_tiles) {
                 UNROLL for (int i = 0; i < n_queries; i++)
                 {
@@ -108,9 +126,10 @@ ALWAYS_INLINE void score_tiles(const float *queries, size_t stride, size_t head_
  * on. */
 ALWAYS_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const float *corrections,
                                  const void *values, size_t stride, bool is_half, size_t first,
-                                 size_t end, size_t d, float *output, const int n_queries,
-                                 const int n_vectors)
+                                 size_t end, size_t d, Ahead ahead, float *output,
+                                 const int n_queries, const int n_vectors)
 {
+    size_t line = d / ((size_t)n_vectors * LANES) * KV_BLOCK;
     __m256 sums[GROUP_QUERIES][4];
     UNROLL for (int i = 0; i < n_queries; i++)
     {
@@ -123,6 +142,8 @@ ALWAYS_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const float *
     }
     for (size_t key = first; key < end; key++) {
         __m256 held[4];
+        if (is_half)
+            prefetch_line(ahead, line + key);
         if (n_queries < n_vectors) {
             UNROLL for (int i = 0; i < n_queries; i++)
             {
@@ -205,6 +226,8 @@ typedef struct Block {
     size_t first, end; /* keys of the block that some query of the tile sees */
     const void *keys, *values;
     bool is_half;
+    Ahead values_ahead; /* the block's own, while its keys are read */
+    Ahead keys_ahead;   /* of the next block, while the values are */
 } Block;
 
 #define FOR_QUERY_COUNT(n, call)                                                                   \
@@ -234,11 +257,11 @@ static void score_group(const AttentionTile *t, const Block *b, const float *que
 {
     size_t first_tile = b->first / LANES / 4 * 4, end_tile = (end + LANES - 1) / LANES;
 #define SCORE_HALF(n_queries, n_tiles)                                                             \
-    score_tiles(queries, t->padded_dim, t->head_dim, b->keys, true, first_tile, end_tile, scores,  \
-                n_queries, n_tiles)
+    score_tiles(queries, t->padded_dim, t->head_dim, b->keys, true, first_tile, end_tile,          \
+                b->values_ahead, scores, n_queries, n_tiles)
 #define SCORE_FLOAT(n_queries, n_tiles)                                                            \
-    score_tiles(queries, t->padded_dim, t->head_dim, b->keys, false, first_tile, end_tile, scores, \
-                n_queries, n_tiles)
+    score_tiles(queries, t->padded_dim, t->head_dim, b->keys, false, first_tile, end_tile,         \
+                b->values_ahead, scores, n_queries, n_tiles)
     if (b->is_half)
         FOR_QUERY_COUNT(n, SCORE_HALF)
     else
@@ -254,10 +277,10 @@ ALWAYS_INLINE void weigh_rows(const AttentionTile *t, const Block *b, size_t end
     size_t d = 0, width = (size_t)n_vectors * LANES;
     for (; d + width <= t->padded_dim; d += width)
         weigh_vectors(weights, corrections, b->values, t->padded_dim, is_half, b->first, end, d,
-                      output, n_queries, n_vectors);
+                      b->keys_ahead, output, n_queries, n_vectors);
     for (; d < t->padded_dim; d += LANES)
         weigh_vectors(weights, corrections, b->values, t->padded_dim, is_half, b->first, end, d,
-                      output, n_queries, 1);
+                      b->keys_ahead, output, n_queries, 1);
 }
 
 static void weigh_group(const AttentionTile *t, const Block *b, size_t n, size_t end,
@@ -319,6 +342,16 @@ static void widen_block(const AttentionTile *t, Block *b)
     b->is_half = false;
 }
 
+/* Few queries wait for memory: a block's keys and its values are short runs at far places, so the
+ * next run is asked for while this one is worked on. */
+static void look_ahead(const AttentionTile *t, size_t index, Block *b)
+{
+    b->values_ahead = (Ahead){b->values, b->end * t->padded_dim * sizeof(uint16_t) / LINE_BYTES};
+    if (b->position + KV_BLOCK < t->end_key)
+        b->keys_ahead =
+            (Ahead){t->keys[index + 1], KV_BLOCK * t->head_dim * sizeof(uint16_t) / LINE_BYTES};
+}
+
 void attention_segment_avx2(const AttentionTile *t)
 {
     for (size_t i = 0; i < t->n_queries; i++) {
@@ -338,6 +371,8 @@ void attention_segment_avx2(const AttentionTile *t)
         };
         if (t->is_half && t->n_queries > DIRECT_QUERIES)
             widen_block(t, &block);
+        else if (t->is_half)
+            look_ahead(t, index, &block);
         for (size_t i = 0; i < t->n_queries; i += GROUP_QUERIES) {
             size_t left = t->n_queries - i;
             group_block(t, &block, i, left < GROUP_QUERIES ? left : GROUP_QUERIES);

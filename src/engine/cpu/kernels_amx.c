@@ -7,7 +7,7 @@
  *
  * The scaling, not the tiles, is what takes the time: per span and token, 6 vector operations for 2
  * * 1024 products, which alone would take the tiles 2 cycles. So the 16 tokens' accumulators stay
- * in registers through a chunk of inputs, and the next span's tiles are issued before the last one
+ * in registers through a chunk of inputs, and tiles are issued two spans before the one that
  * is scaled.
  *
  * A chunk of a weight tile is unpacked to the first-level cache for up to TOKENS tokens, whose
@@ -20,6 +20,7 @@ enum {
     ROW_TILES = 8,     /* accumulators: 8 * 128 * 64 bytes = 64 KiB */
     CHUNK_BLOCKS = 32, /* 128 tokens * 2 planes * 1 KiB = 256 KiB; a multiple of any group */
     AMX_TOKENS = 16,   /* rows of a tile */
+    SPANS_AHEAD = 2,   /* tile sums take long to arrive; 4 are no faster */
     FEW_TOKENS = 8,    /* up to here the VNNI kernel is faster */
 };
 
@@ -135,22 +136,23 @@ static FORCE_INLINE void add_chunk(const KernelJob *job, const Chunk *chunk, siz
     const int8_t *codes = activation_codes(job->x, token, x_block);
     const ActivationScale *x = activation_scale(job->x, token, x_block);
     const size_t spans_per_block = 2 / (size_t)kind.span_blocks;
-    Sums sums[2];
+    Sums sums[SPANS_AHEAD * 2];
     __m512 acc[AMX_TOKENS];
 
     UNROLL
     for (size_t t = 0; t < AMX_TOKENS; t++)
         acc[t] = to[t];
-    multiply_span(chunk->codes[0], codes, kind.planes, &sums[0]);
-    for (size_t span = 0; span < chunk->n_spans; span++) {
-        size_t next = span + 1, half = span % spans_per_block;
+    for (size_t next = 0; next < chunk->n_spans + SPANS_AHEAD; next++) {
         if (next < chunk->n_spans)
             multiply_span(chunk->codes[next],
                           codes + next / spans_per_block * step * kind.planes * ACTIVATION_BLOCK +
                               next % spans_per_block * WEIGHT_BLOCK,
-                          kind.planes, &sums[next % 2]);
+                          kind.planes, &sums[next % (SPANS_AHEAD * 2)]);
+        if (next < SPANS_AHEAD)
+            continue;
+        size_t span = next - SPANS_AHEAD, half = span % spans_per_block;
         const ActivationScale *at = x + span / spans_per_block * step;
-        scale_sums(&sums[span % 2], chunk->scales[span], chunk->biases[span], at,
+        scale_sums(&sums[span % (SPANS_AHEAD * 2)], chunk->scales[span], chunk->biases[span], at,
                    kind.span_blocks == 1 ? &at->half_offsets[half] : &at->offset, kind.planes, acc);
     }
     UNROLL

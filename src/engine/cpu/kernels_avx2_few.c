@@ -8,7 +8,7 @@
  * 8-bit codes go as two planes of nibbles), 2 broadcasts, 2 vectors of codes. */
 #include "kernels_avx2.h"
 
-enum { LANES_AT_ONCE = 4 /* strips times columns */ };
+enum { LANES_AT_ONCE = 4 /* strips times columns */, PREFETCH_BYTES = 2048 };
 
 /* What is fixed while one kernel is compiled. */
 typedef struct Kind {
@@ -136,6 +136,19 @@ static FORCE_INLINE void add_dots(const uint8_t *group, size_t tile_bytes, size_
     }
 }
 
+/* Asks for what stands PREFETCH_BYTES behind a block, over the seams between tiles, where the
+ * hardware's prefetcher would start anew. */
+static FORCE_INLINE void prefetch_block(const uint8_t *block, size_t tile_bytes, size_t tiles,
+                                        size_t bytes)
+{
+    UNROLL
+    for (size_t i = 0; i < tiles; i++) {
+        UNROLL
+        for (size_t at = 0; at < bytes; at += 64)
+            _mm_prefetch((const char *)block + i * tile_bytes + PREFETCH_BYTES + at, _MM_HINT_T0);
+    }
+}
+
 /* Tokens [token, token + kind.n_tokens) with `tiles` tiles. */
 static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_t tiles,
                                         size_t token, Kind kind)
@@ -158,6 +171,7 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
     if (m->group_blocks == 1) {
         for (size_t block = 0; block < m->n_blocks; block++) {
             const size_t half = block % 2;
+            prefetch_block(group, m->tile_bytes, tiles, block_bytes);
             dot_block(group + scale_bytes, m->tile_bytes, strips, codes + half * WEIGHT_BLOCK, kind,
                       true, dots);
             add_dots(group, m->tile_bytes, strips, dots, x, &x->half_offsets[half], kind, acc);
@@ -169,6 +183,7 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
         for (; group < end; group += m->group_bytes) {
             const uint8_t *at = group + scale_bytes;
             for (size_t b = 0; b < m->group_blocks; b += 2) {
+                prefetch_block(at, m->tile_bytes, tiles, 2 * block_bytes);
                 dot_block(at, m->tile_bytes, strips, codes, kind, true, dots);
                 dot_block(at + block_bytes, m->tile_bytes, strips, codes + WEIGHT_BLOCK, kind,
                           false, dots);
