@@ -2,14 +2,33 @@
 #include "engine.h"
 
 #include "cpu/cpu_engine.h"
+#include "mlx/plugin.h"
+
+#include <stdio.h>
+
+EngineBackend engine_choose_backend(EngineBackend wanted, char *why, size_t size)
+{
+    Error err;
+    if (wanted != ENGINE_BACKEND_AUTO) {
+        snprintf(why, size, "asked for");
+        return wanted;
+    }
+    const MlxPlugin *mlx = mlx_plugin_load(&err);
+    if (!mlx) {
+        snprintf(why, size, "%s", err.message);
+        return ENGINE_BACKEND_CPU;
+    }
+    return mlx->has_gpu(why, size) ? ENGINE_BACKEND_MLX : ENGINE_BACKEND_CPU;
+}
 
 bool engine_open(const Model *model, const EngineOptions *options, Engine **out, Error *err)
 {
+    char why[ENGINE_REASON_MAX];
     *out = NULL;
-    if (options->backend == ENGINE_BACKEND_MLX)
-        return error_set(err, ERROR_UNSUPPORTED,
-                         "built without the mlx engine, expected cpu or auto");
-    return cpu_engine_open(model, options, INSTRUCTIONS_AMX, out, err);
+    if (engine_choose_backend(options->backend, why, sizeof why) == ENGINE_BACKEND_CPU)
+        return cpu_engine_open(model, options, INSTRUCTIONS_AMX, out, err);
+    const MlxPlugin *mlx = mlx_plugin_load(err);
+    return mlx && mlx->open(model, options, out, err);
 }
 
 bool engine_kv_bytes(const ModelConfig *config, EnginePrecision precision, size_t max_tokens,

@@ -1,0 +1,374 @@
+/* The MLX engine behind the seam: opening, sequences, the cutting of calls into passes, and the
+ * shared object's one export. Every entry hands its work to the runner's thread. */
+#include "mlx_engine.h"
+#include "plugin.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static MlxEngine *as_mlx(Engine *engine)
+{
+    return (MlxEngine *)(void *)engine;
+}
+
+/* ---- Device ---- */
+
+/* The name that MLX's device has for itself. */
+static void read_device_name(mlx_device device, char *out, size_t size)
+{
+    mlx_device_info info = mlx_device_info_new();
+    const char *name = NULL;
+    bool there = false;
+    if (mlx_device_info_get(&info, device) == 0 &&
+        mlx_device_info_has_key(&there, info, "device_name") == 0 && there &&
+        mlx_device_info_get_string(&name, info, "device_name") == 0 && name)
+        snprintf(out, size, "%s", name);
+    mlx_device_info_free(info);
+}
+
+static bool gpu_is_there(void)
+{
+    mlx_device gpu = mlx_device_new_type(MLX_GPU, 0);
+    bool available = false;
+    int count = 0;
+    bool there = mlx_device_is_available(&available, gpu) == 0 && available &&
+                 mlx_device_count(&count, MLX_GPU) == 0 && count > 0;
+    mlx_device_free(gpu);
+    return there;
+}
+
+static bool has_gpu(char *text, size_t size)
+{
+    graph_install_error_handler();
+    snprintf(text, size, "MLX finds no GPU");
+    if (!gpu_is_there())
+        return false;
+    mlx_device gpu = mlx_device_new_type(MLX_GPU, 0);
+    snprintf(text, size, "GPU");
+    read_device_name(gpu, text, size);
+    mlx_device_free(gpu);
+    return true;
+}
+
+static bool open_device(MlxEngine *engine, Error *err)
+{
+    engine->is_gpu = gpu_is_there();
+    engine->device = mlx_device_new_type(engine->is_gpu ? MLX_GPU : MLX_CPU, 0);
+    if (!graph_status(mlx_set_default_device(engine->device), "device", err))
+        return false;
+    engine->stream = mlx_stream_new_device(engine->device);
+    if (!engine->stream.ctx)
+        return graph_status(1, "stream", err);
+    char name[48] = "CPU";
+    if (engine->is_gpu) {
+        snprintf(name, sizeof name, "GPU");
+        read_device_name(engine->device, name, sizeof name);
+    }
+    snprintf(engine->device_name, sizeof engine->device_name, "MLX, %s", name);
+    graph_init(&engine->graph, engine->stream);
+    return true;
+}
+
+/* ---- Opening and closing ---- */
+
+typedef struct OpenTask {
+    MlxEngine *engine;
+    bool ok;
+    Error *err;
+} OpenTask;
+
+static bool allocate_pass(MlxEngine *engine, Error *err)
+{
+    size_t n = engine->max_batch_tokens;
+    engine->slices = memory_allocate_zeroed(n, sizeof *engine->slices);
+    engine->tokens = memory_allocate_zeroed(n, sizeof *engine->tokens);
+    engine->wanted = memory_allocate_zeroed(n, sizeof *engine->wanted);
+    return (engine->slices && engine->tokens && engine->wanted) || error_no_memory(err, "scratch");
+}
+
+static void open_task(void *context)
+{
+    OpenTask *task = context;
+    MlxEngine *engine = task->engine;
+    task->ok = open_device(engine, task->err);
+    if (!task->ok)
+        return;
+    if (engine->max_batch_tokens == 0)
+        engine->max_batch_tokens = engine->is_gpu ? MLX_BATCH_TOKENS_GPU : MLX_BATCH_TOKENS_CPU;
+    task->ok = allocate_pass(engine, task->err) && backend_weights_load(engine, task->err);
+    mlx_clear_cache();
+}
+
+static void close_task(void *context)
+{
+    MlxEngine *engine = context;
+    backend_weights_free(engine);
+    graph_free(&engine->graph);
+    if (engine->stream.ctx)
+        mlx_stream_free(engine->stream);
+    if (engine->device.ctx)
+        mlx_device_free(engine->device);
+    mlx_clear_cache();
+}
+
+static void engine_close_mlx(Engine *base)
+{
+    MlxEngine *engine = as_mlx(base);
+    if (engine->runner)
+        runner_run(engine->runner, close_task, engine);
+    runner_free(engine->runner);
+    memory_free(engine->slices);
+    memory_free(engine->tokens);
+    memory_free(engine->wanted);
+    memory_free(engine);
+}
+
+static void describe(const Engine *base, EngineDescription *out)
+{
+    const MlxEngine *engine = (const MlxEngine *)(const void *)base;
+    const ModelConfig *c = &engine->model->config;
+    size_t full = 0;
+    for (size_t i = 0; i < c->num_hidden_layers; i++)
+        full += c->layers[i].sliding_window == 0;
+    *out = (EngineDescription){.backend = "mlx",
+                               .weight_bytes = engine->weight_bytes,
+                               .kv_bytes_per_token = full * 2 * c->num_key_value_heads *
+                                                     c->head_dim * mlx_dtype_size(engine->type),
+                               .max_batch_tokens = engine->max_batch_tokens,
+                               .vocab_size = c->vocab_size,
+                               .max_context = c->max_position_embeddings,
+                               .threads = 1};
+    snprintf(out->device, sizeof out->device, "%s", engine->device_name);
+}
+
+/* ---- Sequences ---- */
+
+typedef struct SequenceTask {
+    MlxEngine *engine;
+    const EngineSequence *from;
+    EngineSequence *sequence;
+    size_t length, max_tokens;
+    bool ok;
+    Error *err;
+} SequenceTask;
+
+static bool sequence_create(Engine *base, size_t max_tokens, EngineSequence **out, Error *err)
+{
+    return backend_sequence_create(as_mlx(base), max_tokens, out, err);
+}
+
+static void free_task(void *context)
+{
+    SequenceTask *task = context;
+    backend_sequence_free(task->engine, task->sequence);
+}
+
+static void sequence_free(Engine *base, EngineSequence *sequence)
+{
+    SequenceTask task = {.engine = as_mlx(base), .sequence = sequence};
+    if (sequence)
+        runner_run(task.engine->runner, free_task, &task);
+}
+
+static bool check_prefix(const MlxEngine *engine, const EngineSequence *sequence, size_t length,
+                         Error *err)
+{
+    if (length > sequence->length)
+        return error_set(err, ERROR_INVALID, "length %zu of a sequence of %zu tokens", length,
+                         sequence->length);
+    if (sequence->is_broken)
+        return error_set(err, ERROR_INTERNAL, "the sequence was lost in a failed step");
+    if (!backend_sequence_holds(engine, sequence, length))
+        return error_set(err, ERROR_UNSUPPORTED,
+                         "the sliding window has dropped keys that a sequence of %zu tokens needs",
+                         length);
+    return true;
+}
+
+static bool sequence_truncate(Engine *base, EngineSequence *sequence, size_t length, Error *err)
+{
+    if (!check_prefix(as_mlx(base), sequence, length, err))
+        return false;
+    sequence->length = length;
+    return true;
+}
+
+static void fork_task(void *context)
+{
+    SequenceTask *task = context;
+    task->ok = backend_sequence_share(task->engine, task->from, task->sequence, task->err);
+}
+
+static bool sequence_fork(Engine *base, const EngineSequence *from, size_t length,
+                          size_t max_tokens, EngineSequence **out, Error *err)
+{
+    MlxEngine *engine = as_mlx(base);
+    *out = NULL;
+    if (!check_prefix(engine, from, length, err))
+        return false;
+    if (length > max_tokens)
+        return error_set(err, ERROR_LIMIT, "a sequence of %zu tokens cannot take %zu", max_tokens,
+                         length);
+    SequenceTask task = {.engine = engine, .from = from, .err = err};
+    if (!backend_sequence_create(engine, max_tokens, &task.sequence, err))
+        return false;
+    runner_run(engine->runner, fork_task, &task);
+    if (!task.ok) {
+        sequence_free(base, task.sequence);
+        return false;
+    }
+    task.sequence->length = length;
+    *out = task.sequence;
+    return true;
+}
+
+static size_t sequence_length(const EngineSequence *sequence)
+{
+    return sequence->length;
+}
+
+/* ---- Forward ---- */
+
+static bool check_row(MlxEngine *engine, const EngineRow *row, bool has_logits, Error *err)
+{
+    EngineSequence *sequence = row->sequence;
+    uint32_t vocab = engine->model->config.vocab_size;
+    if (!sequence || row->n_tokens == 0 || !row->tokens)
+        return error_set(err, ERROR_INVALID, "a row without a sequence or tokens");
+    if (sequence->last_call == engine->call)
+        return error_set(err, ERROR_INVALID, "a sequence has more than one row in a call");
+    sequence->last_call = engine->call;
+    if (sequence->is_broken)
+        return error_set(err, ERROR_INTERNAL, "the sequence was lost in a failed step");
+    if (row->n_tokens > sequence->max_tokens - sequence->length)
+        return error_set(err, ERROR_LIMIT,
+                         "a sequence of %zu tokens with room for %zu cannot take %zu",
+                         sequence->length, sequence->max_tokens, row->n_tokens);
+    if (!has_logits && row->logits != ENGINE_LOGITS_NONE)
+        return error_set(err, ERROR_INVALID, "logits are wanted, but there is no room for them");
+    for (size_t i = 0; i < row->n_tokens; i++) {
+        if (row->tokens[i] < 0 || (uint32_t)row->tokens[i] >= vocab)
+            return error_set(err, ERROR_INVALID, "token id %d, expected 0 to %u", row->tokens[i],
+                             vocab - 1);
+    }
+    return true;
+}
+
+/* Puts tokens [first, first + count) of the row into the pass. */
+static void add_slice(MlxEngine *engine, const EngineRow *row, size_t first, size_t count)
+{
+    engine->slices[engine->n_slices++] =
+        (MlxSlice){.sequence = row->sequence, .first_token = engine->n_tokens, .n_tokens = count};
+    for (size_t i = 0; i < count; i++) {
+        size_t token = engine->n_tokens++;
+        bool is_last = first + i + 1 == row->n_tokens;
+        engine->tokens[token] = row->tokens[first + i];
+        if (row->logits == ENGINE_LOGITS_ALL || (row->logits == ENGINE_LOGITS_LAST && is_last))
+            engine->wanted[engine->n_wanted++] = (int32_t)token;
+    }
+}
+
+/* Runs what the pass holds and empties it; logits moves on. */
+static bool run_pass(MlxEngine *engine, float **logits, Error *err)
+{
+    bool ok = engine->n_tokens == 0 || backend_forward_pass(engine, *logits, err);
+    for (size_t i = 0; i < engine->n_slices; i++) {
+        if (ok)
+            engine->slices[i].sequence->length += engine->slices[i].n_tokens;
+        else
+            engine->slices[i].sequence->is_broken = true;
+    }
+    if (engine->n_wanted > 0)
+        *logits += engine->n_wanted * engine->model->config.vocab_size;
+    engine->n_slices = engine->n_tokens = engine->n_wanted = 0;
+    return ok;
+}
+
+typedef struct ForwardTask {
+    MlxEngine *engine;
+    const EngineRow *rows;
+    size_t n_rows;
+    float *logits;
+    bool ok;
+    Error *err;
+} ForwardTask;
+
+static void forward_task(void *context)
+{
+    ForwardTask *task = context;
+    MlxEngine *engine = task->engine;
+    float *logits = task->logits;
+    task->ok = true;
+    for (size_t i = 0; i < task->n_rows; i++) {
+        const EngineRow *row = &task->rows[i];
+        for (size_t done = 0; done < row->n_tokens && task->ok;) {
+            size_t room = engine->max_batch_tokens - engine->n_tokens;
+            size_t left = row->n_tokens - done;
+            size_t count = left < room ? left : room;
+            add_slice(engine, row, done, count);
+            done += count;
+            if (engine->n_tokens == engine->max_batch_tokens)
+                task->ok = run_pass(engine, &logits, task->err);
+        }
+    }
+    task->ok = task->ok && run_pass(engine, &logits, task->err);
+}
+
+static bool forward(Engine *base, const EngineRow *rows, size_t n_rows, float *logits, Error *err)
+{
+    MlxEngine *engine = as_mlx(base);
+    engine->call++;
+    for (size_t i = 0; i < n_rows; i++) {
+        if (!check_row(engine, &rows[i], logits != NULL, err))
+            return false;
+    }
+    ForwardTask task = {engine, rows, n_rows, logits, true, err};
+    runner_run(engine->runner, forward_task, &task);
+    return task.ok;
+}
+
+/* ---- The export ---- */
+
+static const EngineOps MLX_OPS = {
+    .close = engine_close_mlx,
+    .describe = describe,
+    .sequence_create = sequence_create,
+    .sequence_free = sequence_free,
+    .sequence_truncate = sequence_truncate,
+    .sequence_fork = sequence_fork,
+    .sequence_length = sequence_length,
+    .forward = forward,
+};
+
+static bool open_engine(const Model *model, const EngineOptions *options, Engine **out, Error *err)
+{
+    *out = NULL;
+    if (options->max_batch_tokens > MLX_BATCH_TOKENS_MAX)
+        return error_set(err, ERROR_LIMIT, "max_batch_tokens %zu, expected at most %d",
+                         options->max_batch_tokens, MLX_BATCH_TOKENS_MAX);
+    MlxEngine *engine = memory_allocate_zeroed(1, sizeof *engine);
+    if (!engine)
+        return error_no_memory(err, "engine");
+    engine->base.ops = &MLX_OPS;
+    engine->model = model;
+    engine->is_f32 = options->precision == ENGINE_PRECISION_F32;
+    engine->max_batch_tokens = options->max_batch_tokens;
+    OpenTask task = {engine, false, err};
+    graph_install_error_handler();
+    if (runner_create(&engine->runner, err))
+        runner_run(engine->runner, open_task, &task);
+    if (!task.ok) {
+        engine_close_mlx(&engine->base);
+        return false;
+    }
+    *out = &engine->base;
+    return true;
+}
+
+const MlxPlugin *engine_plugin_entry(void);
+
+__attribute__((visibility("default"))) const MlxPlugin *engine_plugin_entry(void)
+{
+    static const MlxPlugin plugin = {MLX_SERVE_VERSION, MLX_PLUGIN_BUILD, has_gpu, open_engine};
+    return &plugin;
+}

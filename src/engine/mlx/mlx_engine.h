@@ -1,0 +1,115 @@
+/* Private to engine/mlx: what its files share.
+ *
+ * A call of forward is cut into passes of at most max_batch_tokens tokens. A pass is one lazy graph
+ * over the tokens of all its slices (a slice is a run of one sequence's tokens): products and norms
+ * take all tokens together, attention goes slice by slice against that sequence's cache.
+ * Activations have the type that the model's scales have (float32 with --precision f32). */
+#ifndef ENGINE_MLX_ENGINE_H
+#define ENGINE_MLX_ENGINE_H
+
+#include "engine.h"
+#include "graph.h"
+#include "runner.h"
+
+enum {
+    MLX_BATCH_TOKENS_GPU = 2048,
+    MLX_BATCH_TOKENS_CPU = 512,
+    MLX_BATCH_TOKENS_MAX = 1 << 16,
+    MLX_CACHE_STEP = 256, /* tokens by which caches grow */
+};
+
+/* One linear layer's matrix, or a stack of experts; all handles owned. */
+typedef struct MlxMatrix {
+    mlx_array weight; /* quantised: [rows, words] codes; dense: [cols, rows], transposed */
+    mlx_array scales, biases;
+    mlx_array bias;    /* [rows], added to the product; empty when there is none */
+    mlx_array factors; /* stacks: [experts, 1, 1], what products are multiplied by; or empty */
+    const char *mode;  /* MLX's name of the quantisation; NULL when dense */
+    int bits, group_size;
+} MlxMatrix;
+
+typedef struct MlxLayer {
+    mlx_array input_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm;
+    MlxMatrix q, k, v, o;
+    MlxMatrix gate, up, down; /* dense MLP, or the experts' */
+    MlxMatrix router;
+} MlxLayer;
+
+/* One layer's keys and values of one sequence: [1, kv_heads, capacity, head_dim]; row i holds
+ * position first + i. Layers with a sliding window drop what no later query sees, in steps. Arrays
+ * are values: forks share them until one of the two writes. */
+typedef struct MlxLayerCache {
+    mlx_array keys, values;
+    size_t first, capacity;
+} MlxLayerCache;
+
+struct EngineSequence {
+    MlxLayerCache *layers; /* [num_hidden_layers] */
+    size_t length, max_tokens;
+    uint64_t last_call;
+    bool is_broken; /* an evaluation failed after its caches had changed */
+};
+
+/* A run of one sequence's tokens in a pass. */
+typedef struct MlxSlice {
+    EngineSequence *sequence;
+    size_t first_token, n_tokens;
+    /* Masks of this pass by kind of layer, made when first asked for; borrowed from the graph. */
+    mlx_array window_mask, causal_mask;
+} MlxSlice;
+
+typedef struct MlxEngine {
+    Engine base;
+    const Model *model;
+    Runner *runner;
+    bool is_gpu, is_f32;
+    mlx_device device;
+    mlx_stream stream;
+    mlx_dtype type;
+    size_t max_batch_tokens, weight_bytes;
+    char device_name[64];
+
+    MlxMatrix embedding, head; /* head has empty handles when tied */
+    mlx_array final_norm;
+    MlxLayer *layers;
+    mlx_array rope_periods[MODEL_ROPE_TABLES]; /* [rotary_dims / 2] float32 */
+    mlx_array rope_factors[MODEL_ROPE_TABLES]; /* [head_dim]; empty when the factor is 1 */
+
+    Graph graph;
+    MlxSlice *slices; /* [max_batch_tokens] */
+    int32_t *tokens;  /* [max_batch_tokens] */
+    int32_t *wanted;  /* [max_batch_tokens] tokens whose logits are wanted, ascending */
+    size_t n_slices, n_tokens, n_wanted;
+    uint64_t call;
+} MlxEngine;
+
+/* All of these on the runner's thread. */
+
+/* mlx_weights.c: copies the model's tensors into MLX's memory, giving the files' pages back. */
+bool backend_weights_load(MlxEngine *engine, Error *err) WARN_UNUSED;
+void backend_weights_free(MlxEngine *engine);
+
+/* mlx_cache.c */
+bool backend_sequence_create(MlxEngine *engine, size_t max_tokens, EngineSequence **out,
+                             Error *err) WARN_UNUSED;
+void backend_sequence_free(MlxEngine *engine, EngineSequence *sequence);
+/* Can the sequence go on from its first `length` tokens? */
+bool backend_sequence_holds(const MlxEngine *engine, const EngineSequence *sequence, size_t length);
+bool backend_sequence_share(MlxEngine *engine, const EngineSequence *from, EngineSequence *to,
+                            Error *err) WARN_UNUSED;
+/* Appends k, v [1, kv_heads, n, head_dim] to the layer's cache; *keys and *values are what the n
+ * queries may see, borrowed from the graph, the last row being the last query's own. */
+void backend_cache_append(MlxEngine *engine, MlxSlice *slice, size_t layer, mlx_array k,
+                          mlx_array v, mlx_array *keys, mlx_array *values);
+
+/* mlx_forward.c: runs the engine's pass; logits [n_wanted, vocab]. */
+bool backend_forward_pass(MlxEngine *engine, float *logits, Error *err) WARN_UNUSED;
+
+/* mlx_experts.c: the sparse MLP of a layer, x [n, hidden]. */
+mlx_array backend_experts(MlxEngine *engine, const MlxLayer *layer, mlx_array x);
+/* act(gate) * up */
+mlx_array backend_gated(MlxEngine *engine, mlx_array gate, mlx_array up);
+/* x W^T + bias, x [n, cols]. */
+mlx_array backend_product(MlxEngine *engine, const MlxMatrix *matrix, mlx_array x);
+
+#endif
