@@ -94,6 +94,11 @@ typedef struct EngineOps {
      * of range, a sequence full) no sequence has changed. */
     bool (*forward)(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                     Error *err);
+    /* Optional (NULL: take the logits). forward, but for each wanted token its argmax (lowest id on
+     * ties) instead of logits, chosen where the logits are; the engine may begin the next step on
+     * the assumption that the sequences go on with these tokens. ids: [wanted]. */
+    bool (*forward_greedy)(Engine *engine, const EngineRow *rows, size_t n_rows, int32_t *ids,
+                           Error *err);
 } EngineOps;
 
 /* A backend's struct begins with this. */
@@ -127,6 +132,9 @@ bool engine_sequence_truncate(Engine *engine, EngineSequence *sequence, size_t l
                               Error *err) WARN_UNUSED;
 bool engine_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                     Error *err) WARN_UNUSED;
+bool engine_has_forward_greedy(const Engine *engine);
+bool engine_forward_greedy(Engine *engine, const EngineRow *rows, size_t n_rows, int32_t *ids,
+                           Error *err) WARN_UNUSED;
 
 /* What this machine can do with `threads` threads: the limits that decode and prefill are held
  * against. */

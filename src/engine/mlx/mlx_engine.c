@@ -4,6 +4,7 @@
 #include "plugin.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static MlxEngine *as_mlx(Engine *engine)
@@ -83,7 +84,11 @@ static bool allocate_pass(MlxEngine *engine, Error *err)
     engine->slices = memory_allocate_zeroed(n, sizeof *engine->slices);
     engine->tokens = memory_allocate_zeroed(n, sizeof *engine->tokens);
     engine->wanted = memory_allocate_zeroed(n, sizeof *engine->wanted);
-    return (engine->slices && engine->tokens && engine->wanted) || error_no_memory(err, "scratch");
+    engine->ahead.sequences = memory_allocate_zeroed(n, sizeof *engine->ahead.sequences);
+    engine->ahead.tokens = memory_allocate_zeroed(n, sizeof *engine->ahead.tokens);
+    return (engine->slices && engine->tokens && engine->wanted && engine->ahead.sequences &&
+            engine->ahead.tokens) ||
+           error_no_memory(err, "scratch");
 }
 
 static void open_task(void *context)
@@ -102,6 +107,7 @@ static void open_task(void *context)
 static void close_task(void *context)
 {
     MlxEngine *engine = context;
+    backend_ahead_forget(engine);
     backend_weights_free(engine);
     graph_free(&engine->graph);
     if (engine->stream.ctx)
@@ -120,6 +126,8 @@ static void engine_close_mlx(Engine *base)
     memory_free(engine->slices);
     memory_free(engine->tokens);
     memory_free(engine->wanted);
+    memory_free(engine->ahead.sequences);
+    memory_free(engine->ahead.tokens);
     memory_free(engine);
 }
 
@@ -160,6 +168,7 @@ static bool sequence_create(Engine *base, size_t max_tokens, EngineSequence **ou
 static void free_task(void *context)
 {
     SequenceTask *task = context;
+    backend_ahead_forget(task->engine); /* it may be about this one */
     backend_sequence_free(task->engine, task->sequence);
 }
 
@@ -189,6 +198,7 @@ static bool sequence_truncate(Engine *base, EngineSequence *sequence, size_t len
 {
     if (!check_prefix(as_mlx(base), sequence, length, err))
         return false;
+    as_mlx(base)->ahead.count = 0; /* what was begun stood behind the old length */
     sequence->length = length;
     return true;
 }
@@ -268,17 +278,27 @@ static void add_slice(MlxEngine *engine, const EngineRow *row, size_t first, siz
     }
 }
 
-/* Runs what the pass holds and empties it; logits moves on. */
-static bool run_pass(MlxEngine *engine, float **logits, Error *err)
+/* Runs what the pass holds and empties it; the results' pointers move on. */
+static bool run_pass(MlxEngine *engine, float **logits, int32_t **ids, Error *err)
 {
-    bool ok = engine->n_tokens == 0 || backend_forward_pass(engine, *logits, err);
+    bool decodes = *ids && engine->n_tokens == engine->n_slices &&
+                   engine->n_wanted == engine->n_slices && engine->n_slices > 0,
+         ok = true;
+    if (decodes) {
+        ok = backend_decode_ahead(engine, *ids, err);
+    } else if (engine->n_tokens > 0) {
+        backend_ahead_forget(engine);
+        ok = backend_forward_pass(engine, *logits, *ids, err);
+    }
     for (size_t i = 0; i < engine->n_slices; i++) {
         if (ok)
             engine->slices[i].sequence->length += engine->slices[i].n_tokens;
         else
             engine->slices[i].sequence->is_broken = true;
     }
-    if (engine->n_wanted > 0)
+    if (engine->n_wanted > 0 && *ids)
+        *ids += engine->n_wanted;
+    else if (engine->n_wanted > 0)
         *logits += engine->n_wanted * engine->model->config.vocab_size;
     engine->n_slices = engine->n_tokens = engine->n_wanted = 0;
     return ok;
@@ -288,7 +308,8 @@ typedef struct ForwardTask {
     MlxEngine *engine;
     const EngineRow *rows;
     size_t n_rows;
-    float *logits;
+    float *logits; /* this or ids; both NULL when nothing is wanted */
+    int32_t *ids;
     bool ok;
     Error *err;
 } ForwardTask;
@@ -297,7 +318,6 @@ static void forward_task(void *context)
 {
     ForwardTask *task = context;
     MlxEngine *engine = task->engine;
-    float *logits = task->logits;
     task->ok = true;
     for (size_t i = 0; i < task->n_rows; i++) {
         const EngineRow *row = &task->rows[i];
@@ -308,23 +328,35 @@ static void forward_task(void *context)
             add_slice(engine, row, done, count);
             done += count;
             if (engine->n_tokens == engine->max_batch_tokens)
-                task->ok = run_pass(engine, &logits, task->err);
+                task->ok = run_pass(engine, &task->logits, &task->ids, task->err);
         }
     }
-    task->ok = task->ok && run_pass(engine, &logits, task->err);
+    task->ok = task->ok && run_pass(engine, &task->logits, &task->ids, task->err);
 }
 
-static bool forward(Engine *base, const EngineRow *rows, size_t n_rows, float *logits, Error *err)
+static bool run_forward(Engine *base, const EngineRow *rows, size_t n_rows, float *logits,
+                        int32_t *ids, Error *err)
 {
     MlxEngine *engine = as_mlx(base);
     engine->call++;
     for (size_t i = 0; i < n_rows; i++) {
-        if (!check_row(engine, &rows[i], logits != NULL, err))
+        if (!check_row(engine, &rows[i], logits || ids, err))
             return false;
     }
-    ForwardTask task = {engine, rows, n_rows, logits, true, err};
+    ForwardTask task = {engine, rows, n_rows, logits, ids, true, err};
     runner_run(engine->runner, forward_task, &task);
     return task.ok;
+}
+
+static bool forward(Engine *base, const EngineRow *rows, size_t n_rows, float *logits, Error *err)
+{
+    return run_forward(base, rows, n_rows, logits, NULL, err);
+}
+
+static bool forward_greedy(Engine *base, const EngineRow *rows, size_t n_rows, int32_t *ids,
+                           Error *err)
+{
+    return run_forward(base, rows, n_rows, NULL, ids, err);
 }
 
 /* ---- The export ---- */
@@ -338,6 +370,7 @@ static const EngineOps MLX_OPS = {
     .sequence_fork = sequence_fork,
     .sequence_length = sequence_length,
     .forward = forward,
+    .forward_greedy = forward_greedy,
 };
 
 static bool open_engine(const Model *model, const EngineOptions *options, Engine **out, Error *err)
@@ -355,6 +388,8 @@ static bool open_engine(const Model *model, const EngineOptions *options, Engine
     engine->max_batch_tokens = options->max_batch_tokens;
     OpenTask task = {engine, false, err};
     graph_install_error_handler();
+    if (engine->is_f32)
+        setenv("MLX_ENABLE_TF32", "0", 0); /* CUDA's matrix products would drop 13 bits */
     if (runner_create(&engine->runner, err))
         runner_run(engine->runner, open_task, &task);
     if (!task.ok) {

@@ -58,6 +58,14 @@ typedef struct MlxSlice {
     mlx_array window_mask, causal_mask;
 } MlxSlice;
 
+/* The decoding step that was begun ahead: what came before it, and its result. */
+typedef struct MlxAhead {
+    EngineSequence **sequences; /* [max_batch_tokens] of the last greedy step, in order */
+    int32_t *tokens;            /* [max_batch_tokens] that they are expected to go on with */
+    size_t count;               /* 0: the last step was none that could be continued */
+    mlx_array ids;              /* of the step begun; empty when none is */
+} MlxAhead;
+
 typedef struct MlxEngine {
     Engine base;
     const Model *model;
@@ -80,6 +88,7 @@ typedef struct MlxEngine {
     int32_t *tokens;  /* [max_batch_tokens] */
     int32_t *wanted;  /* [max_batch_tokens] tokens whose logits are wanted, ascending */
     size_t n_slices, n_tokens, n_wanted;
+    MlxAhead ahead;
     uint64_t call;
 } MlxEngine;
 
@@ -102,8 +111,17 @@ bool backend_sequence_share(MlxEngine *engine, const EngineSequence *from, Engin
 void backend_cache_append(MlxEngine *engine, MlxSlice *slice, size_t layer, mlx_array k,
                           mlx_array v, mlx_array *keys, mlx_array *values);
 
-/* mlx_forward.c: runs the engine's pass; logits [n_wanted, vocab]. */
-bool backend_forward_pass(MlxEngine *engine, float *logits, Error *err) WARN_UNUSED;
+/* mlx_forward.c: runs the engine's pass: ids [n_wanted] if given, else logits [n_wanted, vocab]. */
+bool backend_forward_pass(MlxEngine *engine, float *logits, int32_t *ids, Error *err) WARN_UNUSED;
+/* Its parts: the graph from tokens [n_tokens] to logits; to ids; ids to memory. */
+mlx_array backend_build_pass(MlxEngine *engine, mlx_array tokens);
+mlx_array backend_argmax(MlxEngine *engine, mlx_array logits);
+bool backend_fetch_ids(mlx_array ids, size_t count, int32_t *out, Error *err) WARN_UNUSED;
+
+/* mlx_ahead.c: a greedy decoding step of the pass, with the step after it begun meanwhile. */
+bool backend_decode_ahead(MlxEngine *engine, int32_t *ids, Error *err) WARN_UNUSED;
+/* Forgets what was begun; before anything else touches the sequences. */
+void backend_ahead_forget(MlxEngine *engine);
 
 /* mlx_experts.c: the sparse MLP of a layer, x [n, hidden]. */
 mlx_array backend_experts(MlxEngine *engine, const MlxLayer *layer, mlx_array x);

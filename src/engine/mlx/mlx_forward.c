@@ -362,48 +362,75 @@ static mlx_array run_head(MlxEngine *engine, mlx_array x)
 
 /* ---- The pass ---- */
 
-/* Evaluates logits, or, when none are wanted, what the last layer left in the caches. */
-static bool evaluate(MlxEngine *engine, mlx_array logits, float *out, Error *err)
+mlx_array backend_build_pass(MlxEngine *engine, mlx_array tokens)
 {
-    if (engine->n_wanted == 0) {
-        mlx_vector_array list = mlx_vector_array_new();
-        size_t n_layers = engine->model->config.num_hidden_layers;
-        int status = 0;
-        for (size_t i = 0; i < engine->n_slices * n_layers && status == 0; i++) {
-            const MlxLayerCache *cache =
-                &engine->slices[i / n_layers].sequence->layers[i % n_layers];
-            status = mlx_vector_array_append_value(list, cache->keys);
-            if (status == 0)
-                status = mlx_vector_array_append_value(list, cache->values);
-        }
+    mlx_array x = run_layers(engine, embed(engine, tokens));
+    return engine->n_wanted > 0 ? run_head(engine, x) : mlx_array_new();
+}
+
+/* Evaluates what the last layers left in the caches, when nothing else is wanted. */
+static bool evaluate_caches(MlxEngine *engine, Error *err)
+{
+    mlx_vector_array list = mlx_vector_array_new();
+    size_t n_layers = engine->model->config.num_hidden_layers;
+    int status = 0;
+    for (size_t i = 0; i < engine->n_slices * n_layers && status == 0; i++) {
+        const MlxLayerCache *cache = &engine->slices[i / n_layers].sequence->layers[i % n_layers];
+        status = mlx_vector_array_append_value(list, cache->keys);
         if (status == 0)
-            status = mlx_eval(list);
-        mlx_vector_array_free(list);
-        return graph_status(status, "forward", err);
+            status = mlx_vector_array_append_value(list, cache->values);
     }
-    size_t values = engine->n_wanted * engine->model->config.vocab_size;
-    if (!graph_status(mlx_array_eval(logits), "forward", err))
+    if (status == 0)
+        status = mlx_eval(list);
+    mlx_vector_array_free(list);
+    return graph_status(status, "forward", err);
+}
+
+/* Evaluates result and copies its values of 4 bytes. */
+static bool fetch(mlx_array result, size_t count, void *out, Error *err)
+{
+    if (!graph_status(mlx_array_eval(result), "forward", err))
         return false;
-    const float *data = mlx_array_data_float32(logits);
-    if (!data || mlx_array_size(logits) != values)
-        return error_set(err, ERROR_INTERNAL, "forward: MLX: %zu logits, expected %zu",
-                         mlx_array_size(logits), values);
-    memcpy(out, data, values * sizeof *out);
+    const void *data = mlx_array_dtype(result) == MLX_FLOAT32
+                           ? (const void *)mlx_array_data_float32(result)
+                           : (const void *)mlx_array_data_int32(result);
+    if (!data || mlx_array_size(result) != count)
+        return error_set(err, ERROR_INTERNAL, "forward: MLX: %zu values, expected %zu",
+                         mlx_array_size(result), count);
+    memcpy(out, data, count * sizeof(float));
     return true;
 }
 
-bool backend_forward_pass(MlxEngine *engine, float *logits, Error *err)
+mlx_array backend_argmax(MlxEngine *engine, mlx_array logits)
+{
+    return graph_cast(&engine->graph, graph_argmax(&engine->graph, logits, -1), MLX_INT32);
+}
+
+bool backend_fetch_ids(mlx_array ids, size_t count, int32_t *out, Error *err)
+{
+    return fetch(ids, count, out, err);
+}
+
+bool backend_forward_pass(MlxEngine *engine, float *logits, int32_t *ids, Error *err)
 {
     Graph *g = &engine->graph;
+    size_t wanted = engine->n_wanted;
     int shape[] = {(int)engine->n_tokens};
-    mlx_array result = mlx_array_new();
-    mlx_array x = embed(engine, graph_data(g, engine->tokens, MLX_INT32, shape, 1));
-    x = run_layers(engine, x);
-    if (engine->n_wanted > 0)
-        result = graph_keep(g, graph_contiguous(g, run_head(engine, x)));
+    mlx_array result =
+        backend_build_pass(engine, graph_data(g, engine->tokens, MLX_INT32, shape, 1));
+    if (wanted > 0 && ids)
+        result = backend_argmax(engine, result);
+    if (wanted > 0)
+        result = graph_keep(g, graph_contiguous(g, result));
     bool ok = graph_check(g, "forward", err);
     graph_release(g);
-    ok = ok && evaluate(engine, result, logits, err);
-    mlx_array_free(result);
+    if (ok && wanted == 0)
+        ok = evaluate_caches(engine, err);
+    else if (ok && ids)
+        ok = fetch(result, wanted, ids, err);
+    else if (ok)
+        ok = fetch(result, wanted * engine->model->config.vocab_size, logits, err);
+    if (wanted > 0)
+        mlx_array_free(result);
     return ok;
 }
