@@ -25,9 +25,10 @@ typedef struct Bench {
     Progress progress;
     int32_t *tokens; /* [n_tokens], pseudo-random */
     size_t n_tokens;
-    float *logits;   /* [largest batch, vocab] */
-    double *seconds; /* [repeat] */
-    EngineRow *rows; /* [largest batch] */
+    float *logits;            /* [largest batch, vocab] */
+    double *seconds;          /* [repeat] */
+    EngineRow *rows;          /* [largest batch] */
+    int32_t *inputs, *chosen; /* [largest batch] of a step */
     EngineSequence **sequences;
     size_t n_sequences; /* of the running measurement */
 } Bench;
@@ -186,15 +187,23 @@ static bool create_sequences(Bench *bench, size_t depth, size_t batch, Error *er
     return true;
 }
 
+/* Where the engine can choose tokens, it goes on with its own, as a greedy reply would; elsewhere
+ * the tokens are given. */
 static bool run_decode(Bench *bench, size_t steps, Error *err)
 {
+    Engine *engine = bench->loaded->engine;
+    size_t n = bench->n_sequences;
+    bool chooses = engine_has_forward_greedy(engine);
     for (size_t i = 0; i < steps; i++) {
-        for (size_t s = 0; s < bench->n_sequences; s++)
+        for (size_t s = 0; s < n; s++) {
+            int32_t given = bench->tokens[(i + s) % bench->n_tokens];
+            bench->inputs[s] = chooses && i > 0 ? bench->chosen[s] : given;
             bench->rows[s] =
-                (EngineRow){bench->sequences[s], &bench->tokens[(i + s) % bench->n_tokens], 1,
-                            ENGINE_LOGITS_LAST};
-        if (!check_stop(err) || !engine_forward(bench->loaded->engine, bench->rows,
-                                                bench->n_sequences, bench->logits, err))
+                (EngineRow){bench->sequences[s], &bench->inputs[s], 1, ENGINE_LOGITS_LAST};
+        }
+        if (!check_stop(err) ||
+            !(chooses ? engine_forward_greedy(engine, bench->rows, n, bench->chosen, err)
+                      : engine_forward(engine, bench->rows, n, bench->logits, err)))
             return false;
     }
     return true;
@@ -292,10 +301,13 @@ static bool open_bench(const LoadedModel *loaded, const Arguments *arguments, Be
                          bench->n_tokens, (unsigned)config->max_position_embeddings);
     bench->tokens = memory_allocate_array(bench->n_tokens, sizeof(int32_t));
     bench->rows = memory_allocate_array(batch, sizeof(EngineRow));
+    bench->inputs = memory_allocate_array(batch, sizeof(int32_t));
+    bench->chosen = memory_allocate_array(batch, sizeof(int32_t));
     bench->logits = memory_allocate_array(batch * config->vocab_size, sizeof(float));
     bench->sequences = memory_allocate_zeroed(batch, sizeof(EngineSequence *));
     bench->seconds = memory_allocate_array((size_t)arguments->repeat, sizeof(double));
-    if (!bench->tokens || !bench->rows || !bench->logits || !bench->sequences || !bench->seconds)
+    if (!bench->tokens || !bench->rows || !bench->inputs || !bench->chosen || !bench->logits ||
+        !bench->sequences || !bench->seconds)
         return error_no_memory(err, "the benchmark");
     uint64_t random = 1;
     for (size_t i = 0; i < bench->n_tokens; i++) {
@@ -311,6 +323,8 @@ static void close_bench(Bench *bench)
     memory_free(bench->sequences);
     memory_free(bench->logits);
     memory_free(bench->rows);
+    memory_free(bench->inputs);
+    memory_free(bench->chosen);
     memory_free(bench->tokens);
 }
 

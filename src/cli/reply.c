@@ -91,17 +91,23 @@ static bool decode(const LoadedModel *loaded, EngineSequence *sequence, Generati
     buffer_init(&text, REPLY_PIECE_BYTES_MAX);
     bool ok = true;
     *steps = 0;
+    bool engine_chooses =
+        engine_has_forward_greedy(loaded->engine) && generation_takes_argmax(generation);
+    int32_t id = logits_argmax(logits, loaded->model->config.vocab_size);
     while (ok && !stop_requested()) {
-        int32_t id;
-        ok = generation_step(generation, logits, &id, &text, err) && write_piece(&text, err);
+        ok = engine_chooses ? generation_accept(generation, id, &text, err)
+                            : generation_step(generation, logits, &id, &text, err);
+        ok = ok && write_piece(&text, err);
         if (!ok || generation_finish_reason(generation) != FINISH_NONE)
             break;
         if (*steps == room) {
             ok = generation_end(generation, FINISH_LENGTH, &text, err);
             break;
         }
-        EngineRow row = {sequence, &id, 1, ENGINE_LOGITS_LAST};
-        ok = engine_forward(loaded->engine, &row, 1, logits, err);
+        int32_t last = id;
+        EngineRow row = {sequence, &last, 1, ENGINE_LOGITS_LAST};
+        ok = engine_chooses ? engine_forward_greedy(loaded->engine, &row, 1, &id, err)
+                            : engine_forward(loaded->engine, &row, 1, logits, err);
         ++*steps;
     }
     if (ok && stop_requested())

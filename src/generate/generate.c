@@ -268,11 +268,21 @@ bool generation_step(Generation *generation, float *logits, int32_t *id, Buffer 
     assert(generation->finish == FINISH_NONE);
     if (generation->logprobs && !keep_raw_logits(generation, logits, err))
         return false;
-    if (!sampler_choose(&generation->sampler, logits, id, err))
-        return false;
-    if (is_end_token(generation, *id))
+    return sampler_choose(&generation->sampler, logits, id, err) &&
+           generation_accept(generation, *id, text, err);
+}
+
+bool generation_takes_argmax(const Generation *generation)
+{
+    return !generation->logprobs && sampler_is_argmax(&generation->sampler);
+}
+
+bool generation_accept(Generation *generation, int32_t id, Buffer *text, Error *err)
+{
+    assert(generation->finish == FINISH_NONE);
+    if (is_end_token(generation, id))
         return generation_end(generation, FINISH_STOP, text, err);
-    if (!push_token(generation, *id, text, err))
+    if (!push_token(generation, id, text, err))
         return false;
     if (generation->finish == FINISH_NONE && constraint_is_finished(generation))
         return generation_end(generation, FINISH_STOP, text, err);

@@ -148,6 +148,10 @@ void generation_free(Generation *generation); /* accepts NULL */
  * reason is FINISH_NONE. */
 bool generation_step(Generation *generation, float *logits, int32_t *id, Buffer *text,
                      Error *err) WARN_UNUSED;
+/* Is the next token simply the argmax of the logits, so that an engine may choose it? Then
+ * generation_accept takes that token as generation_step would. */
+bool generation_takes_argmax(const Generation *generation);
+bool generation_accept(Generation *generation, int32_t id, Buffer *text, Error *err) WARN_UNUSED;
 /* Ends from outside (context full, cancelled): flushes held-back text. Does nothing when it has
  * ended. */
 bool generation_end(Generation *generation, FinishReason reason, Buffer *text,

@@ -348,6 +348,11 @@ static bool prepare_scratch(Sampler *sampler, Error *err)
     return true;
 }
 
+static bool counts_tokens(const Sampler *sampler)
+{
+    return sampler->presence_penalty != 0 || sampler->frequency_penalty != 0;
+}
+
 static bool prepare_penalties(Sampler *sampler, Error *err)
 {
     if (!sampler->marks && sampler->window_size > 0) {
@@ -355,8 +360,7 @@ static bool prepare_penalties(Sampler *sampler, Error *err)
         if (!sampler->marks)
             return error_no_memory(err, "repetition marks");
     }
-    bool counting = sampler->presence_penalty != 0 || sampler->frequency_penalty != 0;
-    if (!sampler->counts && counting) {
+    if (!sampler->counts && counts_tokens(sampler)) {
         sampler->counts = memory_allocate_zeroed(sampler->vocab_size, sizeof(*sampler->counts));
         if (!sampler->counts)
             return error_no_memory(err, "token counts");
@@ -594,4 +598,10 @@ bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err)
     if (constraint && !is_end(sampler, *id) && !constraint->ops->accept_token(constraint, *id, err))
         return false;
     return remember(sampler, *id, err);
+}
+
+bool sampler_is_argmax(const Sampler *sampler)
+{
+    return sampler->temperature <= 0.0f && sampler->n_bias == 0 && sampler->n_banned == 0 &&
+           !sampler->constraint && sampler->window_size == 0 && !counts_tokens(sampler);
 }

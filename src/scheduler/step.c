@@ -187,20 +187,23 @@ static void note_token(Scheduler *scheduler, JobChoice *choice, double submitted
     scheduler->tally.generated_tokens_total++;
 }
 
-/* Samples the next token of a slot from its logits and publishes the text. */
-static void sample_slot(Scheduler *scheduler, Slot *slot, float *logits)
+/* Takes the next token of a slot, chosen by the engine or sampled from logits, and publishes the
+ * text. */
+static void sample_slot(Scheduler *scheduler, Slot *slot, float *logits, const int32_t *chosen)
 {
     Job *job = slot->job;
     JobChoice *choice = &job->choices[slot->choice];
     Generation *generation = choice->generation;
     Error err = {0};
-    int32_t id;
+    int32_t id = chosen ? *chosen : 0;
     FinishReason finish = generation_finish_reason(generation);
     if (finish != FINISH_NONE) { /* no token was wanted, only the prompt's log-probabilities */
         slot_end(scheduler, slot, finish, NULL);
         return;
     }
-    if (!generation_step(generation, logits, &id, &scheduler->text, &err)) {
+    bool ok = chosen ? generation_accept(generation, id, &scheduler->text, &err)
+                     : generation_step(generation, logits, &id, &scheduler->text, &err);
+    if (!ok) {
         buffer_clear(&scheduler->text);
         slot_end(scheduler, slot, FINISH_ERROR, &err);
         return;
@@ -258,8 +261,10 @@ static bool add_prompt_entries(const Scheduler *scheduler, const Slot *slot, siz
     return true;
 }
 
-/* What a successful pass over rows[0..n) means for their slots. */
-static void finish_rows(Scheduler *scheduler, const EngineRow *rows, Slot **slots, size_t n_rows)
+/* What a successful pass over rows[0..n) means for their slots. ids: what the engine chose for the
+ * wanted tokens, or NULL when it gave logits. */
+static void finish_rows(Scheduler *scheduler, const EngineRow *rows, Slot **slots, size_t n_rows,
+                        const int32_t *ids)
 {
     float *logits = scheduler->logits;
     for (size_t i = 0; i < n_rows; i++) {
@@ -274,14 +279,41 @@ static void finish_rows(Scheduler *scheduler, const EngineRow *rows, Slot **slot
             logits += (rows[i].n_tokens - 1) * scheduler->vocab_size;
         }
         float *last = logits;
-        logits += scheduler->vocab_size;
+        const int32_t *chosen = ids;
+        if (ids)
+            ids++;
+        else
+            logits += scheduler->vocab_size;
         if (!ok) {
             slot_end(scheduler, slot, FINISH_ERROR, &err);
         } else if (slot->fed >= slot->job->n_prompt) {
             note_prompt(scheduler, slot);
-            sample_slot(scheduler, slot, last);
+            sample_slot(scheduler, slot, last, chosen);
         }
     }
+}
+
+/* Can the engine choose all tokens of the step? */
+static bool step_takes_argmax(const Scheduler *scheduler, const Step *step)
+{
+    if (!engine_has_forward_greedy(scheduler->engine))
+        return false;
+    for (size_t i = 0; i < step->n_rows; i++) {
+        const Slot *slot = scheduler->row_slots[i];
+        if (scheduler->rows[i].logits == ENGINE_LOGITS_ALL ||
+            (scheduler->rows[i].logits == ENGINE_LOGITS_LAST &&
+             !generation_takes_argmax(slot->job->choices[slot->choice].generation)))
+            return false;
+    }
+    return true;
+}
+
+static bool forward_rows(Scheduler *scheduler, const Step *step, bool greedy, Error *err)
+{
+    if (greedy)
+        return engine_forward_greedy(scheduler->engine, scheduler->rows, step->n_rows,
+                                     scheduler->ids, err);
+    return engine_forward(scheduler->engine, scheduler->rows, step->n_rows, scheduler->logits, err);
 }
 
 void step_run(Scheduler *scheduler)
@@ -292,8 +324,10 @@ void step_run(Scheduler *scheduler)
     Error err = {0};
     double start = clock_monotonic_seconds();
     scheduler->tally.steps_total++;
-    if (engine_forward(scheduler->engine, scheduler->rows, step.n_rows, scheduler->logits, &err)) {
-        finish_rows(scheduler, scheduler->rows, scheduler->row_slots, step.n_rows);
+    bool greedy = step_takes_argmax(scheduler, &step);
+    if (forward_rows(scheduler, &step, greedy, &err)) {
+        finish_rows(scheduler, scheduler->rows, scheduler->row_slots, step.n_rows,
+                    greedy ? scheduler->ids : NULL);
         learn_costs(scheduler, step.n_decode, step.n_prefill, clock_monotonic_seconds() - start);
         return;
     }
@@ -303,7 +337,7 @@ void step_run(Scheduler *scheduler)
         bool ok =
             step.n_rows > 1 && engine_forward(scheduler->engine, row, 1, scheduler->logits, &err);
         if (ok)
-            finish_rows(scheduler, row, &scheduler->row_slots[i], 1);
+            finish_rows(scheduler, row, &scheduler->row_slots[i], 1, NULL);
         else
             slot_end(scheduler, scheduler->row_slots[i], FINISH_ERROR, &err);
     }

@@ -1,5 +1,7 @@
 #include "fake_engine.h"
 
+#include "generate.h"
+
 #include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -244,6 +246,26 @@ static bool fake_forward(Engine *engine, const EngineRow *rows, size_t n_rows, f
     return true;
 }
 
+static bool fake_forward_greedy(Engine *engine, const EngineRow *rows, size_t n_rows, int32_t *ids,
+                                Error *err)
+{
+    size_t wanted = 0;
+    float *logits = calloc(n_rows, FAKE_VOCAB * sizeof(*logits));
+    assert_non_null(logits);
+    bool ok = fake_forward(engine, rows, n_rows, logits, err);
+    for (size_t i = 0; i < n_rows && ok; i++) {
+        if (rows[i].logits == ENGINE_LOGITS_ALL)
+            atomic_store(&fake_of(engine)->misused, true);
+        if (rows[i].logits == ENGINE_LOGITS_LAST) {
+            ids[wanted] = logits_argmax(logits + wanted * FAKE_VOCAB, FAKE_VOCAB);
+            wanted++;
+        }
+    }
+    atomic_fetch_add(&fake_of(engine)->greedy_passes, 1);
+    free(logits);
+    return ok;
+}
+
 static size_t fake_sequence_length(const EngineSequence *sequence)
 {
     return sequence->now.length;
@@ -288,9 +310,9 @@ static void fake_close(Engine *engine)
     (void)engine;
 }
 
-void fake_engine_init(FakeEngine *fake, uint32_t max_context)
+static void fake_set_operations(FakeEngine *fake, bool chooses)
 {
-    static const EngineOps OPS = {
+    fake->ops = (EngineOps){
         .close = fake_close,
         .describe = fake_describe,
         .sequence_create = fake_sequence_create,
@@ -302,9 +324,20 @@ void fake_engine_init(FakeEngine *fake, uint32_t max_context)
         .sequence_holds_prefix = fake_sequence_holds_prefix,
         .sequence_length = fake_sequence_length,
         .forward = fake_forward,
+        .forward_greedy = chooses ? fake_forward_greedy : NULL,
     };
+    fake->engine.ops = &fake->ops;
+}
+
+void fake_engine_choose_tokens(FakeEngine *fake)
+{
+    fake_set_operations(fake, true);
+}
+
+void fake_engine_init(FakeEngine *fake, uint32_t max_context)
+{
     memset(fake, 0, sizeof(*fake));
-    fake->engine.ops = &OPS;
+    fake_set_operations(fake, false);
     fake->config.vocab_size = FAKE_VOCAB;
     fake->config.max_position_embeddings = max_context;
     fake->config.eos_token_ids[0] = FAKE_END;

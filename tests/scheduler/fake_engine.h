@@ -22,6 +22,7 @@ enum {
 
 typedef struct FakeEngine {
     Engine engine; /* first */
+    EngineOps ops;
     ModelConfig config;
     atomic_int delay_microseconds;       /* of one pass */
     atomic_int token_delay_microseconds; /* and for each token in it beyond the first */
@@ -29,6 +30,7 @@ typedef struct FakeEngine {
     atomic_bool never_ends;              /* no end token of its own accord */
     atomic_bool hold;                    /* passes wait until it is cleared */
 
+    atomic_size_t greedy_passes; /* in which the engine chose the tokens */
     atomic_size_t forks, tokens; /* sequences forked; tokens given to all passes */
     atomic_size_t reserved, sequences, passes, most_rows, most_tokens, rows_with_decode;
     atomic_size_t largest_chunk_beside_decode, largest_chunk_alone;
@@ -38,6 +40,8 @@ typedef struct FakeEngine {
 } FakeEngine;
 
 void fake_engine_init(FakeEngine *fake, uint32_t max_context);
+/* The engine has forward_greedy from now on; before anything is submitted. */
+void fake_engine_choose_tokens(FakeEngine *fake);
 /* The greedy reply to a prompt as bytes, computed without an engine; its length. ended tells
  * whether it came to its end token within max. */
 size_t fake_reply(const int32_t *prompt, size_t n_prompt, bool never_ends, char *out, size_t max,

@@ -22,6 +22,33 @@ static void replies_are_those_of_the_engine(void **state)
     fixture_reset(&fixture);
 }
 
+static void engines_may_choose_greedy_tokens(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[30];
+    JobRequest request;
+    JobStatus status;
+    Buffer text;
+    fixture_init(&fixture, 2, 4000);
+    fake_engine_choose_tokens(&fixture.fake);
+    for (uint32_t i = 0; i < 20; i++)
+        run_and_check(&fixture, i, 1 + i * 7, 1 + i * 13 % 200);
+    assert_int_equal(atomic_load(&fixture.fake.greedy_passes), atomic_load(&fixture.fake.passes));
+    /* What is more than an argmax is still sampled from logits. */
+    buffer_init(&text, 1 << 16);
+    make_prompt(8, 30, prompt);
+    request_init(&request, prompt, 30, 5);
+    request.generation.frequency_penalty = 1;
+    size_t chosen = atomic_load(&fixture.fake.greedy_passes);
+    Job *job = submit(&fixture, &request);
+    collect(job, &text, &status);
+    assert_int_equal(atomic_load(&fixture.fake.greedy_passes), chosen);
+    job_release(job);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
 static void context_bounds_prompt_and_reply(void **state)
 {
     (void)state;
@@ -608,6 +635,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replies_are_those_of_the_engine),
+        cmocka_unit_test(engines_may_choose_greedy_tokens),
         cmocka_unit_test(context_bounds_prompt_and_reply),
         cmocka_unit_test(bad_requests_are_refused),
         cmocka_unit_test(stop_strings_cut_the_reply),

@@ -15,6 +15,7 @@ bool backend_sequence_create(MlxEngine *engine, size_t max_tokens, EngineSequenc
     EngineSequence *sequence = memory_allocate_zeroed(1, sizeof *sequence);
     if (!sequence)
         return error_no_memory(err, "sequence");
+    sequence->engine = engine;
     sequence->max_tokens = max_tokens;
     sequence->layers =
         memory_allocate_zeroed(engine->model->config.num_hidden_layers, sizeof *sequence->layers);

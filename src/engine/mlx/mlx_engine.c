@@ -179,15 +179,14 @@ static void sequence_free(Engine *base, EngineSequence *sequence)
         runner_run(task.engine->runner, free_task, &task);
 }
 
-static bool check_prefix(const MlxEngine *engine, const EngineSequence *sequence, size_t length,
-                         Error *err)
+static bool check_prefix(const EngineSequence *sequence, size_t length, Error *err)
 {
     if (length > sequence->length)
         return error_set(err, ERROR_INVALID, "length %zu of a sequence of %zu tokens", length,
                          sequence->length);
     if (sequence->is_broken)
         return error_set(err, ERROR_INTERNAL, "the sequence was lost in a failed step");
-    if (!backend_sequence_holds(engine, sequence, length))
+    if (!backend_sequence_holds(sequence->engine, sequence, length))
         return error_set(err, ERROR_UNSUPPORTED,
                          "the sliding window has dropped keys that a sequence of %zu tokens needs",
                          length);
@@ -196,7 +195,7 @@ static bool check_prefix(const MlxEngine *engine, const EngineSequence *sequence
 
 static bool sequence_truncate(Engine *base, EngineSequence *sequence, size_t length, Error *err)
 {
-    if (!check_prefix(as_mlx(base), sequence, length, err))
+    if (!check_prefix(sequence, length, err))
         return false;
     as_mlx(base)->ahead.count = 0; /* what was begun stood behind the old length */
     sequence->length = length;
@@ -214,7 +213,7 @@ static bool sequence_fork(Engine *base, const EngineSequence *from, size_t lengt
 {
     MlxEngine *engine = as_mlx(base);
     *out = NULL;
-    if (!check_prefix(engine, from, length, err))
+    if (!check_prefix(from, length, err))
         return false;
     if (length > max_tokens)
         return error_set(err, ERROR_LIMIT, "a sequence of %zu tokens cannot take %zu", max_tokens,
@@ -230,6 +229,12 @@ static bool sequence_fork(Engine *base, const EngineSequence *from, size_t lengt
     task.sequence->length = length;
     *out = task.sequence;
     return true;
+}
+
+static bool sequence_holds_prefix(const EngineSequence *sequence, size_t length)
+{
+    return length <= sequence->length && !sequence->is_broken &&
+           backend_sequence_holds(sequence->engine, sequence, length);
 }
 
 static size_t sequence_length(const EngineSequence *sequence)
@@ -368,6 +373,7 @@ static const EngineOps MLX_OPS = {
     .sequence_free = sequence_free,
     .sequence_truncate = sequence_truncate,
     .sequence_fork = sequence_fork,
+    .sequence_holds_prefix = sequence_holds_prefix,
     .sequence_length = sequence_length,
     .forward = forward,
     .forward_greedy = forward_greedy,

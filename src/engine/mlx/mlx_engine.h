@@ -43,7 +43,10 @@ typedef struct MlxLayerCache {
     size_t first, capacity;
 } MlxLayerCache;
 
+typedef struct MlxEngine MlxEngine;
+
 struct EngineSequence {
+    const MlxEngine *engine;
     MlxLayerCache *layers; /* [num_hidden_layers] */
     size_t length, max_tokens;
     uint64_t last_call;
@@ -66,7 +69,7 @@ typedef struct MlxAhead {
     mlx_array ids;              /* of the step begun; empty when none is */
 } MlxAhead;
 
-typedef struct MlxEngine {
+struct MlxEngine {
     Engine base;
     const Model *model;
     Runner *runner;
@@ -90,7 +93,7 @@ typedef struct MlxEngine {
     size_t n_slices, n_tokens, n_wanted;
     MlxAhead ahead;
     uint64_t call;
-} MlxEngine;
+};
 
 /* All of these on the runner's thread. */
 
