@@ -34,7 +34,9 @@ typedef struct InfoReport {
     uint32_t sliding_window;   /* the largest; 0: none */
     size_t kv_bytes_per_token; /* of all layers */
     size_t kv_growing_bytes;   /* of the layers that see everything: beyond the window */
-    size_t kv_bytes;           /* parallel sequences of ctx tokens, as the engine reserves */
+    EngineBackend backend;     /* that would run it */
+    char backend_reason[ENGINE_REASON_MAX];
+    size_t kv_bytes; /* parallel sequences of ctx tokens, as the engine reserves */
 } InfoReport;
 
 const char *info_mode_name(QuantMode mode);

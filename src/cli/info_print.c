@@ -103,6 +103,11 @@ static void print_config(const InfoReport *report)
            format_bytes(report->kv_bytes, size), report->parallel, report->ctx);
 }
 
+static const char *backend_name(EngineBackend backend)
+{
+    return backend == ENGINE_BACKEND_MLX ? "mlx" : "cpu";
+}
+
 static void print_text(const LoadedModel *loaded)
 {
     Slice bos = chat_template_bos_token(loaded->chat);
@@ -123,6 +128,7 @@ void info_print_text(const InfoReport *report)
 {
     print_config(report);
     print_text(report->loaded);
+    printf("engine         %s: %s\n", backend_name(report->backend), report->backend_reason);
     print_kinds(report);
 }
 
@@ -203,6 +209,10 @@ static void write_config(JsonWriter *w, const InfoReport *report)
     write_uint(w, "skipped_bytes", weights->skipped_bytes);
     write_uint(w, "kv_bytes_per_token", report->kv_bytes_per_token);
     write_uint(w, "kv_bytes_per_token_beyond_window", report->kv_growing_bytes);
+    json_write_key(w, "backend");
+    json_write_text(w, backend_name(report->backend));
+    json_write_key(w, "backend_reason");
+    json_write_text(w, report->backend_reason);
     write_uint(w, "ctx", report->ctx);
     write_uint(w, "parallel", report->parallel);
     write_uint(w, "kv_bytes", report->kv_bytes);
