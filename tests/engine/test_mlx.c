@@ -244,6 +244,43 @@ static void test_ahead_is_dropped(void **state)
     }
 }
 
+/* KV memory is counted as it is reserved, bounded, and given back. */
+static void test_kv_memory(void **state)
+{
+    (void)state;
+    Fixture f;
+    Error err = {0};
+    EngineDescription description;
+    EngineSequence *first, *second;
+    open_fixture(&f, "gemma3-text-q4-g64", ENGINE_PRECISION_F32, 64);
+    const EngineOps *ops = f.engine->ops;
+    assert_int_equal(ops->kv_bytes_used(f.engine), 0);
+    assert_true(engine_sequence_create(f.engine, 4096, &first, &err));
+    size_t one = ops->kv_bytes_used(f.engine);
+    engine_sequence_free(f.engine, first);
+    engine_close(f.engine);
+    EngineOptions options = {
+        .precision = ENGINE_PRECISION_F32, .max_batch_tokens = 64, .kv_bytes_max = one + one / 2};
+    assert_true(plugin->open(f.model, &options, &f.engine, &err));
+    engine_describe(f.engine, &description);
+    assert_true(description.kv_slides);
+    assert_true(description.max_sequence_tokens > 4096);
+    assert_true(engine_sequence_create(f.engine, 4096, &first, &err));
+    assert_false(engine_sequence_create(f.engine, 4096, &second, &err));
+    assert_int_equal(err.code, ERROR_MEMORY);
+    assert_false(engine_sequence_create(f.engine, 100000, &second, &err));
+    assert_int_equal(err.code, ERROR_LIMIT);
+    const int32_t token = 3;
+    forward(&f, first, &token, 1, ENGINE_LOGITS_LAST, f.logits);
+    ops->sequence_seal(f.engine, first);
+    assert_true(ops->kv_bytes_used(f.engine) < one / 2);
+    assert_true(engine_sequence_create(f.engine, 4096, &second, &err));
+    engine_sequence_free(f.engine, first);
+    engine_sequence_free(f.engine, second);
+    assert_int_equal(ops->kv_bytes_used(f.engine), 0);
+    close_fixture(&f);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -270,9 +307,9 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),   cmocka_unit_test(test_chunks),
-        cmocka_unit_test(test_batch),    cmocka_unit_test(test_ahead_is_dropped),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_golden),    cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_batch),     cmocka_unit_test(test_ahead_is_dropped),
+        cmocka_unit_test(test_kv_memory), cmocka_unit_test(test_refusals),
     };
     void *object = dlopen(MLX_PLUGIN_PATH, RTLD_NOW | RTLD_LOCAL);
     MlxPluginEntry entry = NULL;

@@ -9,6 +9,51 @@
  * and MLX copies on the first write. */
 #include "mlx_engine.h"
 
+/* ---- Reservations ---- */
+
+static size_t round_to_step(size_t rows)
+{
+    return (rows + MLX_CACHE_STEP - 1) / MLX_CACHE_STEP * MLX_CACHE_STEP;
+}
+
+/* The most rows that make_room gives a layer. */
+static size_t layer_rows(const MlxEngine *engine, size_t window, size_t max_tokens)
+{
+    size_t rows = round_to_step(max_tokens);
+    size_t kept = window + engine->max_batch_tokens;
+    size_t bound = round_to_step(kept) + MLX_CACHE_STEP;
+    return window > 0 && bound < rows ? bound : rows;
+}
+
+size_t backend_kv_bytes(const MlxEngine *engine, size_t max_tokens)
+{
+    const ModelConfig *c = &engine->model->config;
+    size_t row_bytes =
+        2 * (size_t)c->num_key_value_heads * c->head_dim * mlx_dtype_size(engine->type);
+    size_t bytes = 0;
+    for (size_t i = 0; i < c->num_hidden_layers; i++)
+        bytes += layer_rows(engine, c->layers[i].sliding_window, max_tokens) * row_bytes;
+    return bytes;
+}
+
+bool backend_sequence_reserve(MlxEngine *engine, EngineSequence *sequence, size_t max_tokens,
+                              Error *err)
+{
+    size_t bytes = backend_kv_bytes(engine, max_tokens), limit = engine->kv_bytes_max;
+    size_t others = engine->kv_bytes_used - sequence->kv_bytes;
+    if (limit > 0 && bytes > limit)
+        return error_set(err, ERROR_LIMIT,
+                         "%zu tokens need %zu bytes of KV memory, expected at most %zu", max_tokens,
+                         bytes, limit);
+    if (limit > 0 && bytes > limit - others)
+        return error_set(err, ERROR_MEMORY, "no KV memory for %zu tokens now", max_tokens);
+    engine->kv_bytes_used = others + bytes;
+    sequence->kv_bytes = bytes;
+    return true;
+}
+
+/* ---- Sequences ---- */
+
 bool backend_sequence_create(MlxEngine *engine, size_t max_tokens, EngineSequence **out, Error *err)
 {
     *out = NULL;
@@ -19,9 +64,11 @@ bool backend_sequence_create(MlxEngine *engine, size_t max_tokens, EngineSequenc
     sequence->max_tokens = max_tokens;
     sequence->layers =
         memory_allocate_zeroed(engine->model->config.num_hidden_layers, sizeof *sequence->layers);
-    if (!sequence->layers) {
+    bool ok = sequence->layers || error_no_memory(err, "sequence");
+    if (!ok || !backend_sequence_reserve(engine, sequence, max_tokens, err)) {
+        memory_free(sequence->layers);
         memory_free(sequence);
-        return error_no_memory(err, "sequence");
+        return false;
     }
     *out = sequence;
     return true;
@@ -33,9 +80,12 @@ void backend_sequence_free(MlxEngine *engine, EngineSequence *sequence)
         mlx_array_free(sequence->layers[i].keys);
         mlx_array_free(sequence->layers[i].values);
     }
+    engine->kv_bytes_used -= sequence->kv_bytes;
     memory_free(sequence->layers);
     memory_free(sequence);
 }
+
+/* ---- Appending ---- */
 
 /* The first position that a query at `length` sees. */
 static size_t first_needed(size_t window, size_t length)
@@ -99,7 +149,7 @@ static void make_room(MlxEngine *engine, MlxLayerCache *cache, size_t window, si
     size_t first = first_needed(window, length);
     first = first < cache->first ? cache->first : first;
     size_t rows = length + n - first;
-    size_t capacity = (rows + MLX_CACHE_STEP - 1) / MLX_CACHE_STEP * MLX_CACHE_STEP;
+    size_t capacity = round_to_step(rows);
     if (window > 0)
         capacity += MLX_CACHE_STEP; /* so that moving is rare */
     size_t from = first - cache->first, to = length - cache->first;

@@ -135,13 +135,19 @@ static void describe(const Engine *base, EngineDescription *out)
 {
     const MlxEngine *engine = (const MlxEngine *)(const void *)base;
     const ModelConfig *c = &engine->model->config;
-    size_t full = 0;
+    size_t full = 0, longest = c->max_position_embeddings;
     for (size_t i = 0; i < c->num_hidden_layers; i++)
         full += c->layers[i].sliding_window == 0;
+    while (engine->kv_bytes_max > 0 && longest > 0 &&
+           backend_kv_bytes(engine, longest) > engine->kv_bytes_max)
+        longest = longest > MLX_CACHE_STEP ? longest - MLX_CACHE_STEP : 0;
     *out = (EngineDescription){.backend = "mlx",
                                .weight_bytes = engine->weight_bytes,
                                .kv_bytes_per_token = full * 2 * c->num_key_value_heads *
                                                      c->head_dim * mlx_dtype_size(engine->type),
+                               .kv_bytes_max = engine->kv_bytes_max,
+                               .kv_slides = full < c->num_hidden_layers,
+                               .max_sequence_tokens = longest,
                                .max_batch_tokens = engine->max_batch_tokens,
                                .vocab_size = c->vocab_size,
                                .max_context = c->max_position_embeddings,
@@ -208,8 +214,8 @@ static void fork_task(void *context)
     task->ok = backend_sequence_share(task->engine, task->from, task->sequence, task->err);
 }
 
-static bool sequence_fork(Engine *base, const EngineSequence *from, size_t length,
-                          size_t max_tokens, EngineSequence **out, Error *err)
+static bool sequence_fork(Engine *base, EngineSequence *from, size_t length, size_t max_tokens,
+                          EngineSequence **out, Error *err)
 {
     MlxEngine *engine = as_mlx(base);
     *out = NULL;
@@ -229,6 +235,19 @@ static bool sequence_fork(Engine *base, const EngineSequence *from, size_t lengt
     task.sequence->length = length;
     *out = task.sequence;
     return true;
+}
+
+/* A smaller reservation cannot fail. */
+static void sequence_seal(Engine *base, EngineSequence *sequence)
+{
+    Error err;
+    sequence->max_tokens = sequence->length;
+    (void)!backend_sequence_reserve(as_mlx(base), sequence, sequence->length, &err);
+}
+
+static size_t kv_bytes_used(const Engine *base)
+{
+    return ((const MlxEngine *)(const void *)base)->kv_bytes_used;
 }
 
 static bool sequence_holds_prefix(const EngineSequence *sequence, size_t length)
@@ -373,6 +392,8 @@ static const EngineOps MLX_OPS = {
     .sequence_free = sequence_free,
     .sequence_truncate = sequence_truncate,
     .sequence_fork = sequence_fork,
+    .sequence_seal = sequence_seal,
+    .kv_bytes_used = kv_bytes_used,
     .sequence_holds_prefix = sequence_holds_prefix,
     .sequence_length = sequence_length,
     .forward = forward,
@@ -392,6 +413,7 @@ static bool open_engine(const Model *model, const EngineOptions *options, Engine
     engine->model = model;
     engine->is_f32 = options->precision == ENGINE_PRECISION_F32;
     engine->max_batch_tokens = options->max_batch_tokens;
+    engine->kv_bytes_max = options->kv_bytes_max;
     OpenTask task = {engine, false, err};
     graph_install_error_handler();
     if (engine->is_f32)

@@ -46,9 +46,10 @@ typedef struct MlxLayerCache {
 typedef struct MlxEngine MlxEngine;
 
 struct EngineSequence {
-    const MlxEngine *engine;
+    MlxEngine *engine;
     MlxLayerCache *layers; /* [num_hidden_layers] */
     size_t length, max_tokens;
+    size_t kv_bytes; /* reserved, and counted in the engine's kv_bytes_used */
     uint64_t last_call;
     bool is_broken; /* an evaluation failed after its caches had changed */
 };
@@ -78,6 +79,7 @@ struct MlxEngine {
     mlx_stream stream;
     mlx_dtype type;
     size_t max_batch_tokens, weight_bytes;
+    size_t kv_bytes_max, kv_bytes_used; /* 0: no limit */
     char device_name[64];
 
     MlxMatrix embedding, head; /* head has empty handles when tied */
@@ -105,6 +107,11 @@ void backend_weights_free(MlxEngine *engine);
 bool backend_sequence_create(MlxEngine *engine, size_t max_tokens, EngineSequence **out,
                              Error *err) WARN_UNUSED;
 void backend_sequence_free(MlxEngine *engine, EngineSequence *sequence);
+/* Bytes that caches of max_tokens tokens come to take. */
+size_t backend_kv_bytes(const MlxEngine *engine, size_t max_tokens);
+/* Reserves for max_tokens from now on, whatever was reserved before. */
+bool backend_sequence_reserve(MlxEngine *engine, EngineSequence *sequence, size_t max_tokens,
+                              Error *err) WARN_UNUSED;
 /* Can the sequence go on from its first `length` tokens? */
 bool backend_sequence_holds(const MlxEngine *engine, const EngineSequence *sequence, size_t length);
 bool backend_sequence_share(MlxEngine *engine, const EngineSequence *from, EngineSequence *to,
