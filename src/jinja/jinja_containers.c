@@ -185,9 +185,7 @@ static bool dict_pop(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
     if (!entry && call->args[1].kind == JINJA_ABSENT)
         return jinja_fail(m, "pop: no such key");
     *out = entry ? entry->value : call->args[1];
-    if (entry)
-        jinja_dict_remove(call->self.as.dict, entry);
-    return true;
+    return !entry || jinja_dict_remove(m, call->self.as.dict, entry);
 }
 
 /* ---- Loops, cyclers ---- */

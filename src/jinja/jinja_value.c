@@ -251,15 +251,16 @@ static uint64_t hash_bytes(const void *bytes, size_t len)
     return slice_hash((Slice){bytes, len});
 }
 
-/* false for what Python cannot hash. */
-static bool hash_value(const JinjaValue *key, unsigned depth, uint64_t *out)
+/* Fails on what Python cannot hash. Tuples may share parts, so that few values make many visits:
+ * each is a step. */
+static bool hash_value(JinjaMachine *m, const JinjaValue *key, unsigned depth, uint64_t *out)
 {
     int64_t integer;
     *out = (uint64_t)key->kind;
     switch (key->kind) {
     case JINJA_STRING:
         *out = slice_hash(key->as.string);
-        return true;
+        return jinja_charge(m, key->as.string.len / 64);
     case JINJA_BOOL:
     case JINJA_INT:
         integer = jinja_integer_of(key);
@@ -275,10 +276,10 @@ static bool hash_value(const JinjaValue *key, unsigned depth, uint64_t *out)
         return true;
     case JINJA_TUPLE:
         if (depth >= JINJA_VALUE_DEPTH_MAX)
-            return false;
+            return jinja_fail_limit(m, "nesting of a key", JINJA_VALUE_DEPTH_MAX);
         for (size_t i = 0; i < key->as.list->count; i++) {
             uint64_t part;
-            if (!hash_value(&key->as.list->items[i], depth + 1, &part))
+            if (!jinja_charge(m, 1) || !hash_value(m, &key->as.list->items[i], depth + 1, &part))
                 return false;
             *out = *out * 31 + part;
         }
@@ -286,15 +287,10 @@ static bool hash_value(const JinjaValue *key, unsigned depth, uint64_t *out)
     case JINJA_LIST:
     case JINJA_DICT:
     case JINJA_VIEW:
-        return false;
+        return jinja_fail(m, "unhashable type: '%s'", jinja_type_name(key));
     default:
         return true;
     }
-}
-
-static bool require_hash(JinjaMachine *m, const JinjaValue *key, uint64_t *hash)
-{
-    return hash_value(key, 0, hash) || jinja_fail(m, "unhashable type: '%s'", jinja_type_name(key));
 }
 
 bool jinja_dict_new(JinjaMachine *m, size_t capacity, JinjaValue *out)
@@ -310,25 +306,25 @@ bool jinja_dict_new(JinjaMachine *m, size_t capacity, JinjaValue *out)
     return true;
 }
 
-static void dict_link(JinjaDict *dict, size_t number)
+static bool dict_link(JinjaMachine *m, JinjaDict *dict, size_t number)
 {
     uint64_t hash;
     size_t mask = dict->index_size - 1;
-    hash_value(&dict->entries[number].key, 0, &hash); /* it was hashable when it was added */
+    if (!hash_value(m, &dict->entries[number].key, 0, &hash))
+        return false;
     size_t at = (size_t)hash & mask;
     while (dict->index[at])
         at = (at + 1) & mask;
     dict->index[at] = (uint32_t)number + 1;
+    return true;
 }
 
 static bool dict_reindex(JinjaMachine *m, JinjaDict *dict)
 {
     if (dict->count < DICT_INDEX_FROM)
         return true;
-    if (dict->count * 2 <= dict->index_size) {
-        dict_link(dict, dict->count - 1);
-        return true;
-    }
+    if (dict->count * 2 <= dict->index_size)
+        return dict_link(m, dict, dict->count - 1);
     size_t size = dict->index_size ? dict->index_size * 4 : 64;
     while (size < dict->count * 2)
         size *= 2;
@@ -338,8 +334,10 @@ static bool dict_reindex(JinjaMachine *m, JinjaDict *dict)
     memset(index, 0, size * sizeof(*index));
     dict->index = index;
     dict->index_size = size;
-    for (size_t i = 0; i < dict->count; i++)
-        dict_link(dict, i);
+    for (size_t i = 0; i < dict->count; i++) {
+        if (!dict_link(m, dict, i))
+            return false;
+    }
     return true;
 }
 
@@ -348,7 +346,7 @@ bool jinja_dict_get(JinjaMachine *m, const JinjaDict *dict, const JinjaValue *ke
 {
     uint64_t hash = 0;
     *found = NULL;
-    if (!require_hash(m, key, &hash))
+    if (!hash_value(m, key, 0, &hash))
         return false;
     size_t mask = dict->index_size - 1;
     size_t at = dict->index_size ? (size_t)hash & mask : 0;
@@ -420,16 +418,19 @@ bool jinja_dict_set(JinjaMachine *m, JinjaDict *dict, const JinjaValue *key,
     return dict_reindex(m, dict);
 }
 
-void jinja_dict_remove(JinjaDict *dict, JinjaEntry *entry)
+bool jinja_dict_remove(JinjaMachine *m, JinjaDict *dict, JinjaEntry *entry)
 {
     size_t number = (size_t)(entry - dict->entries);
     memmove(entry, entry + 1, (dict->count - number - 1) * sizeof(*entry));
     dict->count--;
     if (!dict->index_size)
-        return;
+        return true;
     memset(dict->index, 0, dict->index_size * sizeof(*dict->index));
-    for (size_t i = 0; i < dict->count; i++)
-        dict_link(dict, i);
+    for (size_t i = 0; i < dict->count; i++) {
+        if (!dict_link(m, dict, i))
+            return false;
+    }
+    return true;
 }
 
 /* ---- From JSON ---- */

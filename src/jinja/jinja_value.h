@@ -151,7 +151,7 @@ bool jinja_dict_set(JinjaMachine *m, JinjaDict *dict, const JinjaValue *key,
 bool jinja_dict_get(JinjaMachine *m, const JinjaDict *dict, const JinjaValue *key,
                     JinjaEntry **found) WARN_UNUSED;
 JinjaEntry *jinja_dict_get_text(const JinjaDict *dict, Slice key); /* cannot fail */
-void jinja_dict_remove(JinjaDict *dict, JinjaEntry *entry);
+bool jinja_dict_remove(JinjaMachine *m, JinjaDict *dict, JinjaEntry *entry) WARN_UNUSED;
 bool jinja_value_from_json(JinjaMachine *m, const JsonValue *json, JinjaValue *out) WARN_UNUSED;
 
 /* ---- Asking ---- */

@@ -139,6 +139,11 @@ static void test_steps(void **state)
                 "endfor %}"
                 "{{ n.v == n.v[:] }}{{ n.v|tojson|length }}",
                 ERROR_LIMIT, "exceeds");
+    check_fails(
+        "{% set n = namespace(v=(1,)) %}{% for i in range(60) %}{% set n.v = (n.v, n.v) %}{% "
+        "endfor %}{{ {n.v: 1} }}",
+        ERROR_LIMIT, "steps of one rendering exceeds");
+    check_fails("{{ {(1, [2]): 1} }}", ERROR_INVALID, "unhashable type: 'list'");
     check_fails("{% set a = 'a' * 1000000 %}{% for i in range(1000) %}{{ (a + 'b') in (a + a) }}{% "
                 "endfor %}",
                 ERROR_LIMIT, "exceeds");
@@ -181,7 +186,7 @@ static void test_depth(void **state)
     check_fails(
         "{% set n = namespace(v=(1,)) %}{% for i in range(900) %}{% set n.v = (n.v,) %}{% endfor %}"
         "{{ {n.v: 1} }}",
-        ERROR_INVALID, "unhashable");
+        ERROR_LIMIT, "nesting of a key exceeds 400");
 }
 
 /* The deepest source in the deepest recursion stays within a small stack. */
