@@ -48,10 +48,27 @@ HttpConnection *connections_add(Server *server, int socket)
     return connection;
 }
 
+/* Closing a socket with unread bytes resets it, and takes what the library has answered to a
+ * malformed request away from the client. */
+static void let_client_read(Server *server, const HttpConnection *connection)
+{
+    pthread_mutex_lock(&server->mutex);
+    bool is_malformed =
+        !connection->timed_out && (connection->phase == CONNECTION_BODY ||
+                                   (connection->phase == CONNECTION_IDLE &&
+                                    received_bytes(connection->socket) > connection->bytes_before));
+    pthread_mutex_unlock(&server->mutex);
+    if (!is_malformed)
+        return;
+    shutdown(connection->socket, SHUT_WR);
+    watcher_linger(server->watcher, connection->socket);
+}
+
 void connections_remove(Server *server, HttpConnection *connection)
 {
     if (!connection)
         return;
+    let_client_read(server, connection);
     pthread_mutex_lock(&server->mutex);
     if (connection->previous)
         connection->previous->next = connection->next;

@@ -12,6 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("MLX_SERVE_BIN", str(ROOT / "build/release/mlx-serve"))
 ASAN_BINARY = os.environ.get("MLX_SERVE_ASAN_BIN", str(ROOT / "build/asan/mlx-serve"))
+TSAN_BINARY = os.environ.get("MLX_SERVE_TSAN_BIN", str(ROOT / "build/tsan/mlx-serve"))
 MODEL = os.environ.get("MLX_SERVE_MODEL", str(ROOT / "models/SmolLM2-135M-Instruct"))
 TINY_MODELS = ROOT / "tests/data/models"
 
