@@ -341,6 +341,114 @@ static const BadBody BAD_BODIES[] = {
     {"{" HELLO ",\"chat_template_kwargs\":1}", "invalid_type", "chat_template_kwargs"},
 };
 
+/* Every optional field as null, and every one at the ends of its range. */
+static void null_is_absent_and_ends_belong_to_ranges(void **state)
+{
+    (void)state;
+    static const char *const fields[] = {"model",
+                                         "max_tokens",
+                                         "max_completion_tokens",
+                                         "stream",
+                                         "stream_options",
+                                         "n",
+                                         "logprobs",
+                                         "top_logprobs",
+                                         "tools",
+                                         "tool_choice",
+                                         "parallel_tool_calls",
+                                         "response_format",
+                                         "chat_template_kwargs",
+                                         "enable_thinking",
+                                         "reasoning_effort",
+                                         "reasoning_budget_tokens",
+                                         "temperature",
+                                         "top_p",
+                                         "top_k",
+                                         "min_p",
+                                         "repetition_penalty",
+                                         "repetition_context_size",
+                                         "presence_penalty",
+                                         "frequency_penalty",
+                                         "logit_bias",
+                                         "seed",
+                                         "stop",
+                                         "ignore_eos",
+                                         "modalities",
+                                         "audio",
+                                         "functions",
+                                         "function_call",
+                                         "guided_regex",
+                                         "guided_choice",
+                                         "grammar",
+                                         "user",
+                                         "metadata",
+                                         "store",
+                                         "service_tier",
+                                         "safety_identifier",
+                                         "prompt_cache_key",
+                                         "prompt_cache_retention",
+                                         "verbosity",
+                                         "prediction",
+                                         "web_search_options",
+                                         "moderation"};
+    static const char *const good[] = {"\"max_tokens\":1",
+                                       "\"max_tokens\":2147483647",
+                                       "\"max_completion_tokens\":1.0",
+                                       "\"n\":1",
+                                       "\"n\":16",
+                                       "\"logprobs\":true,\"top_logprobs\":0",
+                                       "\"logprobs\":true,\"top_logprobs\":20",
+                                       "\"temperature\":0",
+                                       "\"temperature\":2.0",
+                                       "\"top_p\":0",
+                                       "\"top_p\":1",
+                                       "\"top_k\":-1",
+                                       "\"top_k\":9007199254740993",
+                                       "\"min_p\":0",
+                                       "\"min_p\":1",
+                                       "\"repetition_penalty\":0.001",
+                                       "\"repetition_penalty\":10",
+                                       "\"repetition_context_size\":0",
+                                       "\"presence_penalty\":-2",
+                                       "\"presence_penalty\":2",
+                                       "\"frequency_penalty\":-2",
+                                       "\"frequency_penalty\":2",
+                                       "\"logit_bias\":{}",
+                                       "\"logit_bias\":{\"0\":-100,\"256\":100}",
+                                       "\"seed\":-9223372036854775808",
+                                       "\"seed\":18446744073709551615",
+                                       "\"stop\":[]",
+                                       "\"stop\":\"\"",
+                                       "\"stop\":[\"q\",\"\",\"x\",\"y\"]",
+                                       "\"modalities\":[\"text\"]",
+                                       "\"reasoning_effort\":\"none\"",
+                                       "\"reasoning_budget_tokens\":-1",
+                                       "\"tool_choice\":\"none\"",
+                                       "\"parallel_tool_calls\":false",
+                                       "\"response_format\":{\"type\":\"text\"}",
+                                       "\"user\":5",
+                                       "\"metadata\":\"any\"",
+                                       "\"prompt_cache_anything\":[]"};
+    Fixture fixture;
+    Reply reply;
+    char text[512];
+    fixture_init(&fixture);
+    for (size_t i = 0; i < ARRAY_COUNT(fields) + ARRAY_COUNT(good); i++) {
+        char body[256];
+        size_t at = i - ARRAY_COUNT(fields);
+        if (i < ARRAY_COUNT(fields))
+            snprintf(body, sizeof(body), "{" HELLO ",\"%s\":null}", fields[i]);
+        else
+            snprintf(body, sizeof(body), "{" HELLO ",%s}", good[at]);
+        post_chat(&fixture, body, &reply);
+        if (reply.status != 200)
+            fail_msg("%s: %d %.*s", body, reply.status, SLICE_ARG(buffer_view(&reply.body)));
+        assert_string_equal(reply_field(&reply, "x-ignored-fields", text), "");
+        reply_reset(&reply);
+    }
+    fixture_reset(&fixture);
+}
+
 static void bad_bodies_are_named(void **state)
 {
     (void)state;
@@ -404,6 +512,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(tokens_are_sent_as_they_come),
         cmocka_unit_test(http_1_0_streams_until_close),
         cmocka_unit_test(silent_streams_get_comments),
+        cmocka_unit_test(null_is_absent_and_ends_belong_to_ranges),
         cmocka_unit_test(bad_bodies_are_named),
         cmocka_unit_test(deep_and_long_bodies_are_refused),
     };
