@@ -234,6 +234,9 @@ enum { PATH_BYTES_MAX = 4096 };
 size_t process_peak_resident_bytes(void);
 /* And now (the peak where only that is known). */
 size_t process_resident_bytes(void);
+/* Bytes that this process could still take without swapping: what the system calls available, and
+ * what its cgroup leaves (0 where unknown). */
+size_t process_available_bytes(void);
 /* Processors this process may use: affinity and cgroup quota respected, hyperthread siblings of one
  * core counted once; at least 1. */
 size_t process_usable_cores(void);

@@ -125,6 +125,66 @@ static size_t count_quota_processors(void)
 }
 #endif
 
+#ifdef __linux__
+/* One number of a file; SIZE_MAX if it has none ("max"), or cannot be read. */
+static size_t read_number(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    unsigned long long value;
+    if (!file)
+        return SIZE_MAX;
+    bool ok = fscanf(file, "%llu", &value) == 1 && value < SIZE_MAX;
+    fclose(file);
+    return ok ? (size_t)value : SIZE_MAX;
+}
+
+static size_t read_available(void)
+{
+    FILE *file = fopen("/proc/meminfo", "r");
+    if (!file)
+        return 0;
+    char line[128];
+    unsigned long long kilobytes = 0;
+    while (fgets(line, sizeof(line), file)) {
+        if (sscanf(line, "MemAvailable: %llu", &kilobytes) == 1)
+            break;
+    }
+    fclose(file);
+    return kilobytes < SIZE_MAX / 1024 ? (size_t)kilobytes * 1024 : 0;
+}
+
+/* What a cgroup, version 2 or 1, leaves of its limit. The page cache counts as used there, so this
+ * errs on the safe side. */
+static size_t read_group_rest(void)
+{
+    size_t max = read_number("/sys/fs/cgroup/memory.max");
+    size_t used = read_number("/sys/fs/cgroup/memory.current");
+    if (max == SIZE_MAX) {
+        max = read_number("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+        used = read_number("/sys/fs/cgroup/memory/memory.usage_in_bytes");
+    }
+    if (max == SIZE_MAX || used == SIZE_MAX)
+        return SIZE_MAX;
+    return used < max ? max - used : 1;
+}
+#endif
+
+size_t process_available_bytes(void)
+{
+#ifdef __linux__
+    size_t available = read_available(), rest = read_group_rest();
+    if (available > 0)
+        return available < rest ? available : rest;
+#endif
+#if defined(_SC_PHYS_PAGES)
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    size_t bytes;
+    if (pages > 0 && page > 0 && size_multiply((size_t)pages, (size_t)page, &bytes))
+        return bytes;
+#endif
+    return 0;
+}
+
 size_t process_usable_cores(void)
 {
     size_t cores = 0;

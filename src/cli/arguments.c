@@ -12,6 +12,7 @@
 typedef enum OptionKind {
     OPTION_FLAG,
     OPTION_INT,
+    OPTION_BYTES,
     OPTION_LIST, /* of whole numbers, with commas between */
     OPTION_DOUBLE,
     OPTION_TEXT,
@@ -64,6 +65,11 @@ static const Option options[] = {
      "model id to serve under (default: the model's type)"},
     {"parallel", OPTION_INT, FOR(SERVE) | FOR(INFO), AT(parallel), 1, 256, "N",
      "requests answered at once (default: 4)"},
+    {"kv-memory", OPTION_BYTES, FOR(SERVE), AT(kv_memory), 1 << 20, INT64_MAX, "SIZE",
+     "memory for keys and values, as in 2G (default: --parallel contexts, at most half of what is "
+     "free)"},
+    {"no-prefix-cache", OPTION_FLAG, FOR(SERVE), AT(no_prefix_cache), 0, 0, NULL,
+     "compute every prompt from its start"},
     {"ctx", OPTION_INT, FOR(RUN) | FOR(SERVE) | FOR(INFO) | FOR(PERPLEXITY), AT(ctx), 1, INT32_MAX,
      "N", "context in tokens (default: the model's, at most 8192; perplexity: 1024)"},
     {"backend", OPTION_CHOICE, LOADS | FOR(INFO), AT(backend), 0, 0, "auto|cpu|mlx",
@@ -191,6 +197,29 @@ static bool parse_list(const Option *option, const char *text, IntList *out, Err
     return true;
 }
 
+/* A whole number with K, M, G or T for powers of 1024; a B may follow, and an i before it. */
+static bool parse_bytes(const Option *option, const char *text, int64_t *out, Error *err)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    bool has_digits = *text >= '0' && *text <= '9' && errno == 0;
+    const char *unit = *end ? strchr(units, *end & ~0x20) : NULL;
+    int shift = unit ? (int)(unit - units + 1) * 10 : 0;
+    end += unit != NULL;
+    end += unit && *end == 'i' && (end[1] & ~0x20) == 'B';
+    end += (*end & ~0x20) == 'B';
+    if (!has_digits || *end != '\0')
+        return error_set(err, ERROR_USAGE, "--%s: \"%.100s\" is not a size such as 512M or 2G",
+                         option->name, text);
+    if (value > option->max >> shift || value << shift < option->min)
+        return error_set(err, ERROR_USAGE, "--%s: %.100s is out of range, expected at least %lld",
+                         option->name, text, (long long)option->min);
+    *out = value << shift;
+    return true;
+}
+
 static bool parse_double(const Option *option, const char *text, double *out, Error *err)
 {
     char *end;
@@ -258,6 +287,8 @@ static bool store_value(const Option *option, const char *text, Arguments *out, 
         return parse_int(option, text, (int64_t *)(void *)field, err);
     case OPTION_LIST:
         return parse_list(option, text, (IntList *)(void *)field, err);
+    case OPTION_BYTES:
+        return parse_bytes(option, text, (int64_t *)(void *)field, err);
     case OPTION_DOUBLE:
         return parse_double(option, text, (double *)(void *)field, err);
     case OPTION_TEXT:

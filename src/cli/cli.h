@@ -60,9 +60,10 @@ typedef struct Arguments {
     bool strict_model, strict_fields, insecure;             /* serve */
     int64_t max_tokens, port, threads, ctx, parallel, seed, greedy;
     int64_t decode, repeat, bits, group_size;
+    int64_t kv_memory; /* bytes; 0: chosen from what the machine has */
     IntList prefill, depth, batch;
     double temp;
-    bool has_seed, raw, json, csv, verbose;
+    bool has_seed, raw, json, csv, verbose, no_prefix_cache;
     bool prompt_from_stdin; /* the `run` command without a prompt reads one from a pipe */
     EngineBackend backend;
     EnginePrecision precision;

@@ -38,6 +38,26 @@ static bool open_model(const Arguments *arguments, Model **out, Error *err)
     return model_open(arguments->model, out, err);
 }
 
+/* While serving, keys and values have a limit: what was asked for, else the whole context for as
+ * many requests as run at once, but not more than half of the memory that the weights leave. */
+static bool choose_kv_bytes(const LoadedModel *loaded, const Arguments *arguments, size_t *out,
+                            Error *err)
+{
+    size_t context = 0, one = 0;
+    *out = (size_t)arguments->kv_memory;
+    if (arguments->command != COMMAND_SERVE || *out > 0)
+        return true;
+    if (!loaded_model_context(loaded, arguments, &context, err) ||
+        !engine_kv_bytes(&loaded->model->config, arguments->precision, context, &one, err))
+        return false;
+    if (!size_multiply(one, (size_t)arguments->parallel, out))
+        *out = SIZE_MAX;
+    size_t available = process_available_bytes(), weights = loaded->model->weights.bytes;
+    if (available > weights && *out > (available - weights) / 2)
+        *out = (available - weights) / 2;
+    return true;
+}
+
 bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *out, Error *err)
 {
     *out = (LoadedModel){0};
@@ -56,7 +76,8 @@ bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *
             .precision = arguments->precision,
             .threads = (size_t)arguments->threads,
         };
-        if (!engine_open(out->model, &options, &out->engine, err))
+        if (!choose_kv_bytes(out, arguments, &options.kv_bytes_max, err) ||
+            !engine_open(out->model, &options, &out->engine, err))
             goto failed;
     }
     report_skipped(&out->model->weights);

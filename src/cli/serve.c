@@ -60,7 +60,9 @@ static bool serve(const Arguments *arguments, const LoadedModel *loaded, Server 
     size_t context;
     if (!loaded_model_context(loaded, arguments, &context, err))
         return false;
-    SchedulerOptions scheduling = {.slots = (size_t)arguments->parallel, .max_context = context};
+    SchedulerOptions scheduling = {.slots = (size_t)arguments->parallel,
+                                   .max_context = context,
+                                   .no_prefix_cache = arguments->no_prefix_cache};
     if (!scheduler_create(loaded->engine, loaded->tokenizer, &loaded->model->config, &scheduling,
                           &scheduler, err))
         return false;
@@ -68,7 +70,7 @@ static bool serve(const Arguments *arguments, const LoadedModel *loaded, Server 
         .scheduler = scheduler,
         .tokenizer = loaded->tokenizer,
         .chat = loaded->chat,
-        .max_context = context,
+        .max_context = scheduler_max_context(scheduler),
         .vocab_size = loaded->model->config.vocab_size,
     };
     server_set_model(server, &model);

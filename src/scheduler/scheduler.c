@@ -6,7 +6,8 @@
  * thread sleeps.
  *
  * KV memory is reserved at admission. When it is short, the job stays at the head of the queue
- * until a running one has ended; if none runs, it fails. */
+ * until a running one has ended. A job that could never have it is refused at submit, since the
+ * context is no longer than what KV memory holds. */
 #include "state.h"
 
 #include <string.h>
@@ -104,6 +105,7 @@ static void end_everything(Scheduler *scheduler)
         queue_advance(scheduler);
         choice_end(scheduler, job, index, FINISH_CANCELLED, NULL);
     }
+    prefix_cache_reset(&scheduler->cache, scheduler->engine);
 }
 
 static void *inference_thread(void *argument)
@@ -142,6 +144,8 @@ static bool allocate_step_memory(Scheduler *scheduler, Error *err)
 
 static void free_memory(Scheduler *scheduler)
 {
+    prefix_cache_reset(&scheduler->cache,
+                       scheduler->engine); /* emptied by its thread, if there was one */
     buffer_reset(&scheduler->text);
     memory_free(scheduler->published_slots);
     memory_free(scheduler->ids);
@@ -168,6 +172,23 @@ static bool start_thread(Scheduler *scheduler, Error *err)
     return true;
 }
 
+static bool choose_context(Scheduler *scheduler, size_t wanted, Error *err)
+{
+    EngineDescription engine;
+    engine_describe(scheduler->engine, &engine);
+    size_t limit = scheduler->config->max_position_embeddings;
+    if (engine.max_sequence_tokens < limit)
+        limit = engine.max_sequence_tokens;
+    scheduler->max_context = wanted > 0 && wanted < limit ? wanted : limit;
+    scheduler->kv_slides = engine.kv_slides;
+    scheduler->tally.kv_max_bytes = engine.kv_bytes_max;
+    if (limit < SCHEDULER_CONTEXT_LEAST)
+        return error_set(err, ERROR_LIMIT,
+                         "KV memory of %zu bytes holds %zu tokens, expected at least %d",
+                         engine.kv_bytes_max, limit, SCHEDULER_CONTEXT_LEAST);
+    return true;
+}
+
 bool scheduler_create(Engine *engine, const Tokenizer *tokenizer, const ModelConfig *config,
                       const SchedulerOptions *options, Scheduler **out, Error *err)
 {
@@ -178,19 +199,18 @@ bool scheduler_create(Engine *engine, const Tokenizer *tokenizer, const ModelCon
     Scheduler *scheduler = memory_allocate_zeroed(1, sizeof(*scheduler));
     if (!scheduler)
         return error_no_memory(err, "scheduler");
-    size_t limit = config->max_position_embeddings;
     scheduler->engine = engine;
     scheduler->tokenizer = tokenizer;
     scheduler->config = config;
     scheduler->slot_count = scheduler->tally.slots = options->slots;
     scheduler->tally.thread_alive = true;
     scheduler->published = scheduler->tally;
-    scheduler->max_context = options->max_context;
-    if (scheduler->max_context == 0 || scheduler->max_context > limit)
-        scheduler->max_context = limit;
     scheduler->vocab_size = config->vocab_size;
     buffer_init(&scheduler->text, SCHEDULER_JOB_TEXT_BYTES_MAX);
-    if (!allocate_step_memory(scheduler, err) || !start_thread(scheduler, err)) {
+    bool can_fork = engine->ops->sequence_fork && !options->no_prefix_cache;
+    if (!choose_context(scheduler, options->max_context, err) ||
+        (can_fork && !prefix_cache_init(&scheduler->cache, err)) ||
+        !allocate_step_memory(scheduler, err) || !start_thread(scheduler, err)) {
         free_memory(scheduler);
         return false;
     }
@@ -210,6 +230,11 @@ void scheduler_free(Scheduler *scheduler)
     pthread_cond_destroy(&scheduler->work);
     pthread_mutex_destroy(&scheduler->mutex);
     free_memory(scheduler);
+}
+
+size_t scheduler_max_context(const Scheduler *scheduler)
+{
+    return scheduler->max_context;
 }
 
 void scheduler_drain(Scheduler *scheduler)

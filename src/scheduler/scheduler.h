@@ -2,8 +2,11 @@
  *
  * submit() puts a Job into a bounded queue; the inference thread admits its choices to slots, and
  * each step carries the next token of every running choice plus a bounded chunk of waiting prefill
- * (continuous batching). A job's choices share one prompt, which is prefilled once. Text comes back
- * through a bounded buffer per choice; the owner drains it with job_read, woken by the notify
+ * (continuous batching). A job's choices share one prompt, which is prefilled once. Sequences that
+ * have ended stay in a prefix cache as long as KV memory reaches, so that a prompt which begins
+ * like an earlier one (the next turn of a chat, a common system prompt) computes only the rest. A
+ * choice is admitted when there is KV memory for all it may need; until then it waits. Text comes
+ * back through a bounded buffer per choice; the owner drains it with job_read, woken by the notify
  * callback or job_wait. The scheduler is the only caller of the engine while it lives. It knows
  * nothing of HTTP or chat. Threads: submit, job_* and statistics are any thread (a Job has one
  * owner at a time). */
@@ -24,6 +27,7 @@ enum {
     SCHEDULER_PREFILL_CHUNK_ALONE = 512, /* and while none does */
     SCHEDULER_ECHO_CHUNK = 32,           /* and where each of their logits is wanted */
     SCHEDULER_SLOTS_MAX = 1024,
+    SCHEDULER_CONTEXT_LEAST = 2, /* a prompt's token and a reply's */
     SCHEDULER_HISTOGRAM_BUCKETS = 14,
 };
 
@@ -32,15 +36,19 @@ typedef struct Job Job;
 
 typedef struct SchedulerOptions {
     size_t slots;       /* choices that run at once, 1..SCHEDULER_SLOTS_MAX */
-    size_t max_context; /* tokens of one choice, prompt and reply; 0 or more than the model's: the
-                           model's */
+    size_t max_context; /* tokens of one choice, prompt and reply; 0 or more than what the model or
+                           KV memory can hold: that */
+    bool no_prefix_cache;
 } SchedulerOptions;
 
-/* Starts the inference thread. engine, tokenizer and config outlive the scheduler. */
+/* Starts the inference thread. engine, tokenizer and config outlive the scheduler. ERROR_LIMIT when
+ * KV memory cannot hold a single short sequence. */
 bool scheduler_create(Engine *engine, const Tokenizer *tokenizer, const ModelConfig *config,
                       const SchedulerOptions *options, Scheduler **out, Error *err) WARN_UNUSED;
 /* Cancels what runs, waits for the inference thread, frees. Jobs not yet released stay readable. */
 void scheduler_free(Scheduler *scheduler);
+/* Tokens of one choice: what options.max_context came to. */
+size_t scheduler_max_context(const Scheduler *scheduler);
 /* No new jobs from now on (submit fails with ERROR_BUSY); running ones continue. */
 void scheduler_drain(Scheduler *scheduler);
 
@@ -123,6 +131,10 @@ typedef struct SchedulerStatistics {
      * and those of them that were not computed; tokens sampled; engine passes. */
     uint64_t cancelled_total, prompt_tokens_total, cached_tokens_total, generated_tokens_total;
     uint64_t steps_total;
+    /* Bytes of KV memory in use, the cache's too, and their limit (0: none); sequences in the
+     * prefix cache; jobs that found a prefix; entries that had to go. */
+    size_t kv_used_bytes, kv_max_bytes, cache_entries;
+    uint64_t cache_hits_total, cache_evictions_total;
     /* The inference thread: does it run, and for how long has it been in its present step (0 while
      * it has nothing to do)? */
     bool thread_alive;

@@ -9,6 +9,7 @@
 #define SCHEDULER_STATE_H
 
 #include "job.h"
+#include "prefix_cache.h"
 
 enum { SCHEDULER_COST_CLASSES = 12 };
 
@@ -20,6 +21,9 @@ typedef struct Slot {
     EngineSequence *sequence;
     int32_t *tokens; /* [n_prompt + max_tokens] */
     size_t n_tokens, fed;
+    /* Of a prompt in a model whose layers forget: the next position whose keys another prompt will
+     * want. Prefill stops there and leaves an entry in the prefix cache. 0: none. */
+    size_t checkpoint;
     uint64_t order; /* of admission */
 } Slot;
 
@@ -59,6 +63,8 @@ struct Scheduler {
     uint64_t admissions;
     size_t used_slots, running_jobs;
     bool memory_short; /* admission waits until a choice ends */
+    bool kv_slides;    /* the engine's layers forget */
+    PrefixCache cache;
     StepCosts costs;
     SchedulerStatistics tally; /* published between steps */
 };
@@ -80,6 +86,8 @@ void slots_admit(Scheduler *scheduler);
 void slots_drop_released(Scheduler *scheduler);
 /* Frees the slot, publishes the end of its choice and, after the last one, lets go of the job. */
 void slot_end(Scheduler *scheduler, Slot *slot, FinishReason reason, const Error *error);
+/* The slot has come to its checkpoint or the end of its prompt: keeps the prefix for others. */
+void slot_keep_prefix(Scheduler *scheduler, Slot *slot);
 /* Ends a choice that has no slot. */
 void choice_end(Scheduler *scheduler, Job *job, size_t choice, FinishReason reason,
                 const Error *error);

@@ -19,9 +19,14 @@ void histogram_add(SchedulerHistogram *histogram, const double *bounds, double s
 
 void statistics_publish(Scheduler *scheduler)
 {
-    scheduler->tally.running = scheduler->running_jobs;
+    SchedulerStatistics *tally = &scheduler->tally;
+    const EngineOps *ops = scheduler->engine->ops;
+    tally->running = scheduler->running_jobs;
+    tally->cache_entries = scheduler->cache.count;
+    tally->cache_evictions_total = scheduler->cache.evictions_total;
+    tally->kv_used_bytes = ops->kv_bytes_used ? ops->kv_bytes_used(scheduler->engine) : 0;
     pthread_mutex_lock(&scheduler->mutex);
-    scheduler->published = scheduler->tally;
+    scheduler->published = *tally;
     for (size_t i = 0; i < scheduler->slot_count; i++) {
         const Slot *slot = &scheduler->slots[i];
         size_t n_prompt = slot->job ? slot->job->n_prompt : 0;

@@ -122,6 +122,8 @@ static void add_prefill(Scheduler *scheduler, Step *step, size_t budget)
         size_t left = slot->job->n_prompt - slot->fed;
         size_t count = left < budget - step->n_prefill ? left : budget - step->n_prefill;
         bool all = wants_all_logits(slot);
+        if (slot->checkpoint > slot->fed && slot->checkpoint - slot->fed < count)
+            count = slot->checkpoint - slot->fed;
         after = slot->order + 1;
         if (all) {
             Error err;
@@ -271,7 +273,10 @@ static void finish_rows(Scheduler *scheduler, const EngineRow *rows, Slot **slot
         Slot *slot = slots[i];
         Error err;
         bool ok = true;
+        bool is_prompt = !slot_decodes(slot);
         slot->fed += rows[i].n_tokens;
+        if (is_prompt && (slot->fed == slot->checkpoint || slot->fed == slot->job->n_prompt))
+            slot_keep_prefix(scheduler, slot);
         if (rows[i].logits == ENGINE_LOGITS_NONE)
             continue;
         if (rows[i].logits == ENGINE_LOGITS_ALL) {

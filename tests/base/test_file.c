@@ -290,6 +290,7 @@ static void test_clock_and_process(void **state)
     assert_true(clock_unix_milliseconds() > INT64_C(1700000000000));
     assert_true(process_peak_resident_bytes() > 100 * 1024);
     assert_in_range(process_usable_cores(), 1, 100000);
+    assert_true(process_available_bytes() > 1 << 20);
     assert_true((long)process_usable_cores() <= sysconf(_SC_NPROCESSORS_CONF));
 }
 

@@ -87,7 +87,8 @@ static void hang_ups_cancel(void **state)
     }
     wait_until_quiet(&fixture, 2);
     assert_int_equal(statistics_of(&fixture).cancelled_total, 5);
-    assert_int_equal(atomic_load(&fixture.fake.sequences), 0);
+    /* What is left of them is the prefix cache's. */
+    assert_int_equal(atomic_load(&fixture.fake.sequences), statistics_of(&fixture).cache_entries);
     /* A client that closes only its sending side is gone as well. */
     open_chat(&fixture, &clients[0], "Hi", 8000, false);
     wait_until_running(&fixture, 1, 0);
