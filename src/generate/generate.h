@@ -8,6 +8,7 @@
 #define GENERATE_H
 
 #include "base.h"
+#include "grammar.h"
 #include "tokenizer.h"
 
 enum {
@@ -49,6 +50,15 @@ typedef struct ConstraintOps {
 struct Constraint {
     const ConstraintOps *ops;
 };
+
+void constraint_free(Constraint *constraint); /* accepts NULL */
+
+/* Keeps a reply inside the grammar, which it holds a reference to. The grammar's vocabulary must be
+ * the tokenizer's. */
+bool constraint_from_grammar(Grammar *grammar, Constraint **out, Error *err) WARN_UNUSED;
+/* The bytes of all tokens but special ones. */
+bool grammar_vocabulary_from_tokenizer(const Tokenizer *tokenizer, GrammarVocabulary **out,
+                                       Error *err) WARN_UNUSED;
 
 /* ---- Options ---- */
 

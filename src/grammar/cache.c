@@ -14,13 +14,13 @@ typedef struct CacheEntry {
 } CacheEntry;
 
 struct GrammarCache {
-    const GrammarVocabulary *vocabulary;
-    pthread_mutex_t lock; /* guards the entries */
+    GrammarVocabulary *vocabulary; /* its creator's reference; outlives the cache */
+    pthread_mutex_t lock;          /* guards the entries */
     CacheEntry entries[CACHE_ENTRIES_MAX];
     size_t count;
 };
 
-bool grammar_cache_create(const GrammarVocabulary *vocabulary, GrammarCache **out, Error *err)
+bool grammar_cache_create(GrammarVocabulary *vocabulary, GrammarCache **out, Error *err)
 {
     *out = memory_allocate_zeroed(1, sizeof(**out));
     if (!*out)

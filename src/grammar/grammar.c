@@ -18,7 +18,7 @@ struct Grammar {
     atomic_size_t n_references;
     atomic_size_t bytes;
     Automaton automaton;
-    const GrammarVocabulary *vocabulary; /* NULL: no masks */
+    GrammarVocabulary *vocabulary; /* a reference; NULL: no masks */
     Slice ignored[GRAMMAR_IGNORED_MAX];
     size_t n_ignored;
     char *ignored_bytes;
@@ -159,11 +159,12 @@ static void destroy(Grammar *g)
     if (g->has_lock)
         pthread_mutex_destroy(&g->lock);
     automaton_reset(&g->automaton);
+    grammar_vocabulary_release(g->vocabulary);
     memory_free(g->ignored_bytes);
     memory_free(g);
 }
 
-bool grammar_create(const GrammarSource *source, const GrammarVocabulary *vocabulary, Grammar **out,
+bool grammar_create(const GrammarSource *source, GrammarVocabulary *vocabulary, Grammar **out,
                     Error *err)
 {
     *out = NULL;
@@ -172,6 +173,8 @@ bool grammar_create(const GrammarSource *source, const GrammarVocabulary *vocabu
         return error_no_memory(err, "grammar");
     atomic_init(&g->n_references, 1);
     g->vocabulary = vocabulary;
+    if (vocabulary)
+        atomic_fetch_add(&vocabulary->n_references, 1);
     g->has_lock = pthread_mutex_init(&g->lock, NULL) == 0;
     if (!g->has_lock) {
         error_set(err, ERROR_MEMORY, "cannot make a lock");

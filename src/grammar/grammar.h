@@ -29,7 +29,8 @@ enum {
  * allowed. Nothing of it is kept. Takes about 0.1 s for 150k tokens. */
 bool grammar_vocabulary_create(const Slice *tokens, size_t count, GrammarVocabulary **out,
                                Error *err) WARN_UNUSED;
-void grammar_vocabulary_free(GrammarVocabulary *vocabulary);
+/* Gives up the caller's reference (accepts NULL); grammars made with it hold one each. */
+void grammar_vocabulary_release(GrammarVocabulary *vocabulary);
 size_t grammar_vocabulary_size(const GrammarVocabulary *vocabulary);
 size_t grammar_vocabulary_bytes(const GrammarVocabulary *vocabulary); /* of memory */
 
@@ -58,11 +59,11 @@ enum {
 
 typedef struct Grammar Grammar;
 
-/* vocabulary may be NULL (no masks then) and must outlive the grammar. The caller owns one
+/* vocabulary may be NULL (no masks then). The caller owns one
  * reference. Errors: ERROR_INVALID and ERROR_UNSUPPORTED with the place (for schemas "#/...: why"),
  * ERROR_LIMIT when it would become too large, ERROR_MEMORY. Something that no text can satisfy is
  * ERROR_INVALID. */
-bool grammar_create(const GrammarSource *source, const GrammarVocabulary *vocabulary, Grammar **out,
+bool grammar_create(const GrammarSource *source, GrammarVocabulary *vocabulary, Grammar **out,
                     Error *err) WARN_UNUSED;
 void grammar_retain(Grammar *grammar);
 void grammar_release(Grammar *grammar); /* accepts NULL */
@@ -75,7 +76,8 @@ size_t grammar_bytes(const Grammar *grammar); /* of memory, now */
 /* Compiled grammars by source: the last used, within a number and a memory limit. */
 typedef struct GrammarCache GrammarCache;
 
-bool grammar_cache_create(const GrammarVocabulary *vocabulary, GrammarCache **out,
+/* vocabulary must outlive the cache. */
+bool grammar_cache_create(GrammarVocabulary *vocabulary, GrammarCache **out,
                           Error *err) WARN_UNUSED;
 void grammar_cache_free(GrammarCache *cache);
 /* As grammar_create; the caller owns one reference to *out. */

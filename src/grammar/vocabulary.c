@@ -170,6 +170,7 @@ bool grammar_vocabulary_create(const Slice *tokens, size_t count, GrammarVocabul
     GrammarVocabulary *v = memory_allocate_zeroed(1, sizeof(*v));
     if (!v)
         return error_no_memory(err, "vocabulary of the grammar");
+    atomic_init(&v->n_references, 1);
     v->n_tokens = count;
     v->n_words = (count + 63) / 64;
     v->plain_sets =
@@ -183,13 +184,13 @@ bool grammar_vocabulary_create(const Slice *tokens, size_t count, GrammarVocabul
     *out = v;
     return true;
 fail:
-    grammar_vocabulary_free(v);
+    grammar_vocabulary_release(v);
     return false;
 }
 
-void grammar_vocabulary_free(GrammarVocabulary *v)
+void grammar_vocabulary_release(GrammarVocabulary *v)
 {
-    if (!v)
+    if (!v || atomic_fetch_sub(&v->n_references, 1) != 1)
         return;
     memory_free(v->tokens);
     memory_free(v->bytes);

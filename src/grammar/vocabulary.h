@@ -17,6 +17,8 @@
 
 #include "grammar.h"
 
+#include <stdatomic.h>
+
 enum { VOCABULARY_PLAIN_LEVELS = 24, VOCABULARY_NO_TOKEN = -1 };
 
 typedef struct TrieNode {
@@ -41,6 +43,7 @@ typedef struct LongToken {
 } LongToken;
 
 struct GrammarVocabulary {
+    atomic_size_t n_references;
     size_t n_tokens, n_words;
     Slice *tokens; /* [n_tokens] into bytes */
     char *bytes;

@@ -146,7 +146,8 @@ bool chat_request_read(const JsonValue *body, const ChatDefaults *defaults, Aren
            field_read_string(json_get(body, SLICE("model")), "model", &out->model, error) &&
            read_length(body, out, error) &&
            fields_read_stream(body, &out->stream, &out->include_usage, error) &&
-           read_choices(body, out, error) && fields_check_constraints(body, error) &&
+           read_choices(body, out, error) &&
+           fields_read_constraint(body, arena, &out->constraint, error) &&
            check_modalities(body, error) && check_reasoning_budget(body, error) &&
            chat_kwargs_read(body, arena, &out->kwargs, error) &&
            fields_read_sampling(body, defaults->vocab_size, SERVER_STOP_STRINGS_MAX, arena,

@@ -11,6 +11,7 @@ typedef struct ChatCall {
     const JsonValue *kwargs;   /* further variables of the template, or NULL */
     Slice model;
     GenerationOptions generation;
+    ConstraintFields constraint;
     size_t n; /* choices */
     bool stream, include_usage;
 } ChatCall;

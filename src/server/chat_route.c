@@ -1,6 +1,7 @@
 /* POST /v1/chat/completions: body to prompt to reply. */
 #include "chat_request.h"
 #include "chat_response.h"
+#include "constraint.h"
 #include "models.h"
 #include "route.h"
 
@@ -34,16 +35,20 @@ static bool start_chat(HttpRequest *request, HttpError *error)
     const JsonValue *body;
     const ServerModel *model = NULL;
     TokenList tokens = {0};
+    Constraint *constraint = NULL;
     ChatDefaults defaults = {
         .temperature = server->options.temperature,
         .vocab_size = atomic_load(&server->is_ready) ? server->model.vocab_size : SIZE_MAX,
     };
     bool ok = body_read(request, &CHAT_REQUEST_NAMES, &body, error) &&
               chat_request_read(body, &defaults, &request->arena, &call, error) &&
+              constraint_open(request, &call.constraint, &constraint, error) &&
               models_select(server, call.model, error) &&
               (model = http_need_model(request, error)) &&
+              (constraint || constraint_open(request, &call.constraint, &constraint, error)) &&
               render_prompt(request, model, &call, &tokens, error);
     if (ok) {
+        call.generation.constraint = constraint;
         ReplyCall reply = {
             .dialect = &CHAT_DIALECT,
             .prompts = &tokens,
@@ -56,6 +61,7 @@ static bool start_chat(HttpRequest *request, HttpError *error)
         };
         ok = reply_start(request, &reply, error);
     }
+    constraint_free(constraint); /* the jobs have copies */
     token_list_reset(&tokens);
     return ok;
 }

@@ -102,7 +102,7 @@ bool completion_request_read(const JsonValue *body, float temperature, size_t vo
         !read_numbers(body, out, error) ||
         !field_read_bool(json_get(body, SLICE("echo")), "echo", &out->echo, error) ||
         !fields_read_stream(body, &out->stream, &out->include_usage, error) ||
-        !fields_check_constraints(body, error) ||
+        !fields_read_constraint(body, arena, &out->constraint, error) ||
         !fields_read_sampling(body, vocab_size, SERVER_STOP_STRINGS_MAX, arena, &out->generation,
                               error))
         return false;

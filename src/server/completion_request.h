@@ -18,6 +18,7 @@ typedef struct CompletionCall {
     size_t n_prompts;
     Slice model;
     GenerationOptions generation;
+    ConstraintFields constraint;
     size_t n; /* choices a prompt */
     bool stream, include_usage, echo;
 } CompletionCall;

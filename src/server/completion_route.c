@@ -2,6 +2,7 @@
  * recognised, and a BOS goes before it if the tokenizer says so. */
 #include "completion_request.h"
 #include "completion_response.h"
+#include "constraint.h"
 #include "models.h"
 #include "route.h"
 
@@ -83,6 +84,7 @@ static bool start_completion(HttpRequest *request, HttpError *error)
     const JsonValue *body;
     const ServerModel *model;
     PromptTokens prompts = {0};
+    Constraint *constraint = NULL;
     CompletionCall *call = arena_allocate(&request->arena, sizeof(*call));
     size_t vocab_size = atomic_load(&server->is_ready) ? server->model.vocab_size : SIZE_MAX;
     if (!call)
@@ -90,9 +92,14 @@ static bool start_completion(HttpRequest *request, HttpError *error)
     bool ok = body_read(request, &COMPLETION_REQUEST_NAMES, &body, error) &&
               completion_request_read(body, server->options.temperature, vocab_size,
                                       &request->arena, call, error) &&
+              constraint_open(request, &call->constraint, &constraint, error) &&
               models_select(server, call->model, error) &&
               (model = http_need_model(request, error)) &&
-              start_reply(request, model, call, &prompts, error);
+              (constraint || constraint_open(request, &call->constraint, &constraint, error));
+    if (ok)
+        call->generation.constraint = constraint;
+    ok = ok && start_reply(request, model, call, &prompts, error);
+    constraint_free(constraint); /* the jobs have copies */
     reset_prompts(&prompts);
     return ok;
 }

@@ -1,8 +1,7 @@
 #include "fields.h"
 
 /* Present in any form: not possible here. */
-static const char *const REFUSED_FIELDS[] = {"functions", "function_call", "guided_regex",
-                                             "guided_choice", "grammar"};
+static const char *const REFUSED_FIELDS[] = {"functions", "function_call"};
 
 static bool check_tools(const JsonValue *body, HttpError *error)
 {
@@ -30,7 +29,72 @@ static bool check_tools(const JsonValue *body, HttpError *error)
                           QUOTE_ARG(text));
 }
 
-static bool check_response_format(const JsonValue *body, HttpError *error)
+static bool set_constraint(ConstraintFields *out, GrammarKind kind, Slice text, const char *param,
+                           HttpError *error)
+{
+    if (out->is_constrained)
+        return http_error_set(error, FAULT_VALUE, param,
+                              "'%s' and '%s' cannot constrain one reply together.", out->param,
+                              param);
+    *out = (ConstraintFields){.is_constrained = true, .source = {kind, text}, .param = param};
+    return true;
+}
+
+/* The schema as text: what the cache of compiled grammars knows it by. */
+static bool write_schema(const JsonValue *schema, Arena *arena, Slice *out, HttpError *error)
+{
+    Buffer text;
+    JsonWriter writer;
+    Error err = {0};
+    buffer_init(&text, GRAMMAR_SOURCE_BYTES_MAX);
+    json_writer_init(&writer, &text, 0);
+    json_write_value(&writer, schema);
+    bool ok = buffer_check(&text, "the schema", &err);
+    if (ok && !arena_copy_slice(arena, buffer_view(&text), out))
+        ok = error_no_memory(&err, "schema");
+    buffer_reset(&text);
+    return ok || http_error_from(error, &err, FAULT_JSON_SCHEMA, FAULT_JSON_SCHEMA,
+                                 "response_format.json_schema.schema");
+}
+
+static bool read_schema(const JsonValue *format, Arena *arena, ConstraintFields *out,
+                        HttpError *error)
+{
+    static const char param[] = "response_format.json_schema",
+                      schema_param[] = "response_format.json_schema.schema";
+    const JsonValue *object, *schema;
+    Slice name = SLICE_EMPTY, description, text;
+    bool strict = true;
+    if (!field_read_object(json_get(format, SLICE("json_schema")), param, &object, error))
+        return false;
+    if (!object)
+        return http_error_set(error, FAULT_MISSING, param, "'%s' is missing.", param);
+    if (!json_get_present(object, "name"))
+        return http_error_set(error, FAULT_MISSING, "response_format.json_schema.name",
+                              "'response_format.json_schema.name' is missing.");
+    if (!field_read_string(json_get(object, SLICE("name")), "response_format.json_schema.name",
+                           &name, error) ||
+        !field_read_string(json_get(object, SLICE("description")),
+                           "response_format.json_schema.description", &description, error) ||
+        !field_read_bool(json_get(object, SLICE("strict")), "response_format.json_schema.strict",
+                         &strict, error))
+        return false;
+    schema = json_get_present(object, "schema");
+    if (!schema)
+        return http_error_set(error, FAULT_MISSING, schema_param, "'%s' is missing.", schema_param);
+    if (schema->kind != JSON_OBJECT)
+        return http_error_set(error, FAULT_JSON_SCHEMA, schema_param,
+                              "The schema must be an object, not of type %s.",
+                              json_kind_name(schema->kind));
+    if (!write_schema(schema, arena, &text, error) ||
+        !set_constraint(out, GRAMMAR_JSON_SCHEMA, text, schema_param, error))
+        return false;
+    out->source.ignores_unknown = !strict;
+    return true;
+}
+
+static bool read_response_format(const JsonValue *body, Arena *arena, ConstraintFields *out,
+                                 HttpError *error)
 {
     const JsonValue *format;
     Slice type = SLICE_EMPTY;
@@ -47,17 +111,63 @@ static bool check_response_format(const JsonValue *body, HttpError *error)
         return false;
     if (slice_equal(type, SLICE("text")))
         return true;
-    if (slice_equal(type, SLICE("json_object")) || slice_equal(type, SLICE("json_schema")))
-        return field_unsupported("response_format", error);
+    if (slice_equal(type, SLICE("json_object")))
+        return set_constraint(out, GRAMMAR_JSON_OBJECT, SLICE_EMPTY, "response_format", error);
+    if (slice_equal(type, SLICE("json_schema")))
+        return read_schema(format, arena, out, error);
     return http_error_set(error, FAULT_VALUE, "response_format.type",
                           "The response_format '%.*s' is unknown.", QUOTE_ARG(type));
 }
 
-bool fields_check_constraints(const JsonValue *body, HttpError *error)
+static bool read_choice_list(const JsonValue *body, Arena *arena, ConstraintFields *out,
+                             HttpError *error)
 {
+    static const char param[] = "guided_choice";
+    const JsonValue *list;
+    if (!field_read_array(json_get(body, SLICE("guided_choice")), param, &list, error))
+        return false;
+    if (!list)
+        return true;
+    size_t count = list->as.array.count;
+    if (count == 0)
+        return http_error_set(error, FAULT_EMPTY_ARRAY, param, "'guided_choice' is empty.");
+    Slice *choices = arena_allocate_array(arena, count, sizeof(*choices));
+    if (!choices)
+        return http_error_set(error, FAULT_INTERNAL, NULL, "Out of memory.");
+    for (size_t i = 0; i < count; i++) {
+        const JsonValue *item = &list->as.array.items[i];
+        if (item->kind != JSON_STRING)
+            return field_wrong_type(item, param, "an array of strings", error);
+        choices[i] = item->as.string;
+    }
+    if (!set_constraint(out, GRAMMAR_CHOICE, SLICE_EMPTY, param, error))
+        return false;
+    out->source.choices = choices;
+    out->source.n_choices = count;
+    return true;
+}
+
+static bool read_text(const JsonValue *body, const char *param, GrammarKind kind,
+                      ConstraintFields *out, HttpError *error)
+{
+    const JsonValue *value = json_get_present(body, param);
+    Slice text = SLICE_EMPTY;
+    if (!value)
+        return true;
+    return field_read_string(value, param, &text, error) &&
+           set_constraint(out, kind, text, param, error);
+}
+
+bool fields_read_constraint(const JsonValue *body, Arena *arena, ConstraintFields *out,
+                            HttpError *error)
+{
+    *out = (ConstraintFields){0};
     for (size_t i = 0; i < ARRAY_COUNT(REFUSED_FIELDS); i++) {
         if (json_get_present(body, REFUSED_FIELDS[i]))
             return field_unsupported(REFUSED_FIELDS[i], error);
     }
-    return check_tools(body, error) && check_response_format(body, error);
+    return check_tools(body, error) && read_response_format(body, arena, out, error) &&
+           read_text(body, "guided_regex", GRAMMAR_REGEX, out, error) &&
+           read_choice_list(body, arena, out, error) &&
+           read_text(body, "grammar", GRAMMAR_GBNF, out, error);
 }

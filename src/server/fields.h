@@ -43,9 +43,18 @@ bool fields_read_sampling(const JsonValue *object, size_t vocab_size, size_t max
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "repetition_context_size",     \
         "presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop", "ignore_eos"
 
-/* constraint_fields: tools, response_format, guided_regex, guided_choice and grammar, which
- * constrain what a reply may be. Refused by name as far as they ask for anything. */
-bool fields_check_constraints(const JsonValue *body, HttpError *error) WARN_UNUSED;
+/* What a reply is constrained to. */
+typedef struct ConstraintFields {
+    bool is_constrained;
+    GrammarSource source;
+    const char *param; /* the field that asks for it */
+} ConstraintFields;
+
+/* constraint_fields: response_format, guided_regex, guided_choice and grammar, of which one at most
+ * may constrain; what they say is compiled by constraint_open. Tools and functions are refused by
+ * name as far as they ask for anything. What out points at lives in arena or in body. */
+bool fields_read_constraint(const JsonValue *body, Arena *arena, ConstraintFields *out,
+                            HttpError *error) WARN_UNUSED;
 #define CONSTRAINT_FIELD_NAMES                                                                     \
     "tools", "tool_choice", "parallel_tool_calls", "response_format", "guided_regex",              \
         "guided_choice", "grammar", "functions", "function_call"

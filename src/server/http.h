@@ -111,6 +111,12 @@ struct HttpRequest {
     HttpRequest *next, *previous;
 };
 
+typedef struct ConstraintStore {
+    pthread_mutex_t lock; /* guards both, which are made once */
+    GrammarVocabulary *vocabulary;
+    GrammarCache *cache;
+} ConstraintStore;
+
 struct Server {
     struct MHD_Daemon *daemon;
     int listen_socket;
@@ -128,6 +134,7 @@ struct Server {
     _Atomic size_t connection_count;
     Metrics metrics;
     Watcher *watcher;
+    ConstraintStore constraints;
 
     /* mutex guards the lists of running tasks and of connections, the fields that HttpRequest
      * marks, stopping and aborting. While it is held nothing waits: libmicrohttpd's suspend and

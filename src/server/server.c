@@ -3,6 +3,7 @@
  * Stopping, in this order: no new connections and no new tasks; running tasks get their grace; what
  * still runs is told to fail, which also ends every suspension; then libmicrohttpd closes the
  * connections. The order matters: it must not be stopped while a connection is suspended. */
+#include "constraint.h"
 #include "http.h"
 #include "watcher.h"
 
@@ -148,6 +149,11 @@ static bool init_locks(Server *server, Error *err)
         pthread_mutex_destroy(&server->mutex);
         return error_no_memory(err, "server lock");
     }
+    if (pthread_mutex_init(&server->constraints.lock, NULL) != 0) {
+        pthread_cond_destroy(&server->idle);
+        pthread_mutex_destroy(&server->mutex);
+        return error_no_memory(err, "server lock");
+    }
     return true;
 }
 
@@ -156,6 +162,7 @@ static void free_server(Server *server)
     watcher_stop(server->watcher);
     if (server->listen_socket >= 0)
         close(server->listen_socket);
+    constraint_store_reset(&server->constraints);
     pthread_cond_destroy(&server->idle);
     pthread_mutex_destroy(&server->mutex);
     memory_free(server);

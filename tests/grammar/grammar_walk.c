@@ -128,8 +128,8 @@ static bool walk(Grammar *grammar, const Slice *tokens, size_t n_tokens, Buffer 
     return ended;
 }
 
-static bool answer(const JsonValue *request, const GrammarVocabulary *vocabulary,
-                   const Slice *tokens, size_t n_tokens, JsonWriter *writer, Error *err)
+static bool answer(const JsonValue *request, GrammarVocabulary *vocabulary, const Slice *tokens,
+                   size_t n_tokens, JsonWriter *writer, Error *err)
 {
     Slice kind = SLICE_EMPTY;
     GrammarSource source = {0};
@@ -166,7 +166,7 @@ static bool answer(const JsonValue *request, const GrammarVocabulary *vocabulary
     return true;
 }
 
-static void answer_line(Slice line, const GrammarVocabulary *vocabulary, const Slice *tokens,
+static void answer_line(Slice line, GrammarVocabulary *vocabulary, const Slice *tokens,
                         size_t n_tokens)
 {
     Arena arena;
@@ -228,7 +228,7 @@ int main(int argc, char **argv)
     while (line && fgets(line, LINE_BYTES_MAX, stdin))
         answer_line((Slice){line, strcspn(line, "\n")}, vocabulary, tokens, n_tokens);
     free(line);
-    grammar_vocabulary_free(vocabulary);
+    grammar_vocabulary_release(vocabulary);
     memory_free(tokens);
     return 0;
 }

@@ -13,7 +13,7 @@
 /* cmocka needs what is above */
 #include <cmocka.h>
 
-static Grammar *compile(GrammarKind kind, const char *text, const GrammarVocabulary *vocabulary,
+static Grammar *compile(GrammarKind kind, const char *text, GrammarVocabulary *vocabulary,
                         Error *err)
 {
     GrammarSource source = {.kind = kind, .text = slice_of(text)};
@@ -233,7 +233,7 @@ static void check_mask(GrammarRun *run)
 }
 
 static void walk_and_check(GrammarKind kind, const char *constraint, const char *text,
-                           const GrammarVocabulary *vocabulary)
+                           GrammarVocabulary *vocabulary)
 {
     Error err;
     Grammar *grammar = compile(kind, constraint, vocabulary, &err);
@@ -264,7 +264,7 @@ static void test_masks_equal_bytes(void **state)
                    "\"ab c日本\\n\\ud83d\\ude00x\"", vocabulary);
     walk_and_check(GRAMMAR_JSON_SCHEMA, "{\"type\":\"string\",\"maxLength\":100}", "\"ab\"",
                    vocabulary);
-    grammar_vocabulary_free(vocabulary);
+    grammar_vocabulary_release(vocabulary);
 }
 
 /* Without tokens for some bytes, what needs them is not in the grammar, and nothing gets stuck. */
@@ -287,7 +287,7 @@ static void test_missing_bytes(void **state)
     grammar_release(grammar);
     assert_null(compile(GRAMMAR_REGEX, "a(c|d)", vocabulary, &err));
     assert_int_equal(err.code, ERROR_INVALID);
-    grammar_vocabulary_free(vocabulary);
+    grammar_vocabulary_release(vocabulary);
 }
 
 /* Depth makes states; many of them are dropped again while runs and masks stay right. */
@@ -318,7 +318,7 @@ static void test_states_are_dropped(void **state)
     grammar_run_free(run);
     grammar_run_free(waiting);
     grammar_release(grammar);
-    grammar_vocabulary_free(vocabulary);
+    grammar_vocabulary_release(vocabulary);
 }
 
 /* ---- Cache ---- */
@@ -377,7 +377,7 @@ static bool use_once(const GrammarSource *source, const Slice *vocabulary_tokens
     grammar_run_free(run);
     grammar_release(grammar);
     grammar_cache_free(cache);
-    grammar_vocabulary_free(vocabulary);
+    grammar_vocabulary_release(vocabulary);
     return ok;
 }
 

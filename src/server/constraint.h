@@ -1,0 +1,19 @@
+/* constraint: what a request's fields ask for, compiled.
+ *
+ * Compiled grammars are kept by the server, so that a schema that comes with every request is
+ * compiled once. The vocabulary of masks is made with the first constrained request after the model
+ * is there; while there is none, grammars are compiled without it, for the sake of the errors. */
+#ifndef SERVER_CONSTRAINT_H
+#define SERVER_CONSTRAINT_H
+
+#include "fields.h"
+#include "http.h"
+
+/* *out is NULL when the reply is free, or no model is there yet. Schema keywords that were ignored
+ * are told in x-ignored-fields. The caller frees *out with constraint_free. */
+bool constraint_open(HttpRequest *request, const ConstraintFields *fields, Constraint **out,
+                     HttpError *error) WARN_UNUSED;
+/* When the server ends. */
+void constraint_store_reset(ConstraintStore *store);
+
+#endif
