@@ -51,8 +51,8 @@ void *http_request_begin(void *cls, const char *target, struct MHD_Connection *c
     return request;
 }
 
-/* What became of a request, told to the counters and the log. A client that went before the answer
- * counts as 499. What was sent past libmicrohttpd was counted there. */
+/* What became of a request, told to the log and, where no answer was queued or sent, which counted
+ * it, to the counters: a client that went before the answer counts as 499. */
 static void account_for(HttpRequest *request, bool timed_out, bool completed)
 {
     Server *server = request->server;
@@ -63,7 +63,7 @@ static void account_for(HttpRequest *request, bool timed_out, bool completed)
         request->status = http_fault_status(request->error.fault);
     else if (!request->queued)
         request->status = METRICS_CLIENT_GONE;
-    if (!timed_out && !request->raw_reply)
+    if (!timed_out && !request->raw_reply && !request->queued)
         metrics_count_reply(&server->metrics, request->route, request->status);
     if (request->outcome.is_generation)
         metrics_observe_seconds(&server->metrics, seconds);

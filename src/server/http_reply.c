@@ -162,8 +162,10 @@ static void add_common_headers(const HttpRequest *request, struct MHD_Response *
         MHD_add_response_header(response, "Connection", "close");
 }
 
+/* Counted before it can be read: who has the answer finds it in the next metrics. */
 static enum MHD_Result queue_and_forget(HttpRequest *request, struct MHD_Response *response)
 {
+    metrics_count_reply(&request->server->metrics, request->route, request->status);
     enum MHD_Result result = MHD_queue_response(request->connection, request->status, response);
     MHD_destroy_response(response);
     request->queued = result == MHD_YES;
