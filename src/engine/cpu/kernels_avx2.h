@@ -111,28 +111,21 @@ static FORCE_INLINE __m256 add_span(__m256 acc, __m256i dot, __m256 scales, __m2
 
 /* Calls multiply(job, format, scale type, code bits) with what fits the job's matrix. A macro,
  * since each call must have constants to be compiled for: a function would pass them at run time.
+ * The scale type is left to branches, which go one way throughout a matrix: a third of the kernels.
  */
-#define AVX2_MULTIPLY_SCALES(multiply, job, format, code_bits)                                     \
-    do {                                                                                           \
-        if ((job)->matrix->scale_type == SCALE_F16)                                                \
-            multiply(job, format, SCALE_F16, code_bits);                                           \
-        else if ((job)->matrix->scale_type == SCALE_BF16)                                          \
-            multiply(job, format, SCALE_BF16, code_bits);                                          \
-        else                                                                                       \
-            multiply(job, format, SCALE_F32, code_bits);                                           \
-    } while (0)
 #define AVX2_MULTIPLY(multiply, job)                                                               \
     do {                                                                                           \
+        const ScaleType type = (job)->matrix->scale_type;                                          \
         if ((job)->matrix->format == PACKED_NIBBLES)                                               \
-            AVX2_MULTIPLY_SCALES(multiply, job, PACKED_NIBBLES, 4);                                \
+            multiply(job, PACKED_NIBBLES, type, 4);                                                \
         else if ((job)->matrix->format == PACKED_FP4)                                              \
             multiply(job, PACKED_FP4, SCALE_BF16, 4);                                              \
         else if ((job)->matrix->code_bits == 5)                                                    \
-            AVX2_MULTIPLY_SCALES(multiply, job, PACKED_BYTES, 5);                                  \
+            multiply(job, PACKED_BYTES, type, 5);                                                  \
         else if ((job)->matrix->code_bits == 6)                                                    \
-            AVX2_MULTIPLY_SCALES(multiply, job, PACKED_BYTES, 6);                                  \
+            multiply(job, PACKED_BYTES, type, 6);                                                  \
         else                                                                                       \
-            AVX2_MULTIPLY_SCALES(multiply, job, PACKED_BYTES, 8);                                  \
+            multiply(job, PACKED_BYTES, type, 8);                                                  \
     } while (0)
 
 /* Writes the rows of half a tile that exist. */
