@@ -240,5 +240,9 @@ size_t process_available_bytes(void);
 /* Processors this process may use: affinity and cgroup quota respected, hyperthread siblings of one
  * core counted once; at least 1. */
 size_t process_usable_cores(void);
+/* The smallest CPU quota of the control groups in groups_file (/proc/self/cgroup) whose hierarchy
+ * is mounted at mount (/sys/fs/cgroup), in processors, rounded up; 0 when there is none. Versions 1
+ * and 2. */
+size_t cgroup_quota_processors(const char *groups_file, const char *mount);
 
 #endif

@@ -99,33 +99,6 @@ static size_t count_allowed_cores(void)
     return cores;
 }
 
-/* cgroup v2 "cpu.max" or v1 quota and period, as whole processors rounded up; 0 = no quota. */
-static size_t count_quota_processors(void)
-{
-    long quota = 0, period = 0;
-    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
-    if (file) {
-        if (fscanf(file, "%ld %ld", &quota, &period) != 2) /* "max" when unlimited */
-            quota = 0;
-        fclose(file);
-    } else if ((file = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r"))) {
-        if (fscanf(file, "%ld", &quota) != 1)
-            quota = 0;
-        fclose(file);
-        file = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r");
-        if (file) {
-            if (fscanf(file, "%ld", &period) != 1)
-                period = 0;
-            fclose(file);
-        }
-    }
-    if (quota <= 0 || period <= 0)
-        return 0;
-    return (size_t)((quota + period - 1) / period);
-}
-#endif
-
-#ifdef __linux__
 /* One number of a file; SIZE_MAX if it has none ("max"), or cannot be read. */
 static size_t read_number(const char *path)
 {
@@ -190,7 +163,7 @@ size_t process_usable_cores(void)
     size_t cores = 0;
 #ifdef __linux__
     cores = count_allowed_cores();
-    size_t quota = count_quota_processors();
+    size_t quota = cgroup_quota_processors("/proc/self/cgroup", "/sys/fs/cgroup");
     if (quota > 0 && quota < cores)
         cores = quota;
 #endif

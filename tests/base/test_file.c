@@ -294,6 +294,67 @@ static void test_clock_and_process(void **state)
     assert_true((long)process_usable_cores() <= sysconf(_SC_NPROCESSORS_CONF));
 }
 
+/* A fake hierarchy: each case writes /proc/self/cgroup's text and some files below the mount. */
+typedef struct QuotaCase {
+    const char *groups;
+    const char *files[4][2]; /* name below the mount, content */
+    size_t expected;
+} QuotaCase;
+
+static const QuotaCase quota_cases[] = {
+    {"0::/a/b\n", {{"a/b/cpu.max", "max 100000\n"}}, 0},
+    {"0::/a/b\n", {{"a/b/cpu.max", "150000 100000\n"}}, 2},
+    {"0::/a/b\n", {{"a/b/cpu.max", "max 100000\n"}, {"a/cpu.max", "100000 100000\n"}}, 1},
+    {"0::/a/b\n", {{"a/b/cpu.max", "50000 100000\n"}, {"a/cpu.max", "400000 100000\n"}}, 1},
+    {"0::/not/here\n", {{"cpu.max", "300000 100000\n"}}, 3},
+    {"0::/\n", {{"cpu.max", "garbage\n"}}, 0},
+    {"4:cpu,cpuacct:/a\n0::/\n",
+     {{"cpu/a/cpu.cfs_quota_us", "250000\n"}, {"cpu/a/cpu.cfs_period_us", "100000\n"}},
+     3},
+    {"4:cpuacct,cpu:/a\n",
+     {{"cpu/a/cpu.cfs_quota_us", "-1\n"}, {"cpu/a/cpu.cfs_period_us", "100000\n"}},
+     0},
+    {"4:cpuset:/a\n",
+     {{"cpu/a/cpu.cfs_quota_us", "100000\n"}, {"cpu/a/cpu.cfs_period_us", "100000\n"}},
+     0},
+    {"4:cpu:/x/y\n",
+     {{"cpu/cpu.cfs_quota_us", "100000\n"}, {"cpu/cpu.cfs_period_us", "100000\n"}},
+     1},
+    {"no colon\n4:\n\n", {{"cpu.max", "100000 100000\n"}}, 0},
+};
+
+static void test_cgroup_quota(void **state)
+{
+    (void)state;
+    static const char *const directories[] = {"mount", "mount/cpu", "mount/cpu/a", "mount/a",
+                                              "mount/a/b"};
+    Error err = {0};
+    char mount[PATH_BYTES_MAX], groups[PATH_BYTES_MAX], name[64];
+    snprintf(mount, sizeof(mount), "%s", place("mount"));
+    snprintf(groups, sizeof(groups), "%s", place("groups"));
+    for (size_t i = 0; i < ARRAY_COUNT(directories); i++)
+        assert_true(directory_create(place(directories[i]), &err));
+    for (size_t i = 0; i < ARRAY_COUNT(quota_cases); i++) {
+        const QuotaCase *c = &quota_cases[i];
+        assert_true(file_write(groups, slice_of(c->groups), &err));
+        for (size_t f = 0; f < 4 && c->files[f][0]; f++) {
+            snprintf(name, sizeof(name), "mount/%s", c->files[f][0]);
+            assert_true(file_write(place(name), slice_of(c->files[f][1]), &err));
+        }
+        size_t found = cgroup_quota_processors(groups, mount);
+        if (found != c->expected)
+            fail_msg("case %zu: %zu processors, expected %zu", i, found, c->expected);
+        for (size_t f = 0; f < 4 && c->files[f][0]; f++) {
+            snprintf(name, sizeof(name), "mount/%s", c->files[f][0]);
+            assert_int_equal(unlink(place(name)), 0);
+        }
+    }
+    assert_int_equal(unlink(groups), 0);
+    assert_int_equal(cgroup_quota_processors(groups, mount), 0);
+    for (size_t i = ARRAY_COUNT(directories); i-- > 0;)
+        assert_int_equal(rmdir(place(directories[i])), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -305,6 +366,7 @@ int main(void)
         cmocka_unit_test(test_pattern),
         cmocka_unit_test(test_path_join),
         cmocka_unit_test(test_log),
+        cmocka_unit_test(test_cgroup_quota),
         cmocka_unit_test(test_clock_and_process),
     };
     return cmocka_run_group_tests(tests, directory_open, directory_close);
