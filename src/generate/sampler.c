@@ -8,7 +8,8 @@
  * The full vocabulary is never sorted:
  *   top_k        a heap of the k best seen so far; most logits fail one comparison with its root;
  *   top_p        tokens below (1 - top_p) * total / vocab_size weigh less than 1 - top_p together,
- *                so they are outside the nucleus; the few others become a heap from which the best
+ *                so they are outside the nucleus, and a higher threshold will do if what is above
+ *                it already fills the nucleus; the few others become a heap from which the best
  *                is taken until the nucleus is full;
  *   neither      one pass for the weights and sums of blocks, then a walk over the blocks.
  * top_k, top_p and min_p each keep a prefix of the tokens in descending order, so the shortest one
@@ -25,6 +26,9 @@ enum {
     SAMPLER_LANES = 8,
     SAMPLER_ENDS_KEPT = 64, /* end tokens that a constraint leaves possible; models have few */
 };
+
+/* Weights from which the search for a nucleus starts (the best token has 1), and its steps. */
+static const float NUCLEUS_FIRST_THRESHOLD = 0x1p-6f, NUCLEUS_THRESHOLD_STEP = 0x1p-4f;
 
 /* ---- Logits ---- */
 
@@ -222,26 +226,48 @@ static size_t cut_sorted(const Sampler *sampler, size_t count)
     return kept;
 }
 
+/* All tokens that weigh at least threshold; their sum. */
+static size_t gather_candidates(const Sampler *sampler, const float *weights, float threshold,
+                                double *sum)
+{
+    Candidate *found = sampler->candidates;
+    size_t count = 0;
+    *sum = 0;
+    for (size_t i = 0; i < sampler->vocab_size; i++) {
+        if (weights[i] >= threshold && weights[i] > 0) {
+            found[count++] = (Candidate){weights[i], (int32_t)i};
+            *sum += (double)weights[i];
+        }
+    }
+    return count;
+}
+
 /* Candidates of the nucleus over the whole vocabulary, best first. weights [vocab_size] sum to
  * total. */
 static size_t select_nucleus(const Sampler *sampler, const float *weights, double total)
 {
     Candidate *heap = sampler->candidates;
+    double nucleus = (double)sampler->top_p * total;
     double floor = (1.0 - (double)sampler->top_p) * total / (double)sampler->vocab_size;
     /* A little below, for the rounding of the sums. */
-    float threshold = (float)(floor * 0.999);
-    if (threshold < sampler->min_p)
-        threshold = sampler->min_p;
+    float least = (float)(floor * 0.999);
+    if (least < sampler->min_p)
+        least = sampler->min_p;
+    /* Mostly a few heavy tokens are enough, and the rest need not be looked at one by one. */
+    double sum = 0;
     size_t count = 0;
-    for (size_t i = 0; i < sampler->vocab_size; i++) {
-        if (weights[i] >= threshold && weights[i] > 0)
-            heap[count++] = (Candidate){weights[i], (int32_t)i};
+    float threshold = NUCLEUS_FIRST_THRESHOLD;
+    for (;; threshold *= NUCLEUS_THRESHOLD_STEP) {
+        if (threshold < least)
+            threshold = least;
+        count = gather_candidates(sampler, weights, threshold, &sum);
+        if (threshold <= least || sum >= nucleus * (1.0 + 1e-9))
+            break;
     }
     heap_build(heap, count, false);
     /* Popping puts the best at the end of the shrinking heap: the sorted prefix grows from the
      * back. */
-    double sum = 0;
-    double nucleus = (double)sampler->top_p * total;
+    sum = 0;
     size_t left = count;
     while (left > 0 && (left == count || sum < nucleus)) {
         Candidate top = heap[0];

@@ -15,7 +15,9 @@ static const double STEP_STRETCH = 2.5;
  * passes counts. */
 static const double COST_RISE = 0.5, COST_FALL = 0.1;
 
-enum { PREFILL_CHUNK_LEAST = 8 };
+/* The first chunk, and the least: kernels for many rows may cost a whole tile for one row more, and
+ * only fewer tokens still go through those for few. */
+enum { PREFILL_CHUNK_FIRST = 4, PREFILL_CHUNK_LEAST = 1 };
 
 /* ---- Costs ---- */
 
@@ -57,7 +59,7 @@ static size_t prefill_budget(const Scheduler *scheduler, size_t n_decode)
     if (decode <= 0)
         return 0; /* this pass measures it */
     if (costs->prefill_token <= 0)
-        return PREFILL_CHUNK_LEAST;
+        return PREFILL_CHUNK_FIRST;
     double tokens = (STEP_STRETCH - 1) * decode / costs->prefill_token;
     if (tokens >= SCHEDULER_PREFILL_CHUNK)
         return SCHEDULER_PREFILL_CHUNK;
