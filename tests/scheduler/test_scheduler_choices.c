@@ -146,6 +146,42 @@ static void released_choices_are_cancelled(void **state)
     fixture_reset(&fixture);
 }
 
+/* Ten passes are needed for the prompt; not many more than one is made after its owner has gone. */
+static void prefill_is_cancelled_within_a_step(void **state)
+{
+    (void)state;
+    enum { PROMPT = 10 * SCHEDULER_PREFILL_CHUNK_ALONE };
+    Fixture fixture;
+    static int32_t prompt[PROMPT];
+    JobRequest request;
+    SchedulerStatistics statistics;
+    fixture_init(&fixture, 1, 2 * PROMPT);
+    atomic_store(&fixture.fake.delay_microseconds, 20000);
+    make_prompt(1, PROMPT, prompt);
+    request_init(&request, prompt, PROMPT, 10);
+    Job *job = submit(&fixture, &request);
+    while (atomic_load(&fixture.fake.passes) < 2)
+        pause_milliseconds(1);
+    size_t before = atomic_load(&fixture.fake.passes);
+    job_release(job);
+    wait_for_idle(&fixture);
+    assert_true(atomic_load(&fixture.fake.passes) <= before + 2);
+    scheduler_statistics(fixture.scheduler, &statistics);
+    assert_int_equal(statistics.cancelled_total, 1);
+    /* What was computed is not lost. */
+    JobStatus status;
+    Buffer text;
+    buffer_init(&text, 1000);
+    atomic_store(&fixture.fake.delay_microseconds, 0);
+    job = submit(&fixture, &request);
+    collect(job, &text, &status);
+    assert_in_range(status.cached_tokens, 2 * SCHEDULER_PREFILL_CHUNK_ALONE, PROMPT - 1);
+    assert_reply(&fixture, prompt, PROMPT, 10, &text, &status);
+    job_release(job);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
 /* ---- Log-probabilities ---- */
 
 /* The formula, in double. */
@@ -354,6 +390,7 @@ int main(void)
         cmocka_unit_test(choices_are_streams_over_one_prompt),
         cmocka_unit_test(running_prompts_are_shared),
         cmocka_unit_test(released_choices_are_cancelled),
+        cmocka_unit_test(prefill_is_cancelled_within_a_step),
         cmocka_unit_test(log_probabilities_are_those_of_raw_logits),
         cmocka_unit_test(prompts_have_log_probabilities),
         cmocka_unit_test(statistics_tell_what_happened),
