@@ -100,6 +100,11 @@ static void write_scheduler(const SchedulerStatistics *statistics, Buffer *out)
                 (double)statistics->waiting);
     write_gauge(out, "mlx_serve_slots", "Replies that can be generated at once.",
                 (double)statistics->slots);
+    write_gauge(out, "mlx_serve_kv_usage_ratio",
+                "Share of the KV memory in use, by running replies and by the prefix cache.",
+                statistics->kv_max_bytes > 0
+                    ? (double)statistics->kv_used_bytes / (double)statistics->kv_max_bytes
+                    : 0.0);
     write_gauge(out, "mlx_serve_step_age_seconds", "How long the present step has taken so far.",
                 statistics->step_age_seconds);
     write_histogram(out, "mlx_serve_time_to_first_token_seconds",
@@ -109,17 +114,6 @@ static void write_scheduler(const SchedulerStatistics *statistics, Buffer *out)
     write_histogram(out, "mlx_serve_inter_token_seconds", "Between two tokens of one reply.",
                     SCHEDULER_INTER_TOKEN_BOUNDS, statistics->inter_token.counts,
                     SCHEDULER_HISTOGRAM_BUCKETS, statistics->inter_token.sum);
-}
-
-/* Tokens that running replies hold, of those that the slots can hold. */
-static double slot_usage(const ServerModel *model)
-{
-    SchedulerSlot slots[SCHEDULER_SLOTS_MAX];
-    size_t count = scheduler_slots(model->scheduler, slots, SCHEDULER_SLOTS_MAX);
-    double held = 0;
-    for (size_t i = 0; i < count; i++)
-        held += (double)(slots[i].prompt_tokens + slots[i].generated_tokens);
-    return count > 0 ? held / ((double)count * (double)model->max_context) : 0;
 }
 
 void metrics_handle(HttpRequest *request)
@@ -132,8 +126,6 @@ void metrics_handle(HttpRequest *request)
         scheduler_statistics(server->model.scheduler, &statistics);
     write_replies(&server->metrics, out);
     write_scheduler(&statistics, out);
-    write_gauge(out, "mlx_serve_kv_usage_ratio", "Share of the slots' context that is in use.",
-                atomic_load(&server->is_ready) ? slot_usage(&server->model) : 0);
     for (size_t i = 0; i <= METRICS_BUCKETS; i++)
         counts[i] = atomic_load(&server->metrics.seconds_counts[i]);
     write_histogram(out, "mlx_serve_request_seconds", "Generation requests from head to end.",
