@@ -1,8 +1,9 @@
 /* A mask is built from two parts. Plain tokens: if any plain character leads from the state to one
  * and the same state, and from there again, for d characters, then the plain tokens of up to d
  * characters are allowed, which is a set that stands ready; where plain characters part ways, the
- * plain trie is walked. Other tokens: their trie is walked. A walk steps the machine along the trie
- * and skips the subtree behind a dead state. */
+ * plain trie is walked. Other tokens: their trie is walked. A walk steps the machine along the
+ * trie, skips the subtree behind a dead state, and takes the whole subtree behind a state that
+ * plain characters leave as it is. */
 #include "mask.h"
 
 #include <string.h>
@@ -148,8 +149,26 @@ static void start_from_plain(const GrammarVocabulary *v, size_t depth, uint64_t 
     }
 }
 
+enum { SUBTREE_NODES_MIN = 32 }; /* from which on it pays to ask about all of it */
+
+/* Does the state take any plain character and stay as it is? All below it is allowed then. */
+static bool stays_for_plain(Machine *m, uint32_t state, Error *err, bool *ok)
+{
+    uint32_t next = plain_next(m, state, err);
+    *ok = next != MACHINE_FAILED;
+    return next == state;
+}
+
+static void set_subtree(const Trie *trie, const TrieNode *node, uint64_t *words)
+{
+    size_t end = node->skip < trie->count ? trie->nodes[node->skip].first : trie->n_tokens;
+    for (size_t i = node->first; i < end; i++)
+        set_bit(words, trie->tokens[i]);
+}
+
 /* Walks the trie from masks->walk[0], which follows its state through collections. */
-static bool walk_trie(Masks *masks, Machine *m, const Trie *trie, uint64_t *words, Error *err)
+static bool walk_trie(Masks *masks, Machine *m, const Trie *trie, bool is_plain, uint64_t *words,
+                      Error *err)
 {
     const uint8_t *classes = m->automaton->classes;
     uint32_t *walk = masks->walk;
@@ -169,6 +188,16 @@ static bool walk_trie(Masks *masks, Machine *m, const Trie *trie, uint64_t *word
         if (to == MACHINE_DEAD) {
             i = node->skip;
             continue;
+        }
+        if (is_plain && node->skip - i >= SUBTREE_NODES_MIN) {
+            bool ok;
+            if (stays_for_plain(m, to, err, &ok)) {
+                set_subtree(trie, node, words);
+                i = node->skip;
+                continue;
+            }
+            if (!ok)
+                return false;
         }
         walk[node->depth] = to;
         if (node->token >= 0)
@@ -190,8 +219,8 @@ static bool build(Masks *masks, Machine *m, uint32_t state, uint64_t *words, Err
         start_from_plain(v, depth, words);
     else
         memset(words, 0, v->n_words * sizeof(*words));
-    bool ok = (plain == PLAIN_COUNTED || walk_trie(masks, m, &v->plain, words, err)) &&
-              walk_trie(masks, m, &v->other, words, err);
+    bool ok = (plain == PLAIN_COUNTED || walk_trie(masks, m, &v->plain, true, words, err)) &&
+              walk_trie(masks, m, &v->other, false, words, err);
     m->n_walk = 0;
     for (size_t i = 0; ok && i < v->n_same; i++) {
         size_t first = (size_t)v->same[i].first;

@@ -68,12 +68,17 @@ static bool build_trie(GrammarVocabulary *v, Trie *trie, const SortedToken *sort
         close_nodes(trie, path, last.len, shared);
         for (size_t d = shared + 1; d <= s.len; d++) {
             path[d] = (uint32_t)trie->count;
-            if (!push_node(trie, (TrieNode){.token = VOCABULARY_NO_TOKEN,
+            if (!push_node(trie, (TrieNode){.first = (uint32_t)trie->n_tokens,
+                                            .token = VOCABULARY_NO_TOKEN,
                                             .depth = (uint16_t)d,
                                             .byte = (uint8_t)s.ptr[d - 1]}))
                 return false;
         }
         trie->nodes[path[s.len]].token = sorted[i].id;
+        if (!memory_grow_array((void **)&trie->tokens, trie->n_tokens, &trie->tokens_capacity,
+                               sizeof(*trie->tokens)))
+            return false;
+        trie->tokens[trie->n_tokens++] = sorted[i].id;
         last = s;
     }
     close_nodes(trie, path, last.len, 0);
@@ -195,7 +200,9 @@ void grammar_vocabulary_release(GrammarVocabulary *v)
     memory_free(v->tokens);
     memory_free(v->bytes);
     memory_free(v->plain.nodes);
+    memory_free(v->plain.tokens);
     memory_free(v->other.nodes);
+    memory_free(v->other.tokens);
     memory_free(v->same);
     memory_free(v->plain_sets);
     memory_free(v->longs);
@@ -211,5 +218,6 @@ size_t grammar_vocabulary_bytes(const GrammarVocabulary *v)
 {
     return sizeof(*v) + v->n_tokens * (sizeof(*v->tokens) + 8) +
            (v->plain.capacity + v->other.capacity) * sizeof(TrieNode) +
+           (v->plain.tokens_capacity + v->other.tokens_capacity) * sizeof(int32_t) +
            (VOCABULARY_PLAIN_LEVELS + 2) * v->n_words * sizeof(*v->plain_sets);
 }

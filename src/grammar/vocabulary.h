@@ -23,7 +23,8 @@ enum { VOCABULARY_PLAIN_LEVELS = 24, VOCABULARY_NO_TOKEN = -1 };
 
 typedef struct TrieNode {
     uint32_t skip;
-    int32_t token; /* the first of those with these bytes, or VOCABULARY_NO_TOKEN */
+    uint32_t first; /* of the trie's tokens: those of this subtree begin here */
+    int32_t token;  /* the first of those with these bytes, or VOCABULARY_NO_TOKEN */
     uint16_t depth;
     uint8_t byte;
 } TrieNode;
@@ -31,6 +32,8 @@ typedef struct TrieNode {
 typedef struct Trie {
     TrieNode *nodes;
     size_t count, capacity;
+    int32_t *tokens; /* in the order of nodes: a subtree's tokens are neighbours */
+    size_t n_tokens, tokens_capacity;
 } Trie;
 
 typedef struct SameToken {
