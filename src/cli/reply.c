@@ -169,17 +169,22 @@ cleanup:
     return ok;
 }
 
-static void print_timing(const ReplyTiming *timing)
+static void print_timing(const Engine *engine, const ReplyTiming *timing)
 {
+    EngineDescription description;
+    engine_describe(engine, &description);
     double prompt_rate =
         timing->prompt_seconds > 0 ? (double)timing->prompt_tokens / timing->prompt_seconds : 0;
     double reply_rate =
         timing->reply_seconds > 0 ? (double)timing->decode_steps / timing->reply_seconds : 0;
     fprintf(stderr,
             "prefill %zu tokens, %.1f tokens/s; decode %zu tokens, %.1f tokens/s; peak memory %.0f "
-            "MB\n",
+            "MB",
             timing->prompt_tokens, prompt_rate, timing->reply_tokens, reply_rate,
             (double)process_peak_resident_bytes() * 1e-6);
+    if (description.device_peak_bytes > 0)
+        fprintf(stderr, ", on the device %.0f MB", (double)description.device_peak_bytes * 1e-6);
+    fputc('\n', stderr);
 }
 
 /* The prompt from the command line, else (for `run` with standard input redirected) from there. */
@@ -228,7 +233,7 @@ int command_run(const Arguments *arguments)
         goto cleanup;
     putchar('\n');
     fflush(stdout);
-    print_timing(&timing);
+    print_timing(loaded.engine, &timing);
     ok = true;
 cleanup:
     token_list_reset(&prompt);

@@ -198,6 +198,11 @@ mlx_array graph_contiguous(Graph *g, mlx_array a)
     GRAPH_DO(g, mlx_contiguous(&r, a, false, g->stream));
 }
 
+mlx_array graph_repeat(Graph *g, mlx_array a, int times, int axis)
+{
+    GRAPH_DO(g, mlx_repeat_axis(&r, a, times, axis, g->stream));
+}
+
 /* ---- Arithmetic ---- */
 
 #define GRAPH_UNARY(name, operation)                                                               \

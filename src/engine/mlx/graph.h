@@ -57,6 +57,7 @@ mlx_array graph_concatenate(Graph *g, const mlx_array *parts, size_t count, int 
 mlx_array graph_take(Graph *g, mlx_array a, mlx_array indices, int axis);
 mlx_array graph_take_along(Graph *g, mlx_array a, mlx_array indices, int axis);
 mlx_array graph_contiguous(Graph *g, mlx_array a);
+mlx_array graph_repeat(Graph *g, mlx_array a, int times, int axis); /* each row, times times */
 
 mlx_array graph_add(Graph *g, mlx_array a, mlx_array b);
 mlx_array graph_multiply(Graph *g, mlx_array a, mlx_array b);

@@ -70,6 +70,23 @@ static bool open_device(MlxEngine *engine, Error *err)
     return true;
 }
 
+/* Memory that MLX keeps for reuse is bounded; on Metal, weights and caches stay wired as far as the
+ * device recommends (elsewhere there is nothing to wire). */
+static bool limit_memory(MlxEngine *engine, Error *err)
+{
+    size_t old, recommended = 0;
+    bool there = false;
+    if (!graph_status(mlx_set_cache_limit(&old, MLX_CACHE_BYTES_MAX), "memory limit", err))
+        return false;
+    mlx_device_info info = mlx_device_info_new();
+    if (engine->is_gpu && mlx_device_info_get(&info, engine->device) == 0 &&
+        mlx_device_info_has_key(&there, info, "max_recommended_working_set_size") == 0 && there)
+        mlx_device_info_get_size(&recommended, info, "max_recommended_working_set_size");
+    mlx_device_info_free(info);
+    return recommended == 0 ||
+           graph_status(mlx_set_wired_limit(&old, recommended), "memory limit", err);
+}
+
 /* ---- Opening and closing ---- */
 
 typedef struct OpenTask {
@@ -95,7 +112,7 @@ static void open_task(void *context)
 {
     OpenTask *task = context;
     MlxEngine *engine = task->engine;
-    task->ok = open_device(engine, task->err);
+    task->ok = open_device(engine, task->err) && limit_memory(engine, task->err);
     if (!task->ok)
         return;
     if (engine->max_batch_tokens == 0)
@@ -153,6 +170,9 @@ static void describe(const Engine *base, EngineDescription *out)
                                .max_context = c->max_position_embeddings,
                                .threads = 1};
     snprintf(out->device, sizeof out->device, "%s", engine->device_name);
+    /* Counters of MLX's allocator, which any thread may read. */
+    mlx_get_active_memory(&out->device_bytes);
+    mlx_get_peak_memory(&out->device_peak_bytes);
 }
 
 /* ---- Sequences ---- */

@@ -15,7 +15,8 @@ enum {
     MLX_BATCH_TOKENS_GPU = 2048,
     MLX_BATCH_TOKENS_CPU = 512,
     MLX_BATCH_TOKENS_MAX = 1 << 16,
-    MLX_CACHE_STEP = 256, /* tokens by which caches grow */
+    MLX_CACHE_BYTES_MAX = 1 << 30, /* freed memory that MLX keeps */
+    MLX_CACHE_STEP = 256,          /* tokens by which caches grow */
 };
 
 /* One linear layer's matrix, or a stack of experts; all handles owned. */

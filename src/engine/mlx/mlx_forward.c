@@ -117,30 +117,25 @@ static mlx_array make_mask(MlxEngine *engine, const MlxSlice *slice, size_t wind
     return graph_and(g, mask, graph_less(g, queries, limit));
 }
 
-/* softmax(cap * tanh(q k^T scale / cap) + mask) v, the query heads of a key head together. */
+/* softmax(cap * tanh(q k^T scale / cap) + mask) v. Key heads are repeated for their query heads,
+ * and the mask is added: with five dimensions and a choice instead, CUDA's results were wrong. */
 static mlx_array capped_attention(MlxEngine *engine, mlx_array q, mlx_array k, mlx_array v,
                                   mlx_array mask)
 {
     Graph *g = &engine->graph;
     const ModelConfig *c = &engine->model->config;
-    if (g->failed)
-        return mlx_array_new();
-    int n = mlx_array_dim(q, 2), n_keys = mlx_array_dim(k, 2), dim = (int)c->head_dim;
-    int groups = (int)c->num_key_value_heads, heads = (int)c->num_attention_heads;
-    const int query_shape[] = {1, groups, heads / groups, n, dim};
-    const int key_shape[] = {1, groups, 1, n_keys, dim};
-    const int shape[] = {1, heads, n, dim};
+    int repeats = (int)(c->num_attention_heads / c->num_key_value_heads);
     float cap = c->attn_logit_softcapping;
-    mlx_array scores = graph_matmul(
-        g, graph_reshape(g, q, query_shape, 5),
-        graph_transpose(g, graph_reshape(g, k, key_shape, 5), (const int[]){0, 1, 2, 4, 3}, 5));
+    k = graph_repeat(g, k, repeats, 1);
+    v = graph_repeat(g, v, repeats, 1);
+    mlx_array scores = graph_matmul(g, q, graph_transpose(g, k, (const int[]){0, 1, 3, 2}, 4));
     scores = graph_multiply(g, scores, graph_scalar(g, c->attention_scale / cap, engine->type));
     scores = graph_multiply(g, graph_tanh(g, scores), graph_scalar(g, cap, engine->type));
     if (mask.ctx)
-        scores = graph_where(g, mask, scores, graph_scalar(g, -INFINITY, engine->type));
-    mlx_array out =
-        graph_matmul(g, graph_softmax(g, scores, -1), graph_reshape(g, v, key_shape, 5));
-    return graph_reshape(g, out, shape, 4);
+        scores = graph_add(g, scores,
+                           graph_where(g, mask, graph_scalar(g, 0.0f, engine->type),
+                                       graph_scalar(g, -INFINITY, engine->type)));
+    return graph_matmul(g, graph_softmax(g, scores, -1), v);
 }
 
 static mlx_array fused_attention(MlxEngine *engine, mlx_array q, mlx_array k, mlx_array v,
