@@ -11,9 +11,11 @@
 
 /* A pass with prefill may take so many times what it takes without. Streams are promised 4. */
 static const double STEP_STRETCH = 2.5;
-/* How far a measurement moves an estimate: up at once, down slowly, so that the worst of the recent
- * passes counts. */
-static const double COST_RISE = 0.5, COST_FALL = 0.1;
+/* How far a measurement moves an estimate. A prompt token costs what it cost in the worst of the
+ * recent passes, a pass without prefill what it took in the good ones: a neighbour's noise must not
+ * pass for the normal step that streams are measured by. */
+static const double TOKEN_RISE = 0.5, TOKEN_FALL = 0.1;
+static const double DECODE_RISE = 0.05, DECODE_FALL = 0.3;
 
 /* The first chunk, and the least: kernels for many rows may cost a whole tile for one row more, and
  * only fewer tokens still go through those for few. */
@@ -29,12 +31,12 @@ static size_t cost_class(size_t rows)
     return class;
 }
 
-static void learn(double *estimate, double measured)
+static void learn(double *estimate, double measured, double rise, double fall)
 {
     if (*estimate <= 0)
         *estimate = measured;
     else
-        *estimate += (measured - *estimate) * (measured > *estimate ? COST_RISE : COST_FALL);
+        *estimate += (measured - *estimate) * (measured > *estimate ? rise : fall);
 }
 
 static void learn_costs(Scheduler *scheduler, size_t n_decode, size_t n_prefill, double seconds)
@@ -44,9 +46,10 @@ static void learn_costs(Scheduler *scheduler, size_t n_decode, size_t n_prefill,
     if (n_decode == 0)
         return;
     if (n_prefill == 0)
-        learn(decode, seconds);
+        learn(decode, seconds, DECODE_RISE, DECODE_FALL);
     else if (*decode > 0 && seconds > *decode)
-        learn(&costs->prefill_token, (seconds - *decode) / (double)n_prefill);
+        learn(&costs->prefill_token, (seconds - *decode) / (double)n_prefill, TOKEN_RISE,
+              TOKEN_FALL);
 }
 
 /* Prompt tokens for a pass with n_decode decoding rows. */
