@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TREE_BYTES_MAX = 64 << 20, RANGES_MAX = 2048, NO_END = UINT32_MAX };
+enum { TREE_BYTES_MAX = 64 << 20, RANGES_MAX = 2048 };
+#define NO_END UINT32_MAX
 
 typedef enum ItemKind { ITEM_LITERAL, ITEM_RANGES, ITEM_RULE, ITEM_GROUP } ItemKind;
 

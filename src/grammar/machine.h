@@ -22,12 +22,11 @@ enum {
     MACHINE_WORK_MAX = 20 << 20,       /* items looked at between two machine_begin_work */
 };
 
-enum {
-    MACHINE_DEAD = 0,             /* nothing is accepted from here */
-    MACHINE_UNKNOWN = UINT32_MAX, /* a step not made yet */
-    MACHINE_FAILED = UINT32_MAX - 1,
-    MACHINE_NONE = UINT32_MAX - 2,
-};
+/* Numbers of states that are none; no enum, whose values are ints. */
+#define MACHINE_DEAD UINT32_C(0)   /* nothing is accepted from here */
+#define MACHINE_UNKNOWN UINT32_MAX /* a step not made yet */
+#define MACHINE_FAILED (UINT32_MAX - 1)
+#define MACHINE_NONE (UINT32_MAX - 2)
 
 typedef struct MachineState {
     uint32_t first_item, n_items; /* of items */

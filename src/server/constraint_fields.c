@@ -36,7 +36,8 @@ static bool set_constraint(ConstraintFields *out, GrammarKind kind, Slice text, 
         return http_error_set(error, FAULT_VALUE, param,
                               "'%s' and '%s' cannot constrain one reply together.", out->param,
                               param);
-    *out = (ConstraintFields){.is_constrained = true, .source = {kind, text}, .param = param};
+    *out = (ConstraintFields){
+        .is_constrained = true, .source = {.kind = kind, .text = text}, .param = param};
     return true;
 }
 

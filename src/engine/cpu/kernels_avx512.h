@@ -97,7 +97,7 @@ static FORCE_INLINE __m512 add_span(__m512 acc, __m512i dot, __m512 scales, __m5
 static FORCE_INLINE void store_tile(const KernelJob *job, size_t tile, size_t token, __m512 acc)
 {
     size_t first = tile * TILE_ROWS, left = job->matrix->rows - first;
-    __mmask16 mask = left < TILE_ROWS ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
+    __mmask16 mask = (__mmask16)(left < TILE_ROWS ? (1u << left) - 1 : 0xffffu);
     if (job->bias)
         acc = _mm512_add_ps(acc, _mm512_maskz_loadu_ps(mask, job->bias + first));
     _mm512_mask_storeu_ps(job->y + token * job->y_stride + first, mask, acc);

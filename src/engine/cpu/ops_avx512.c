@@ -12,7 +12,7 @@ enum { LANES = 16 };
 /* The lanes of a vector that begins at i of n values. */
 static inline __mmask16 lanes_left(size_t n, size_t i)
 {
-    return n - i < LANES ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)0xffff;
+    return (__mmask16)(n - i < LANES ? (1u << (n - i)) - 1 : 0xffffu);
 }
 
 static void rms_norm_avx512(const float *x, const float *weight, size_t n, float eps, float *out)
