@@ -131,7 +131,7 @@ static bool check_framing(HttpRequest *request, const HeadFacts *facts)
             QUOTE_ARG(facts->encoding));
     /* libmicrohttpd has refused what is not a decimal number. */
     char digits[32] = "";
-    if (facts->length.len < sizeof(digits))
+    if (facts->length.len > 0 && facts->length.len < sizeof(digits))
         memcpy(digits, facts->length.ptr, facts->length.len);
     if (facts->lengths > 0 &&
         (digits[0] == '\0' || strtoull(digits, NULL, 10) > SERVER_BODY_BYTES_MAX))
