@@ -40,7 +40,7 @@ typedef struct FakeEngine {
 } FakeEngine;
 
 void fake_engine_init(FakeEngine *fake, uint32_t max_context);
-/* The engine has forward_greedy from now on; before anything is submitted. */
+/* The engine has forward_greedy; before a scheduler has it. */
 void fake_engine_choose_tokens(FakeEngine *fake);
 /* The greedy reply to a prompt as bytes, computed without an engine; its length. ended tells
  * whether it came to its end token within max. */

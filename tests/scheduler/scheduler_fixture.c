@@ -25,14 +25,26 @@ int scheduler_tests_teardown(void **state)
     return 0;
 }
 
-void fixture_init(Fixture *fixture, size_t slots, size_t max_context)
+static void init(Fixture *fixture, size_t slots, size_t max_context, bool engine_chooses)
 {
     Error err = {0};
     fake_engine_init(&fixture->fake, 100000);
+    if (engine_chooses)
+        fake_engine_choose_tokens(&fixture->fake);
     SchedulerOptions options = {.slots = slots, .max_context = max_context};
     if (!scheduler_create(&fixture->fake.engine, tokenizer, &fixture->fake.config, &options,
                           &fixture->scheduler, &err))
         fail_msg("%s", err.message);
+}
+
+void fixture_init(Fixture *fixture, size_t slots, size_t max_context)
+{
+    init(fixture, slots, max_context, false);
+}
+
+void fixture_init_choosing(Fixture *fixture, size_t slots, size_t max_context)
+{
+    init(fixture, slots, max_context, true);
 }
 
 void fixture_reset(Fixture *fixture)

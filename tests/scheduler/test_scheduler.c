@@ -30,8 +30,7 @@ static void engines_may_choose_greedy_tokens(void **state)
     JobRequest request;
     JobStatus status;
     Buffer text;
-    fixture_init(&fixture, 2, 4000);
-    fake_engine_choose_tokens(&fixture.fake);
+    fixture_init_choosing(&fixture, 2, 4000);
     for (uint32_t i = 0; i < 20; i++)
         run_and_check(&fixture, i, 1 + i * 7, 1 + i * 13 % 200);
     assert_int_equal(atomic_load(&fixture.fake.greedy_passes), atomic_load(&fixture.fake.passes));
