@@ -80,7 +80,6 @@ def test_wrong_usage(arguments, part):
     (["import", "/no/such.gguf", "--out", "/tmp/nothing"], "/no/such.gguf"),
     (["tokenize", "/no/such.json", "--json"], "/no/such.json"),
     (["render", "--template", "/no/such.jinja", "--json"], "/no/such.jinja"),
-    (["--model", MODEL, "--backend", "mlx"], "mlx"),
 ])
 def test_failures_are_one_line(arguments, part):
     assert part in one_line(run(*arguments), 1)
