@@ -68,6 +68,13 @@ bool kv_pool_init(KvPool *pool, const ModelConfig *config, bool is_half, size_t 
 void kv_pool_reset(KvPool *pool)
 {
     assert(pool->used_bytes == 0);
+    for (KvKind kind = KV_FULL; kind < KV_KINDS; kind++) {
+        while (pool->free_blocks[kind]) {
+            KvBlock *block = pool->free_blocks[kind];
+            pool->free_blocks[kind] = block->next;
+            memory_free(block);
+        }
+    }
     memory_free(pool->layers);
     *pool = (KvPool){0};
 }
@@ -120,7 +127,11 @@ static bool check_room(const KvPool *pool, size_t n_full, size_t n_sliding, size
 static KvBlock *block_create(KvPool *pool, KvKind kind, Error *err)
 {
     size_t bytes = pool->block_bytes[kind];
-    KvBlock *block = memory_allocate_aligned(KV_ALIGNMENT, bytes);
+    KvBlock *block = pool->free_blocks[kind];
+    if (block)
+        pool->free_blocks[kind] = block->next;
+    else
+        block = memory_allocate_aligned(KV_ALIGNMENT, bytes);
     if (!block) {
         error_set(err, ERROR_MEMORY, "KV cache: no memory for %zu bytes", bytes);
         return NULL;
@@ -135,7 +146,8 @@ static void block_drop(KvPool *pool, KvKind kind, KvBlock *block)
     if (!block || --block->references > 0)
         return;
     pool->used_bytes -= pool->block_bytes[kind];
-    memory_free(block);
+    block->next = pool->free_blocks[kind];
+    pool->free_blocks[kind] = block;
 }
 
 static uint8_t *block_content(KvBlock *block)

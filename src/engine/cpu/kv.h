@@ -41,7 +41,8 @@ typedef struct KvLayer {
     size_t offset;           /* of its first head in a block */
 } KvLayer;
 
-/* Per model. */
+/* Per model. Blocks that nobody holds stay with the pool: they are the next to be taken, their pages
+ * already there, and the memory of the process does not grow by what malloc puts between them. */
 typedef struct KvPool {
     KvLayer *layers; /* [n_layers] */
     size_t n_layers, n_heads, head_dim, value_stride, element_size;
@@ -50,13 +51,14 @@ typedef struct KvPool {
     size_t largest_window;        /* of the sliding layers; 0: none slides */
     size_t ring_blocks;           /* sliding blocks that a sequence can touch at a time */
     size_t limit_bytes;           /* of all blocks; 0: none */
-    size_t used_bytes;
+    size_t used_bytes;            /* of the blocks that sequences hold */
+    struct KvBlock *free_blocks[KV_KINDS];
 } KvPool;
 
 /* The content follows, aligned like the header. */
 typedef struct KvBlock {
     size_t references;
-    struct KvBlock *next; /* among spares */
+    struct KvBlock *next; /* among spares, or free blocks */
 } KvBlock;
 
 /* Per sequence. */
