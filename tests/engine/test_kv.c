@@ -337,17 +337,49 @@ static void test_refusals(void **state)
     kv_cache_free(&cache);
     check_all(&from);
     kv_cache_free(&from.cache);
+    kv_pool_reset(&pool);
     for (uint64_t nth = 1; nth <= 5; nth++) {
+        pool_init(&pool, 16 * block); /* without free blocks */
         fault_fail_allocation(nth);
         assert_false(kv_cache_create(&pool, 100, &cache, &err));
         fault_fail_allocation(0);
         assert_int_equal(err.code, ERROR_MEMORY);
         assert_int_equal(pool.used_bytes, 0);
+        kv_pool_reset(&pool);
     }
-    kv_pool_reset(&pool);
     fault_fail_allocation(1);
     assert_false(kv_pool_init(&pool, &CONFIG, true, CHUNK, 0, &err));
     fault_fail_allocation(0);
+}
+
+static void test_free_blocks_stay_within_the_limit(void **state)
+{
+    (void)state;
+    enum { SHORT_SEQUENCES = 7 };
+    KvPool pool;
+    KvCache cache, few[SHORT_SEQUENCES];
+    Error err = {0};
+    pool_init(&pool, 0);
+    size_t full = pool.block_bytes[KV_FULL], sliding = pool.block_bytes[KV_SLIDING];
+    assert_int_equal(full, sliding);
+    kv_pool_reset(&pool);
+    pool_init(&pool, 14 * full);
+    assert_true(kv_cache_create(&pool, 10 * KV_BLOCK, &cache, &err)); /* the ring has 4 */
+    kv_cache_free(&cache);
+    assert_int_equal(pool.used_bytes, 0);
+    assert_int_equal(pool.free_bytes, 14 * full);
+    for (size_t i = 0; i < SHORT_SEQUENCES; i++) { /* three free full blocks make way for sliding */
+        assert_true(kv_cache_create(&pool, KV_BLOCK, &few[i], &err));
+        assert_int_equal(pool.used_bytes + pool.free_bytes, 14 * full);
+    }
+    assert_int_equal(pool.free_bytes, 0);
+    for (size_t i = 0; i < SHORT_SEQUENCES; i++)
+        kv_cache_free(&few[i]);
+    assert_true(kv_cache_create(&pool, 10 * KV_BLOCK, &cache, &err)); /* and the other way round */
+    assert_int_equal(pool.used_bytes, 14 * full);
+    assert_int_equal(pool.free_bytes, 0);
+    kv_cache_free(&cache);
+    kv_pool_reset(&pool);
 }
 
 int main(void)
@@ -360,6 +392,7 @@ int main(void)
         cmocka_unit_test(test_truncate_of_shared_blocks),
         cmocka_unit_test(test_random_histories),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_free_blocks_stay_within_the_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -65,15 +65,22 @@ bool kv_pool_init(KvPool *pool, const ModelConfig *config, bool is_half, size_t 
     return true;
 }
 
+static KvBlock *take_free(KvPool *pool, KvKind kind)
+{
+    KvBlock *block = pool->free_blocks[kind];
+    if (block) {
+        pool->free_blocks[kind] = block->next;
+        pool->free_bytes -= pool->block_bytes[kind];
+    }
+    return block;
+}
+
 void kv_pool_reset(KvPool *pool)
 {
     assert(pool->used_bytes == 0);
     for (KvKind kind = KV_FULL; kind < KV_KINDS; kind++) {
-        while (pool->free_blocks[kind]) {
-            KvBlock *block = pool->free_blocks[kind];
-            pool->free_blocks[kind] = block->next;
-            memory_free(block);
-        }
+        while (pool->free_blocks[kind])
+            memory_free(take_free(pool, kind));
     }
     memory_free(pool->layers);
     *pool = (KvPool){0};
@@ -124,14 +131,23 @@ static bool check_room(const KvPool *pool, size_t n_full, size_t n_sliding, size
 
 /* ---- Blocks ---- */
 
+/* Free blocks of one kind must not keep the other from its share of the limit. */
+static KvBlock *allocate_block(KvPool *pool, KvKind kind)
+{
+    KvKind other = kind == KV_FULL ? KV_SLIDING : KV_FULL;
+    size_t bytes = pool->block_bytes[kind];
+    while (pool->limit_bytes > 0 && pool->free_blocks[other] &&
+           pool->used_bytes + pool->free_bytes + bytes > pool->limit_bytes)
+        memory_free(take_free(pool, other));
+    return memory_allocate_aligned(KV_ALIGNMENT, bytes);
+}
+
 static KvBlock *block_create(KvPool *pool, KvKind kind, Error *err)
 {
     size_t bytes = pool->block_bytes[kind];
-    KvBlock *block = pool->free_blocks[kind];
-    if (block)
-        pool->free_blocks[kind] = block->next;
-    else
-        block = memory_allocate_aligned(KV_ALIGNMENT, bytes);
+    KvBlock *block = take_free(pool, kind);
+    if (!block)
+        block = allocate_block(pool, kind);
     if (!block) {
         error_set(err, ERROR_MEMORY, "KV cache: no memory for %zu bytes", bytes);
         return NULL;
@@ -146,6 +162,7 @@ static void block_drop(KvPool *pool, KvKind kind, KvBlock *block)
     if (!block || --block->references > 0)
         return;
     pool->used_bytes -= pool->block_bytes[kind];
+    pool->free_bytes += pool->block_bytes[kind];
     block->next = pool->free_blocks[kind];
     pool->free_blocks[kind] = block;
 }

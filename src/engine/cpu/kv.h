@@ -41,8 +41,9 @@ typedef struct KvLayer {
     size_t offset;           /* of its first head in a block */
 } KvLayer;
 
-/* Per model. Blocks that nobody holds stay with the pool: they are the next to be taken, their pages
- * already there, and the memory of the process does not grow by what malloc puts between them. */
+/* Per model. Blocks that nobody holds stay with the pool: they are the next to be taken, their
+ * pages already there, and the memory of the process does not grow by what malloc puts between
+ * them. */
 typedef struct KvPool {
     KvLayer *layers; /* [n_layers] */
     size_t n_layers, n_heads, head_dim, value_stride, element_size;
@@ -52,6 +53,7 @@ typedef struct KvPool {
     size_t ring_blocks;           /* sliding blocks that a sequence can touch at a time */
     size_t limit_bytes;           /* of all blocks; 0: none */
     size_t used_bytes;            /* of the blocks that sequences hold */
+    size_t free_bytes;            /* of the free blocks; with used_bytes within the limit */
     struct KvBlock *free_blocks[KV_KINDS];
 } KvPool;
 
