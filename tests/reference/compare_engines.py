@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The engines side by side on the fixture models, against their golden float64 logits.
 
-    python3 tests/reference/compare_engines.py [build/release/mlx-serve]
+    python3 tests/reference/compare_engines.py [build/release/mlx-serve [MODEL...]]
 
 Prints a table in Markdown: the largest KL divergence over all golden positions of a model, and the largest
 difference in units of the golden logits' standard deviation, for each engine and precision.
@@ -49,7 +49,7 @@ def main():
     binary = sys.argv[1] if len(sys.argv) > 1 else str(ROOT / "build/release/mlx-serve")
     print("| model | " + " | ".join("%s, %s" % c for c in COLUMNS) + " |\n|---" + "|---" * len(COLUMNS) + "|")
     for directory in sorted((ROOT / "tests/data/models").iterdir()):
-        if not (directory / "golden.json").exists():
+        if not (directory / "golden.json").exists() or directory.name not in (sys.argv[2:] or [directory.name]):
             continue
         golden = json.loads((directory / "golden.json").read_text())
         cells = [measure(binary, directory, golden, *column) for column in COLUMNS]

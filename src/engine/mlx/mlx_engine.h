@@ -129,6 +129,17 @@ mlx_array backend_build_pass(MlxEngine *engine, mlx_array tokens);
 mlx_array backend_argmax(MlxEngine *engine, mlx_array logits);
 bool backend_fetch_ids(mlx_array ids, size_t count, int32_t *out, Error *err) WARN_UNUSED;
 
+/* And the layers' operations. tokens [n] to [n, hidden]. */
+mlx_array backend_embed(MlxEngine *engine, mlx_array tokens);
+/* Rotates x [batch, heads, n, head_dim] by a table of the model's: positions offset .. offset + n -
+ * 1, or, when offsets is given (n is 1 then), offsets[batch]. */
+mlx_array backend_rotate(MlxEngine *engine, size_t table, mlx_array x, size_t offset,
+                         mlx_array offsets);
+/* q [1, heads, n, head_dim], rotated, against the slice's cache after k and v were appended to it:
+ * the same shape. */
+mlx_array backend_attend(MlxEngine *engine, MlxSlice *slice, size_t layer, mlx_array q, mlx_array k,
+                         mlx_array v);
+
 /* mlx_ahead.c: a greedy decoding step of the pass, with the step after it begun meanwhile. */
 bool backend_decode_ahead(MlxEngine *engine, int32_t *ids, Error *err) WARN_UNUSED;
 /* Forgets what was begun; before anything else touches the sequences. */

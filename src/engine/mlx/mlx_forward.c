@@ -54,7 +54,7 @@ mlx_array backend_gated(MlxEngine *engine, mlx_array gate, mlx_array up)
     return graph_multiply(g, graph_multiply(g, half, curve), up);
 }
 
-static mlx_array embed(MlxEngine *engine, mlx_array tokens)
+mlx_array backend_embed(MlxEngine *engine, mlx_array tokens)
 {
     Graph *g = &engine->graph;
     const MlxMatrix *m = &engine->embedding;
@@ -80,10 +80,8 @@ static mlx_array embed(MlxEngine *engine, mlx_array tokens)
 
 /* ---- Attention ---- */
 
-/* Rotates x [batch, heads, n, head_dim]: positions offset .. offset + n - 1, or, when offsets is
- * given (n is 1 then), offsets[batch]. */
-static mlx_array rotate(MlxEngine *engine, size_t table, mlx_array x, size_t offset,
-                        mlx_array offsets)
+mlx_array backend_rotate(MlxEngine *engine, size_t table, mlx_array x, size_t offset,
+                         mlx_array offsets)
 {
     Graph *g = &engine->graph;
     const RopeTable *rope = &engine->model->config.rope[table];
@@ -151,9 +149,8 @@ static mlx_array fused_attention(MlxEngine *engine, mlx_array q, mlx_array k, ml
     return graph_take_result(g, status, r);
 }
 
-/* q [1, heads, n, head_dim], rotated, against the slice's cache: the same shape. */
-static mlx_array attend(MlxEngine *engine, MlxSlice *slice, size_t layer, mlx_array q, mlx_array k,
-                        mlx_array v)
+mlx_array backend_attend(MlxEngine *engine, MlxSlice *slice, size_t layer, mlx_array q, mlx_array k,
+                         mlx_array v)
 {
     const ModelConfig *c = &engine->model->config;
     Graph *g = &engine->graph;
@@ -237,10 +234,10 @@ static mlx_array attend_alone(MlxEngine *engine, size_t layer, const Heads *h)
     size_t groups = c->num_key_value_heads, table = c->layers[layer].rope;
     size_t at = slice->sequence->length;
     mlx_array none = mlx_array_new();
-    mlx_array q = rotate(engine, table, heads_first(g, h->q, n, heads, dim), at, none);
-    mlx_array k = rotate(engine, table, heads_first(g, h->k, n, groups, dim), at, none);
+    mlx_array q = backend_rotate(engine, table, heads_first(g, h->q, n, heads, dim), at, none);
+    mlx_array k = backend_rotate(engine, table, heads_first(g, h->k, n, groups, dim), at, none);
     mlx_array v = heads_first(g, h->v, n, groups, dim);
-    return tokens_first(g, attend(engine, slice, layer, q, k, v), n, heads * dim);
+    return tokens_first(g, backend_attend(engine, slice, layer, q, k, v), n, heads * dim);
 }
 
 /* Rotates x [n, heads, dim] with a position for each token. */
@@ -250,7 +247,7 @@ static mlx_array rotate_tokens(MlxEngine *engine, size_t table, mlx_array x, siz
     Graph *g = &engine->graph;
     int n = (int)engine->n_tokens, dim = (int)engine->model->config.head_dim;
     const int apart[] = {n, (int)heads, 1, dim}, together[] = {n, (int)heads, dim};
-    x = rotate(engine, table, graph_reshape(g, x, apart, 4), 0, positions);
+    x = backend_rotate(engine, table, graph_reshape(g, x, apart, 4), 0, positions);
     return graph_reshape(g, x, together, 3);
 }
 
@@ -267,10 +264,10 @@ static mlx_array attend_many(MlxEngine *engine, size_t layer, const Heads *h, ml
         MlxSlice *slice = &engine->slices[i];
         int first = (int)slice->first_token, end = first + (int)slice->n_tokens;
         size_t n = slice->n_tokens;
-        mlx_array out = attend(engine, slice, layer,
-                               heads_first(g, graph_slice(g, q, 0, first, end), n, heads, dim),
-                               heads_first(g, graph_slice(g, k, 0, first, end), n, groups, dim),
-                               heads_first(g, graph_slice(g, h->v, 0, first, end), n, groups, dim));
+        mlx_array out = backend_attend(
+            engine, slice, layer, heads_first(g, graph_slice(g, q, 0, first, end), n, heads, dim),
+            heads_first(g, graph_slice(g, k, 0, first, end), n, groups, dim),
+            heads_first(g, graph_slice(g, h->v, 0, first, end), n, groups, dim));
         parts[i] = tokens_first(g, out, n, heads * dim);
     }
     return graph_concatenate(g, parts, engine->n_slices, 0);
@@ -341,13 +338,8 @@ static mlx_array run_head(MlxEngine *engine, mlx_array x)
         x = graph_take(g, x, graph_data(g, engine->wanted, MLX_INT32, shape, 1), 0);
     }
     x = norm_if(engine, x, engine->final_norm);
-    mlx_array logits;
-    if (engine->head.weight.ctx || engine->embedding.mode)
-        logits = backend_product(engine,
-                                 engine->head.weight.ctx ? &engine->head : &engine->embedding, x);
-    else
-        logits = graph_matmul(g, x, engine->embedding.weight);
-    logits = graph_cast(g, logits, MLX_FLOAT32);
+    const MlxMatrix *head = engine->head.weight.ctx ? &engine->head : &engine->embedding;
+    mlx_array logits = graph_cast(g, backend_product(engine, head, x), MLX_FLOAT32);
     float cap = c->final_logit_softcapping;
     if (cap <= 0.0f)
         return logits;
@@ -359,7 +351,7 @@ static mlx_array run_head(MlxEngine *engine, mlx_array x)
 
 mlx_array backend_build_pass(MlxEngine *engine, mlx_array tokens)
 {
-    mlx_array x = run_layers(engine, embed(engine, tokens));
+    mlx_array x = run_layers(engine, backend_embed(engine, tokens));
     return engine->n_wanted > 0 ? run_head(engine, x) : mlx_array_new();
 }
 
