@@ -51,6 +51,16 @@ static bool has_gpu(char *text, size_t size)
     return true;
 }
 
+/* With a soft-cap CUDA's logits were wrong once (docs/mlx.md); nobody has seen them right since. */
+static bool is_unfit(const ModelConfig *config, char *text, size_t size)
+{
+    bool is_metal = false;
+    if (config->attn_logit_softcapping <= 0.0f)
+        return false;
+    snprintf(text, size, "soft-capped attention is not trusted with MLX on CUDA");
+    return mlx_metal_is_available(&is_metal) != 0 || !is_metal;
+}
+
 static bool open_device(MlxEngine *engine, Error *err)
 {
     engine->is_gpu = gpu_is_there();
@@ -452,6 +462,7 @@ const MlxPlugin *engine_plugin_entry(void);
 
 __attribute__((visibility("default"))) const MlxPlugin *engine_plugin_entry(void)
 {
-    static const MlxPlugin plugin = {MLX_SERVE_VERSION, MLX_PLUGIN_BUILD, has_gpu, open_engine};
+    static const MlxPlugin plugin = {MLX_SERVE_VERSION, MLX_PLUGIN_BUILD, has_gpu, is_unfit,
+                                     open_engine};
     return &plugin;
 }
