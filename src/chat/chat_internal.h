@@ -13,4 +13,23 @@ Slice chat_default_source(Slice model_type);
 bool chat_messages_prepare(const JsonValue *messages, bool join_content, Arena *scratch,
                            JsonValue *out, Error *err) WARN_UNUSED;
 
+/* The marks that a template's source tells. */
+void chat_markup_find(Slice source, Markup *out);
+
+/* How a template deals with tools. */
+typedef struct ChatToolSupport {
+    bool writes_tools;    /* it has a place for them */
+    bool writes_calls;    /* and for calls of earlier turns and their results */
+    bool refuses_system;  /* it has none for a system message */
+    bool takes_one_call;  /* a message */
+    bool wants_short_ids; /* ids of calls have nine letters or digits */
+} ChatToolSupport;
+
+void chat_tools_find_support(Slice source, ChatToolSupport *out);
+/* Rewrites prepared messages for the template: ids where it wants them short; calls and their
+ * results as text where it knows none; tools (an array or NULL) the same, *tools is NULL then. */
+bool chat_tools_rewrite(const ChatToolSupport *support, const MarkupCalls *calls,
+                        const JsonValue **tools, JsonValue *messages, Arena *scratch,
+                        Error *err) WARN_UNUSED;
+
 #endif

@@ -14,6 +14,8 @@ struct ChatTemplate {
     Arena arena; /* of the slices below */
     JinjaTemplate *jinja;
     Slice source, bos_token, eos_token;
+    Markup markup;
+    ChatToolSupport tools;
     bool is_default;
 };
 
@@ -38,6 +40,8 @@ bool chat_template_create(Slice source, const char *name, Slice bos_token, Slice
         error_no_memory(err, "chat template");
         goto fail;
     }
+    chat_markup_find(source, &tmpl->markup);
+    chat_tools_find_support(source, &tmpl->tools);
     *out = tmpl;
     return true;
 fail:
@@ -158,6 +162,16 @@ bool chat_template_is_default(const ChatTemplate *tmpl)
     return tmpl->is_default;
 }
 
+const Markup *chat_template_markup(const ChatTemplate *tmpl)
+{
+    return &tmpl->markup;
+}
+
+bool chat_template_takes_one_call(const ChatTemplate *tmpl)
+{
+    return tmpl->tools.takes_one_call;
+}
+
 /* ---- Rendering ---- */
 
 static void add_variable(JsonMember *members, size_t *count, const char *name,
@@ -186,10 +200,14 @@ bool chat_template_render(const ChatTemplate *tmpl, const ChatRequest *request, 
     size_t count = 0;
     JsonValue messages,
         generation = {.kind = JSON_BOOL, .as.boolean = request->add_generation_prompt};
-    if (!chat_messages_prepare(request->messages, request->join_content, scratch, &messages, err))
+    const JsonValue *tools = request->tools;
+    if (!chat_messages_prepare(request->messages, request->for_reply, scratch, &messages, err))
+        return false;
+    if (request->for_reply && !chat_tools_rewrite(&tmpl->tools, &tmpl->markup.calls, &tools,
+                                                  &messages, scratch, err))
         return false;
     add_variable(members, &count, "messages", &messages);
-    add_variable(members, &count, "tools", request->tools);
+    add_variable(members, &count, "tools", tools);
     add_variable(members, &count, "documents", request->documents);
     add_variable(members, &count, "add_generation_prompt", &generation);
     add_token(members, &count, "bos_token", request->bos_token, tmpl->bos_token);

@@ -50,18 +50,52 @@ void grammar_cache_free(GrammarCache *cache)
     memory_free(cache);
 }
 
+static void write_slice(Slice slice, Buffer *out)
+{
+    buffer_append_format(out, "%zu:", slice.len);
+    buffer_append_slice(out, slice);
+}
+
+static void write_markup(const Markup *markup, Buffer *out)
+{
+    const MarkupCalls *calls = &markup->calls;
+    const Slice texts[] = {markup->think_open,     markup->think_close, calls->before_calls,
+                           calls->before_name,     calls->after_name,   calls->after_arguments,
+                           calls->between_calls,   calls->after_calls};
+    for (size_t i = 0; i < ARRAY_COUNT(texts); i++)
+        write_slice(texts[i], out);
+    for (size_t i = 0; i < MARKUP_TRIGGERS_MAX; i++) {
+        write_slice(calls->triggers[i].text, out);
+        buffer_append_format(out, "%d %zu ", calls->triggers[i].at_start,
+                             calls->triggers[i].name_bytes);
+    }
+    buffer_append_format(out, "%d %d ", markup->begins_in_think, markup->only_at_start);
+}
+
 /* The source as bytes: equal for equal sources only. */
 static void write_key(const GrammarSource *source, Buffer *out)
 {
     buffer_append_format(out, "%d %d ", (int)source->kind, source->ignores_unknown);
     if (source->kind == GRAMMAR_CHOICE) {
-        for (size_t i = 0; i < source->n_choices; i++) {
-            buffer_append_format(out, "%zu:", source->choices[i].len);
-            buffer_append_slice(out, source->choices[i]);
-        }
+        buffer_append_format(out, "%zu ", source->n_choices);
+        for (size_t i = 0; i < source->n_choices; i++)
+            write_slice(source->choices[i], out);
     } else {
-        buffer_append_slice(out, source->text);
+        write_slice(source->text, out);
     }
+}
+
+static void write_reply_key(const GrammarReply *reply, Buffer *out)
+{
+    buffer_append_format(out, "reply %d %d %zu ", reply->needs_call, reply->one_call,
+                         reply->n_tools);
+    write_markup(reply->markup, out);
+    for (size_t i = 0; i < reply->n_tools; i++) {
+        write_slice(reply->tools[i].name, out);
+        write_key(&reply->tools[i].arguments, out);
+    }
+    if (reply->content)
+        write_key(reply->content, out);
 }
 
 /* Moves entry i to the front. */
@@ -117,7 +151,10 @@ bool grammar_cache_get(GrammarCache *cache, const GrammarSource *source, Grammar
     Buffer key;
     *out = NULL;
     buffer_init(&key, GRAMMAR_SOURCE_BYTES_MAX * 2);
-    write_key(source, &key);
+    if (source->kind == GRAMMAR_REPLY)
+        write_reply_key(source->reply, &key);
+    else
+        write_key(source, &key);
     if (!buffer_check(&key, "the grammar", err)) {
         buffer_reset(&key);
         return false;

@@ -1,27 +1,22 @@
 /* The public face: a compiled automaton, its machine and masks under one lock, and runs in it. */
 #include "grammar.h"
 
-#include "gbnf.h"
-#include "json.h"
 #include "mask.h"
-#include "regex.h"
-#include "schema.h"
+#include "source.h"
 
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 
-enum { SCHEMA_TREE_BYTES_MAX = 64 << 20 };
-
 struct Grammar {
     atomic_size_t n_references;
     atomic_size_t bytes;
     Automaton automaton;
     GrammarVocabulary *vocabulary; /* a reference; NULL: no masks */
-    Slice ignored[GRAMMAR_IGNORED_MAX];
+    Slice ignored[GRAMMAR_IGNORED_MAX]; /* in the arena */
     size_t n_ignored;
-    char *ignored_bytes;
+    Arena ignored_arena;
     bool has_lock;
     pthread_mutex_t lock; /* guards machine, masks and the place of every run */
     Machine machine;
@@ -35,111 +30,17 @@ struct GrammarRun {
 
 /* ---- Compilation ---- */
 
-static bool keep_ignored(Grammar *g, const SchemaCompiler *c, Error *err)
-{
-    size_t total = 0;
-    for (size_t i = 0; i < c->n_ignored; i++)
-        total += c->ignored[i].len;
-    g->ignored_bytes = memory_allocate(total);
-    if (!g->ignored_bytes)
-        return error_no_memory(err, "grammar");
-    char *to = g->ignored_bytes;
-    for (size_t i = 0; i < c->n_ignored; i++) {
-        Slice name = c->ignored[i];
-        if (name.len > 0)
-            memcpy(to, name.ptr, name.len);
-        g->ignored[g->n_ignored++] = (Slice){to, name.len};
-        to += name.len;
-    }
-    return true;
-}
-
-/* Nothing is accepted: say what was found to be impossible, if anything was. */
-static bool fail_empty(const char *contradiction, Error *err)
-{
-    if (contradiction && contradiction[0])
-        return error_set(err, ERROR_INVALID, "%s", contradiction);
-    return error_set(err, ERROR_INVALID,
-                     contradiction ? "#: no document can satisfy this schema"
-                                   : "no text can satisfy this");
-}
-
-static bool finish(Grammar *g, const char *contradiction, Error *err)
+static bool compile(Grammar *g, const GrammarSource *source, Error *err)
 {
     const GrammarVocabulary *v = g->vocabulary;
     const bool *allowed = v && !v->has_all_bytes ? v->has_byte : NULL;
-    bool is_empty;
-    if (!automaton_finish(&g->automaton, allowed, &is_empty, err))
-        return false;
-    return !is_empty || fail_empty(contradiction, err);
-}
-
-static bool compile_schema(Grammar *g, Text *text, const GrammarSource *source, Error *err)
-{
-    Arena arena;
-    SchemaCompiler compiler;
-    const JsonValue *schema;
-    arena_init(&arena, SCHEMA_TREE_BYTES_MAX);
-    if (!json_parse(source->text, &arena, &schema, err)) {
-        arena_reset(&arena);
-        return false;
-    }
-    schema_compiler_init(&compiler, text, schema, !source->ignores_unknown);
-    bool ok = schema_compile(&compiler, err) && keep_ignored(g, &compiler, err) &&
-              finish(g, compiler.contradiction, err);
-    schema_compiler_reset(&compiler);
-    arena_reset(&arena);
-    return ok;
-}
-
-static bool compile_regex(Grammar *g, Text *text, const GrammarSource *source, Error *err)
-{
-    Automaton *a = text->automaton;
-    uint32_t start;
-    a->root = automaton_add_rule(a, SLICE_EMPTY);
-    if (!regex_add(text, source->text, REGEX_WHOLE, TEXT_RAW, AUTOMATON_RETURN, &start, err))
-        return false;
-    automaton_set_rule(a, a->root, start);
-    return finish(g, NULL, err);
-}
-
-static bool compile_choice(Grammar *g, Text *text, const GrammarSource *source, Error *err)
-{
-    Automaton *a = text->automaton;
-    Slice *copy = memory_allocate_array(source->n_choices, sizeof(*copy));
-    if (!copy)
-        return error_no_memory(err, "choices");
-    if (source->n_choices > 0)
-        memcpy(copy, source->choices, source->n_choices * sizeof(*copy));
-    a->root = automaton_add_rule(a, SLICE_EMPTY);
-    automaton_set_rule(a, a->root,
-                       text_add_choice(text, copy, source->n_choices, AUTOMATON_RETURN));
-    memory_free(copy);
-    return finish(g, NULL, err);
-}
-
-static bool compile(Grammar *g, const GrammarSource *source, Error *err)
-{
-    if (source->text.len > GRAMMAR_SOURCE_BYTES_MAX)
-        return error_set(err, ERROR_LIMIT, "%zu bytes, at most %d", source->text.len,
-                         GRAMMAR_SOURCE_BYTES_MAX);
-    if (!automaton_init(&g->automaton, err))
-        return false;
     Text text = {.automaton = &g->automaton};
-    switch (source->kind) {
-    case GRAMMAR_JSON_OBJECT:
-        g->automaton.root = text_get_rule(&text, TEXT_RULE_OBJECT);
-        return finish(g, NULL, err);
-    case GRAMMAR_JSON_SCHEMA:
-        return compile_schema(g, &text, source, err);
-    case GRAMMAR_REGEX:
-        return compile_regex(g, &text, source, err);
-    case GRAMMAR_CHOICE:
-        return compile_choice(g, &text, source, err);
-    case GRAMMAR_GBNF:
-        return gbnf_compile(source->text, &text, err) && finish(g, NULL, err);
-    }
-    return error_set(err, ERROR_INTERNAL, "grammar of no kind");
+    SourceCompiler compiler = {.text = &text, .ignored_arena = &g->ignored_arena};
+    if (!automaton_init(&g->automaton, err) || !source_compile(&compiler, source, allowed, err))
+        return false;
+    g->n_ignored = compiler.n_ignored;
+    memcpy(g->ignored, compiler.ignored, sizeof(g->ignored));
+    return true;
 }
 
 static void note_bytes(Grammar *g)
@@ -160,7 +61,7 @@ static void destroy(Grammar *g)
         pthread_mutex_destroy(&g->lock);
     automaton_reset(&g->automaton);
     grammar_vocabulary_release(g->vocabulary);
-    memory_free(g->ignored_bytes);
+    arena_reset(&g->ignored_arena);
     memory_free(g);
 }
 
@@ -172,6 +73,7 @@ bool grammar_create(const GrammarSource *source, GrammarVocabulary *vocabulary, 
     if (!g)
         return error_no_memory(err, "grammar");
     atomic_init(&g->n_references, 1);
+    arena_init(&g->ignored_arena, SOURCE_IGNORED_BYTES_MAX);
     g->vocabulary = vocabulary;
     if (vocabulary)
         atomic_fetch_add(&vocabulary->n_references, 1);

@@ -14,6 +14,7 @@
 #define GRAMMAR_H
 
 #include "base.h"
+#include "markup.h"
 
 /* ---- Vocabulary ---- */
 
@@ -42,7 +43,10 @@ typedef enum GrammarKind {
     GRAMMAR_REGEX,       /* text: the whole reply matches it */
     GRAMMAR_CHOICE,      /* choices: the reply is one of them */
     GRAMMAR_GBNF,        /* text: llama.cpp's notation, start rule `root` */
+    GRAMMAR_REPLY,       /* reply: reasoning, content and tool calls */
 } GrammarKind;
+
+typedef struct GrammarReply GrammarReply;
 
 typedef struct GrammarSource {
     GrammarKind kind;
@@ -50,7 +54,25 @@ typedef struct GrammarSource {
     const Slice *choices;
     size_t n_choices;
     bool ignores_unknown; /* schema keywords that are not known are reported and not errors */
+    const GrammarReply *reply;
 } GrammarSource;
+
+typedef struct GrammarTool {
+    Slice name;
+    GrammarSource arguments; /* a schema of objects */
+} GrammarTool;
+
+/* A whole reply, as its markup divides it. Reasoning is any text. Free content is any text too;
+ * where it opens calls, nothing but calls of these tools follow. Bound content is one text of the
+ * source, or calls in its place. */
+struct GrammarReply {
+    const Markup *markup;         /* only_at_start: just when the content is bound, or a must */
+    const GrammarSource *content; /* NULL: free; not a GRAMMAR_REPLY */
+    const GrammarTool *tools;
+    size_t n_tools; /* 0: no calls */
+    bool needs_call; /* a call in place of all content, which is then not looked at */
+    bool one_call;   /* and not several in a row */
+};
 
 enum {
     GRAMMAR_SOURCE_BYTES_MAX = 4 << 20,
@@ -62,7 +84,7 @@ typedef struct Grammar Grammar;
 /* vocabulary may be NULL (no masks then). The caller owns one
  * reference. Errors: ERROR_INVALID and ERROR_UNSUPPORTED with the place (for schemas "#/...: why"),
  * ERROR_LIMIT when it would become too large, ERROR_MEMORY. Something that no text can satisfy is
- * ERROR_INVALID. */
+ * ERROR_INVALID, also when it is one tool of a reply only. */
 bool grammar_create(const GrammarSource *source, GrammarVocabulary *vocabulary, Grammar **out,
                     Error *err) WARN_UNUSED;
 void grammar_retain(Grammar *grammar);

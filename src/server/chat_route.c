@@ -17,7 +17,7 @@ static bool render_prompt(HttpRequest *request, const ServerModel *model, const 
     ChatRequest chat = {.messages = call->messages,
                         .kwargs = call->kwargs,
                         .add_generation_prompt = true,
-                        .join_content = true};
+                        .for_reply = true};
     bool ok = chat_template_render(model->chat, &chat, &request->arena, &prompt, &err) &&
               tokenizer_encode(model->tokenizer, buffer_view(&prompt), false, tokens, &err);
     buffer_reset(&prompt);

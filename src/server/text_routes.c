@@ -165,7 +165,7 @@ static const char *const TEMPLATE_NAMES[] = {
 
 static bool read_template(const JsonValue *body, Arena *arena, ChatRequest *out, HttpError *error)
 {
-    *out = (ChatRequest){.add_generation_prompt = true, .join_content = true};
+    *out = (ChatRequest){.add_generation_prompt = true, .for_reply = true};
     return chat_messages_read(json_get(body, SLICE("messages")), arena, &out->messages, error) &&
            field_read_array(json_get(body, SLICE("tools")), "tools", &out->tools, error) &&
            chat_kwargs_read(body, arena, &out->kwargs, error) &&

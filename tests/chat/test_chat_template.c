@@ -52,7 +52,7 @@ static void check(const char *source, const char *messages, bool join, const cha
     Case test;
     ChatTemplate *tmpl;
     case_init(&test, messages);
-    test.request.join_content = join;
+    test.request.for_reply = join;
     assert_true(
         chat_template_create(slice_of(source), "t", SLICE("<s>"), SLICE_EMPTY, &tmpl, &test.err));
     bool ok = render(&test, tmpl);
@@ -242,7 +242,7 @@ static void test_failing_allocations(void **state)
         Case test;
         ChatTemplate *tmpl = NULL;
         case_init(&test, conversation);
-        test.request.join_content = true;
+        test.request.for_reply = true;
         arena_reset(
             &test.arena); /* below, every allocation is counted; the messages are parsed again */
         Error err = {.code = ERROR_NONE};
