@@ -58,6 +58,18 @@ static bool choose_kv_bytes(const LoadedModel *loaded, const Arguments *argument
     return true;
 }
 
+/* Marks of reasoning and calls belong to the text, also where they are special tokens. */
+static bool show_marks(LoadedModel *loaded, Error *err)
+{
+    Slice texts[MARKUP_TEXTS];
+    markup_texts(chat_template_markup(loaded->chat), texts);
+    for (size_t i = 0; i < ARRAY_COUNT(texts); i++) {
+        if (!tokenizer_show_tokens(loaded->tokenizer, texts[i], err))
+            return false;
+    }
+    return true;
+}
+
 bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *out, Error *err)
 {
     *out = (LoadedModel){0};
@@ -67,7 +79,7 @@ bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *
         Slice type = slice_of(out->model->config.model_type);
         if (!tokenizer_open(arguments->model, &out->tokenizer, err) ||
             !chat_template_open(arguments->model, type, &out->chat, err) ||
-            !add_tokenizer_eos(out, err))
+            !show_marks(out, err) || !add_tokenizer_eos(out, err))
             goto failed;
     }
     if (parts & LOAD_ENGINE) {

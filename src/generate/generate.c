@@ -2,6 +2,9 @@
  *
  *   logits -> sampler -> id -> decoder -> piece of text -> stop matcher -> text that is certain
  *
+ * A piece passes the scan of the marks on its way, which tells reasoning and calls: they go past the
+ * stop matcher, and reasoning is counted.
+ *
  * Every id but an end token goes through all stages. Ending flushes the later stages in order, so
  * the text given out is the decoded reply up to the stop string, whole characters only.
  *
@@ -40,6 +43,15 @@ struct Generation {
     int64_t *ends; /* [count of waiting] bytes of text up to the token's end, or END_UNKNOWN */
     size_t ends_capacity;
     size_t last_end; /* of the newest entry that left waiting */
+
+    Markup markup;
+    bool has_marks;
+    MarkupScan scan; /* has seen what the decoder gave out */
+    int64_t reasoning_budget;
+    size_t reasoning_tokens;
+    size_t mark_tokens; /* of them the last ones, that may be the beginning of the closing mark */
+    TokenList forced;   /* what comes next, whatever the logits say */
+    size_t forced_at;
 };
 
 void generation_options_init(GenerationOptions *options)
@@ -51,7 +63,38 @@ void generation_options_init(GenerationOptions *options)
         .repetition_context_size = 64,
         .max_tokens = GENERATE_MAX_TOKENS_DEFAULT,
         .skip_special = true,
+        .reasoning_budget = -1,
     };
+}
+
+/* ---- Reasoning ---- */
+
+/* The budget is used up: the closing mark comes next. */
+static bool check_budget(Generation *generation, Error *err)
+{
+    if (generation->scan.region != MARKUP_REASONING || generation->reasoning_budget < 0 ||
+        generation->reasoning_tokens < (size_t)generation->reasoning_budget ||
+        generation->forced_at < generation->forced.count)
+        return true;
+    generation->forced.count = generation->forced_at = 0;
+    return tokenizer_encode(generation->decoder.tokenizer, generation->markup.think_close, false,
+                            &generation->forced, err);
+}
+
+/* A token led from the region before to the scan's. The marks themselves are not counted. */
+static void count_reasoning(Generation *generation, MarkupRegion before)
+{
+    if (before != MARKUP_REASONING)
+        return;
+    if (generation->scan.region != MARKUP_REASONING) {
+        generation->reasoning_tokens -= generation->mark_tokens;
+        return;
+    }
+    generation->reasoning_tokens++;
+    if (markup_scan_held(&generation->scan) > 0)
+        generation->mark_tokens++;
+    else
+        generation->mark_tokens = 0;
 }
 
 bool generation_create(const Tokenizer *tokenizer, const GenerationOptions *options,
@@ -69,6 +112,10 @@ bool generation_create(const Tokenizer *tokenizer, const GenerationOptions *opti
     generation->finish = options->max_tokens == 0 ? FINISH_LENGTH : FINISH_NONE;
     generation->logprobs = options->logprobs;
     generation->top_logprobs = options->top_logprobs;
+    generation->markup = options->markup;
+    generation->has_marks = markup_has_marks(&options->markup);
+    generation->reasoning_budget = options->reasoning_budget;
+    markup_scan_init(&generation->scan, &options->markup);
     logprob_list_init(&generation->waiting);
     logprob_list_init(&generation->ready);
     token_decoder_init(&generation->decoder, tokenizer, options->skip_special);
@@ -85,6 +132,8 @@ bool generation_create(const Tokenizer *tokenizer, const GenerationOptions *opti
         for (size_t i = 0; i < n_eos; i++)
             generation->eos[generation->n_eos++] = eos[i];
     }
+    if (!check_budget(generation, err))
+        goto fail;
     *out = generation;
     return true;
 fail:
@@ -96,6 +145,7 @@ void generation_free(Generation *generation)
 {
     if (!generation)
         return;
+    token_list_reset(&generation->forced);
     memory_free(generation->ends);
     logprob_list_reset(&generation->ready);
     logprob_list_reset(&generation->waiting);
@@ -177,7 +227,9 @@ static bool release_entries(Generation *generation, Error *err)
             end = (int64_t)generation->released;
         }
         generation->last_end = (size_t)end;
-        logprob_list_append(&generation->ready, entry, bytes);
+        LogprobEntry ready = *entry;
+        ready.text_end = (size_t)end;
+        logprob_list_append(&generation->ready, &ready, bytes);
     }
     if (over || done == count) {
         logprob_list_clear(waiting);
@@ -195,14 +247,47 @@ static bool release_entries(Generation *generation, Error *err)
 
 /* ---- Text ---- */
 
+/* Text of one region: only content can hold a stop string. */
+static bool pass_run(Generation *generation, Slice run, bool is_content, Buffer *text, Error *err)
+{
+    if (is_content)
+        return stop_match_push(&generation->stop, run, text, err);
+    if (!generation->stop.matched) {
+        stop_match_flush(&generation->stop, text);
+        buffer_append_slice(text, run);
+    }
+    return true;
+}
+
+static bool pass_regions(Generation *generation, Slice piece, Buffer *text, Error *err)
+{
+    size_t start = 0;
+    bool was_content = generation->scan.region == MARKUP_CONTENT;
+    for (size_t i = 0; i < piece.len; i++) {
+        markup_scan_step(&generation->markup, &generation->scan, piece.ptr[i], NULL);
+        bool is_content = generation->scan.region == MARKUP_CONTENT;
+        if (is_content == was_content)
+            continue;
+        Slice run = {piece.ptr + start, i + 1 - start};
+        if (!pass_run(generation, run, was_content, text, err))
+            return false;
+        start = i + 1;
+        was_content = is_content;
+    }
+    Slice rest = {piece.ptr + start, piece.len - start};
+    return rest.len == 0 || pass_run(generation, rest, was_content, text, err);
+}
+
 /* Hands the decoder's piece to the stop matcher. */
 static bool pass_piece(Generation *generation, Buffer *text, Error *err)
 {
     size_t before = text->len;
+    Slice piece = buffer_view(&generation->piece);
     if (!buffer_check(&generation->piece, "text of a token", err))
         return false;
-    generation->decoded += generation->piece.len;
-    if (!stop_match_push(&generation->stop, buffer_view(&generation->piece), text, err))
+    generation->decoded += piece.len;
+    if (!(generation->has_marks ? pass_regions(generation, piece, text, err)
+                                : stop_match_push(&generation->stop, piece, text, err)))
         return false;
     generation->released += text->len - before;
     if (generation->stop.matched)
@@ -246,10 +331,12 @@ static bool push_token(Generation *generation, int32_t id, Buffer *text, Error *
     generation->token_count++;
     if (generation->logprobs && !add_entry(generation, id, err))
         return false;
+    MarkupRegion region = (MarkupRegion)generation->scan.region;
     buffer_clear(&generation->piece);
     if (!token_decoder_push(&generation->decoder, id, &generation->piece, err) ||
         !pass_piece(generation, text, err))
         return false;
+    count_reasoning(generation, region);
     if (!generation->logprobs)
         return true;
     if (generation->decoder.pending_len == 0 || generation->finish != FINISH_NONE)
@@ -263,23 +350,9 @@ static bool constraint_is_finished(const Generation *generation)
     return constraint && constraint->ops->is_finished(constraint);
 }
 
-bool generation_step(Generation *generation, float *logits, int32_t *id, Buffer *text, Error *err)
+/* The chosen token's way to text. */
+static bool accept_id(Generation *generation, int32_t id, Buffer *text, Error *err)
 {
-    assert(generation->finish == FINISH_NONE);
-    if (generation->logprobs && !keep_raw_logits(generation, logits, err))
-        return false;
-    return sampler_choose(&generation->sampler, logits, id, err) &&
-           generation_accept(generation, *id, text, err);
-}
-
-bool generation_takes_argmax(const Generation *generation)
-{
-    return !generation->logprobs && sampler_is_argmax(&generation->sampler);
-}
-
-bool generation_accept(Generation *generation, int32_t id, Buffer *text, Error *err)
-{
-    assert(generation->finish == FINISH_NONE);
     if (is_end_token(generation, id))
         return generation_end(generation, FINISH_STOP, text, err);
     if (!push_token(generation, id, text, err))
@@ -288,7 +361,50 @@ bool generation_accept(Generation *generation, int32_t id, Buffer *text, Error *
         return generation_end(generation, FINISH_STOP, text, err);
     if (generation->finish == FINISH_NONE && generation->token_count >= generation->max_tokens)
         return generation_end(generation, FINISH_LENGTH, text, err);
-    return buffer_check(text, "generated text", err);
+    return (generation->finish != FINISH_NONE || check_budget(generation, err)) &&
+           buffer_check(text, "generated text", err);
+}
+
+static bool is_forced(const Generation *generation)
+{
+    return generation->forced_at < generation->forced.count;
+}
+
+static bool accept_forced(Generation *generation, int32_t *id, Buffer *text, Error *err)
+{
+    *id = generation->forced.ids[generation->forced_at++];
+    return sampler_force(&generation->sampler, *id, err) && accept_id(generation, *id, text, err);
+}
+
+bool generation_step(Generation *generation, float *logits, int32_t *id, Buffer *text, Error *err)
+{
+    assert(generation->finish == FINISH_NONE);
+    if (generation->logprobs && !keep_raw_logits(generation, logits, err))
+        return false;
+    if (is_forced(generation))
+        return accept_forced(generation, id, text, err);
+    return sampler_choose(&generation->sampler, logits, id, err) &&
+           accept_id(generation, *id, text, err);
+}
+
+bool generation_takes_argmax(const Generation *generation)
+{
+    return !generation->logprobs && !is_forced(generation) &&
+           sampler_is_argmax(&generation->sampler);
+}
+
+bool generation_accept(Generation *generation, int32_t id, Buffer *text, Error *err)
+{
+    assert(generation->finish == FINISH_NONE);
+    return accept_id(generation, id, text, err);
+}
+
+bool generation_take_forced(Generation *generation, int32_t *id, bool *took, Buffer *text,
+                            Error *err)
+{
+    assert(generation->finish == FINISH_NONE);
+    *took = is_forced(generation) && !generation->logprobs; /* those want logits of each token */
+    return !*took || accept_forced(generation, id, text, err);
 }
 
 FinishReason generation_finish_reason(const Generation *generation)
@@ -299,6 +415,11 @@ FinishReason generation_finish_reason(const Generation *generation)
 size_t generation_token_count(const Generation *generation)
 {
     return generation->token_count;
+}
+
+size_t generation_reasoning_count(const Generation *generation)
+{
+    return generation->reasoning_tokens;
 }
 
 int32_t generation_stop_index(const Generation *generation)

@@ -9,6 +9,7 @@
 
 #include "base.h"
 #include "grammar.h"
+#include "markup.h"
 #include "tokenizer.h"
 
 enum {
@@ -56,7 +57,7 @@ void constraint_free(Constraint *constraint); /* accepts NULL */
 /* Keeps a reply inside the grammar, which it holds a reference to. The grammar's vocabulary must be
  * the tokenizer's. */
 bool constraint_from_grammar(Grammar *grammar, Constraint **out, Error *err) WARN_UNUSED;
-/* The bytes of all tokens but special ones. */
+/* The bytes of all tokens but those that texts leave out. */
 bool grammar_vocabulary_from_tokenizer(const Tokenizer *tokenizer, GrammarVocabulary **out,
                                        Error *err) WARN_UNUSED;
 
@@ -86,6 +87,10 @@ typedef struct GenerationOptions {
     bool logprobs;                /* collect a LogprobEntry for every token of the text */
     uint32_t top_logprobs;        /* alternatives of an entry, at most GENERATE_TOP_LOGPROBS_MAX */
     const Constraint *constraint; /* copied by its own operation; NULL: none */
+    /* Where reasoning and calls stand, in which no stop string is looked for. Copied; its texts
+     * live as long as the generation. */
+    Markup markup;
+    int64_t reasoning_budget; /* tokens of reasoning, then its end is written; -1: no limit */
 } GenerationOptions;
 
 void generation_options_init(GenerationOptions *options);
@@ -109,6 +114,7 @@ typedef struct TokenLogprob {
 typedef struct LogprobEntry {
     int32_t id;
     float logprob;            /* NaN: there is none (the first token of a prompt) */
+    size_t text_end;          /* of a reply's token: the reply's text up to its end, in bytes */
     size_t bytes_at, n_bytes; /* what the token adds to the text, maybe a part of a character */
     uint32_t n_top;
     TokenLogprob top[GENERATE_TOP_LOGPROBS_MAX]; /* [n_top] descending, lower ids first on ties */
@@ -162,6 +168,11 @@ bool generation_step(Generation *generation, float *logits, int32_t *id, Buffer 
  * generation_accept takes that token as generation_step would. */
 bool generation_takes_argmax(const Generation *generation);
 bool generation_accept(Generation *generation, int32_t id, Buffer *text, Error *err) WARN_UNUSED;
+/* Where it is certain what comes next, takes that token as generation_step would, without logits:
+ * *took, and *id to be fed to the engine with the others. To be called until it takes none. Only
+ * while the reason is FINISH_NONE. */
+bool generation_take_forced(Generation *generation, int32_t *id, bool *took, Buffer *text,
+                            Error *err) WARN_UNUSED;
 /* Ends from outside (context full, cancelled): flushes held-back text. Does nothing when it has
  * ended. */
 bool generation_end(Generation *generation, FinishReason reason, Buffer *text,
@@ -169,6 +180,8 @@ bool generation_end(Generation *generation, FinishReason reason, Buffer *text,
 FinishReason generation_finish_reason(const Generation *generation);
 /* Sampled tokens, the end token not counted. */
 size_t generation_token_count(const Generation *generation);
+/* Of them, those between the marks of reasoning. */
+size_t generation_reasoning_count(const Generation *generation);
 /* Index in options.stop of the stop string that ended the reply, or -1. */
 int32_t generation_stop_index(const Generation *generation);
 /* Moves the entries of the tokens whose text has been given out since the last call to the end of

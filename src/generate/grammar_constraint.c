@@ -94,7 +94,7 @@ bool grammar_vocabulary_from_tokenizer(const Tokenizer *tokenizer, GrammarVocabu
     bool ok = (tokens && ends) || error_no_memory(err, "vocabulary of the grammar");
     for (size_t i = 0; ok && i < count; i++) {
         int32_t id = (int32_t)i;
-        if (!tokenizer_is_special(tokenizer, id) && tokenizer_token_content(tokenizer, id).len > 0)
+        if (!tokenizer_is_skipped(tokenizer, id) && tokenizer_token_content(tokenizer, id).len > 0)
             ok = tokenizer_append_token_bytes(tokenizer, id, &bytes, err);
         ends[i] = bytes.len;
     }

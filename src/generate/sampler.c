@@ -616,14 +616,19 @@ static bool choose_id(Sampler *sampler, float *logits, int32_t *id, Error *err)
     return sample(sampler, logits, best, id, err);
 }
 
+bool sampler_force(Sampler *sampler, int32_t id, Error *err)
+{
+    Constraint *constraint = sampler->constraint;
+    return prepare_penalties(sampler, err) &&
+           (!constraint || is_end(sampler, id) ||
+            constraint->ops->accept_token(constraint, id, err)) &&
+           remember(sampler, id, err);
+}
+
 bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err)
 {
-    if (!prepare_penalties(sampler, err) || !choose_id(sampler, logits, id, err))
-        return false;
-    Constraint *constraint = sampler->constraint;
-    if (constraint && !is_end(sampler, *id) && !constraint->ops->accept_token(constraint, *id, err))
-        return false;
-    return remember(sampler, *id, err);
+    return prepare_penalties(sampler, err) && choose_id(sampler, logits, id, err) &&
+           sampler_force(sampler, *id, err);
 }
 
 bool sampler_is_argmax(const Sampler *sampler)

@@ -139,4 +139,6 @@ void stop_match_flush(StopMatch *match, Buffer *out)
 {
     buffer_append_slice(out, buffer_view(&match->held));
     buffer_clear(&match->held);
+    for (size_t i = 0; i < match->count; i++)
+        match->strings[i].state = 0;
 }

@@ -32,7 +32,8 @@ bool stop_match_init(StopMatch *match, const Slice *strings, size_t count, Error
 void stop_match_reset(StopMatch *match);
 /* Takes text; appends to out what can no longer belong to a match. */
 bool stop_match_push(StopMatch *match, Slice text, Buffer *out, Error *err) WARN_UNUSED;
-/* The text has ended: what was held back goes out too, unless a match was found. */
+/* The text has ended, or goes on past the matcher: what was held back goes out too, unless a match
+ * was found, and no match will begin in it. */
 void stop_match_flush(StopMatch *match, Buffer *out);
 
 #endif

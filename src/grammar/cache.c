@@ -59,13 +59,11 @@ static void write_slice(Slice slice, Buffer *out)
 static void write_markup(const Markup *markup, Buffer *out)
 {
     const MarkupCalls *calls = &markup->calls;
-    const Slice texts[] = {markup->think_open,     markup->think_close, calls->before_calls,
-                           calls->before_name,     calls->after_name,   calls->after_arguments,
-                           calls->between_calls,   calls->after_calls};
+    Slice texts[MARKUP_TEXTS];
+    markup_texts(markup, texts);
     for (size_t i = 0; i < ARRAY_COUNT(texts); i++)
         write_slice(texts[i], out);
     for (size_t i = 0; i < MARKUP_TRIGGERS_MAX; i++) {
-        write_slice(calls->triggers[i].text, out);
         buffer_append_format(out, "%d %zu ", calls->triggers[i].at_start,
                              calls->triggers[i].name_bytes);
     }

@@ -29,6 +29,19 @@ bool markup_has_marks(const Markup *markup)
     return markup->think_close.len > 0 || markup_has_calls(markup);
 }
 
+void markup_texts(const Markup *markup, Slice out[MARKUP_TEXTS])
+{
+    const MarkupCalls *calls = &markup->calls;
+    const Slice texts[] = {markup->think_open,   markup->think_close,    calls->before_calls,
+                           calls->before_name,   calls->after_name,      calls->after_arguments,
+                           calls->between_calls, calls->after_calls};
+    size_t n = 0;
+    for (; n < ARRAY_COUNT(texts); n++)
+        out[n] = texts[n];
+    for (size_t i = 0; i < MARKUP_TRIGGERS_MAX; i++)
+        out[n++] = calls->triggers[i].text;
+}
+
 void markup_scan_init(MarkupScan *scan, const Markup *markup)
 {
     *scan = (MarkupScan){.region = markup->begins_in_think ? MARKUP_REASONING : MARKUP_CONTENT};

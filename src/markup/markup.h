@@ -14,6 +14,7 @@ enum {
     MARKUP_TRIGGERS_MAX = 2,
     MARKUP_MARKS_MAX = 2 + MARKUP_TRIGGERS_MAX,
     MARKUP_BYTES_MAX = 64, /* of a mark */
+    MARKUP_TEXTS = 8 + MARKUP_TRIGGERS_MAX,
 };
 
 /* What opens the calls of a reply. */
@@ -44,6 +45,9 @@ typedef struct Markup {
 /* Whether there is any mark to look for. */
 bool markup_has_marks(const Markup *markup);
 bool markup_has_calls(const Markup *markup);
+
+/* Everything that the description writes, in a fixed order; some are empty. */
+void markup_texts(const Markup *markup, Slice out[MARKUP_TEXTS]);
 
 typedef enum MarkupRegion { MARKUP_CONTENT, MARKUP_REASONING, MARKUP_CALLS } MarkupRegion;
 

@@ -14,7 +14,7 @@
 enum { SCHEDULER_COST_CLASSES = 12 };
 
 /* One running choice. tokens are the prompt and what was sampled; the first `fed` of them are in
- * the sequence. In decode exactly one is not. */
+ * the sequence. In decode one is not, or several where they were certain. */
 typedef struct Slot {
     Job *job; /* NULL: free */
     size_t choice;

@@ -155,7 +155,7 @@ static Step build_rows(Scheduler *scheduler)
     for (size_t i = 0; i < scheduler->slot_count; i++) {
         Slot *slot = &scheduler->slots[i];
         if (slot_decodes(slot))
-            add_row(scheduler, &step, slot, 1, ENGINE_LOGITS_LAST);
+            add_row(scheduler, &step, slot, slot->n_tokens - slot->fed, ENGINE_LOGITS_LAST);
     }
     step.n_decode = step.n_rows;
     add_prefill(scheduler, &step, prefill_budget(scheduler, step.n_decode));
@@ -194,36 +194,58 @@ static void note_token(Scheduler *scheduler, JobChoice *choice, double submitted
     scheduler->tally.generated_tokens_total++;
 }
 
-/* Takes the next token of a slot, chosen by the engine or sampled from logits, and publishes the
- * text. */
+/* The next token of a slot: chosen by the engine, or sampled from logits. */
+static bool choose_token(Generation *generation, float *logits, const int32_t *chosen, int32_t *id,
+                         Buffer *text, Error *err)
+{
+    if (!chosen)
+        return generation_step(generation, logits, id, text, err);
+    *id = *chosen;
+    return generation_accept(generation, *id, text, err);
+}
+
+/* A token was taken; true while the reply goes on. */
+static bool keep_token(Scheduler *scheduler, Slot *slot, int32_t id)
+{
+    JobChoice *choice = &slot->job->choices[slot->choice];
+    const Generation *generation = choice->generation;
+    note_token(scheduler, choice, slot->job->submitted_at);
+    choice->progress.completion_tokens = generation_token_count(generation);
+    choice->progress.reasoning_tokens = generation_reasoning_count(generation);
+    choice->progress.stop_index = generation_stop_index(generation);
+    if (generation_finish_reason(generation) != FINISH_NONE)
+        return false;
+    slot->tokens[slot->n_tokens++] = id;
+    return true;
+}
+
+/* Takes the next token of a slot and all that are certain behind it, and publishes the text. The
+ * engine gets them together in the next pass. */
 static void sample_slot(Scheduler *scheduler, Slot *slot, float *logits, const int32_t *chosen)
 {
     Job *job = slot->job;
     JobChoice *choice = &job->choices[slot->choice];
     Generation *generation = choice->generation;
     Error err = {0};
-    int32_t id = chosen ? *chosen : 0;
+    int32_t id = 0;
     FinishReason finish = generation_finish_reason(generation);
     if (finish != FINISH_NONE) { /* no token was wanted, only the prompt's log-probabilities */
         slot_end(scheduler, slot, finish, NULL);
         return;
     }
-    bool ok = chosen ? generation_accept(generation, id, &scheduler->text, &err)
-                     : generation_step(generation, logits, &id, &scheduler->text, &err);
+    bool ok = choose_token(generation, logits, chosen, &id, &scheduler->text, &err), took = true;
+    while (ok && took && keep_token(scheduler, slot, id))
+        ok = generation_take_forced(generation, &id, &took, &scheduler->text, &err);
     if (!ok) {
         buffer_clear(&scheduler->text);
         slot_end(scheduler, slot, FINISH_ERROR, &err);
         return;
     }
-    note_token(scheduler, choice, job->submitted_at);
-    choice->progress.completion_tokens = generation_token_count(generation);
-    choice->progress.stop_index = generation_stop_index(generation);
     finish = generation_finish_reason(generation);
     if (finish != FINISH_NONE) {
         slot_end(scheduler, slot, finish, NULL);
         return;
     }
-    slot->tokens[slot->n_tokens++] = id;
     choice->progress.decode_seconds = choice->last_token_at - choice->first_token_at;
     job_publish(job, slot->choice, buffer_view(&scheduler->text));
     buffer_clear(&scheduler->text);

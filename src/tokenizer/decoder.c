@@ -362,7 +362,7 @@ static bool find_content(const TokenDecoder *decoder, int32_t id, Slice *content
                     ? TOKEN_SPECIAL
                     : 0;
     }
-    return !decoder->skip_special || !(flags & TOKEN_SPECIAL);
+    return !decoder->skip_special || (flags & (TOKEN_SPECIAL | TOKEN_SHOWN)) != TOKEN_SPECIAL;
 }
 
 static bool push_token(TokenDecoder *decoder, int32_t id, Buffer *run, Buffer *out, Error *err)

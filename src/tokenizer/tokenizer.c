@@ -127,6 +127,25 @@ bool tokenizer_is_special(const Tokenizer *tokenizer, int32_t id)
     return vocabulary_flags(&tokenizer->vocabulary, id) & TOKEN_SPECIAL;
 }
 
+bool tokenizer_is_skipped(const Tokenizer *tokenizer, int32_t id)
+{
+    unsigned flags = vocabulary_flags(&tokenizer->vocabulary, id);
+    return (flags & (TOKEN_SPECIAL | TOKEN_SHOWN)) == TOKEN_SPECIAL;
+}
+
+bool tokenizer_show_tokens(Tokenizer *tokenizer, Slice text, Error *err)
+{
+    TokenList tokens = {0};
+    bool ok = tokenizer_encode(tokenizer, text, false, &tokens, err);
+    for (size_t i = 0; ok && i < tokens.count; i++) {
+        TokenEntry *entry = &tokenizer->vocabulary.entries[tokens.ids[i]];
+        if (entry->flags & TOKEN_SPECIAL)
+            entry->flags = (entry->flags | TOKEN_SHOWN) & 0xff;
+    }
+    token_list_reset(&tokens);
+    return ok;
+}
+
 /* ---- Encoding ---- */
 
 static void context_init(EncodeContext *context, const Tokenizer *tokenizer, TokenList *out,

@@ -48,6 +48,11 @@ Slice tokenizer_token_content(const Tokenizer *tokenizer, int32_t id);
 /* Id of exactly this content (added tokens first), or -1. */
 int32_t tokenizer_find_token(const Tokenizer *tokenizer, Slice content);
 bool tokenizer_is_special(const Tokenizer *tokenizer, int32_t id);
+/* Does skip_special leave it out of the text? */
+bool tokenizer_is_skipped(const Tokenizer *tokenizer, int32_t id);
+/* From now on skip_special leaves the special tokens that occur in text in their place: marks in
+ * replies that the reader needs. Before the tokenizer is shared. */
+bool tokenizer_show_tokens(Tokenizer *tokenizer, Slice text, Error *err) WARN_UNUSED;
 
 /* Appends the ids of text to out. add_special applies the post-processor (BOS and the like). Text
  * of added tokens inside text is recognised always. Ill-formed UTF-8 becomes U+FFFD. On failure out

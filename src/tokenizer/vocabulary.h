@@ -19,6 +19,7 @@ enum {
     TOKEN_ADDED = 2,   /* in added_tokens */
     TOKEN_SPECIAL = 4, /* left out by skip_special */
     TOKEN_RESPELT = 8, /* decodes to its normalised content, which differs (Tokenizer.respelt) */
+    TOKEN_SHOWN = 16,  /* special, but not left out (tokenizer_show_tokens) */
 };
 
 typedef struct TokenEntry {
