@@ -17,6 +17,7 @@ static const CallFamily FAMILIES[] = {
     /* Mistral, newer: [TOOL_CALLS]name[ARGS]{...}[TOOL_CALLS]... */
     {{"[TOOL_CALLS]", "[ARGS]"},
      {.triggers = {{TEXT("[TOOL_CALLS]"), false, 0}},
+      .stray = TEXT("[ARGS]"),
       .after_name = TEXT("[ARGS]"),
       .between_calls = TEXT("[TOOL_CALLS]")}},
     /* Mistral: one list of objects */
@@ -31,6 +32,7 @@ static const CallFamily FAMILIES[] = {
     /* Phi-4-mini */
     {{"<|tool_call|>", "<|/tool_call|>"},
      {.triggers = {{TEXT("<|tool_call|>"), false, 0}},
+      .stray = TEXT("<|/tool_call|>"),
       .before_calls = TEXT("["),
       .before_name = TEXT(OBJECT_NAME),
       .after_name = TEXT(OBJECT_ARGUMENTS),
@@ -49,17 +51,20 @@ static const CallFamily FAMILIES[] = {
     /* Gemma 4, FunctionGemma: their own notation of objects is held to JSON. */
     {{"<|tool_call>", "<tool_call|>"},
      {.triggers = {{TEXT("<|tool_call>"), false, 0}},
+      .stray = TEXT("<tool_call|>"),
       .before_name = TEXT("call:"),
       .after_arguments = TEXT("<tool_call|>"),
       .between_calls = TEXT("<|tool_call>")}},
     {{"<start_function_call>", "<end_function_call>"},
      {.triggers = {{TEXT("<start_function_call>"), false, 0}},
+      .stray = TEXT("<end_function_call>"),
       .before_name = TEXT("call:"),
       .after_arguments = TEXT("<end_function_call>"),
       .between_calls = TEXT("<start_function_call>")}},
     /* DeepSeek V3 and R1 */
     {{"<｜tool▁calls▁begin｜>", FENCE "json"},
      {.triggers = {{TEXT("<｜tool▁calls▁begin｜>"), false, 0}},
+      .stray = TEXT("<｜tool▁calls▁end｜>"),
       .before_name = TEXT("<｜tool▁call▁begin｜>function<｜tool▁sep｜>"),
       .after_name = TEXT("\n" FENCE "json\n"),
       .after_arguments = TEXT("\n" FENCE "<｜tool▁call▁end｜>"),
@@ -68,6 +73,7 @@ static const CallFamily FAMILIES[] = {
     /* DeepSeek V3.1 */
     {{"<｜tool▁calls▁begin｜>", NULL},
      {.triggers = {{TEXT("<｜tool▁calls▁begin｜>"), false, 0}},
+      .stray = TEXT("<｜tool▁calls▁end｜>"),
       .before_calls = TEXT("<｜tool▁call▁begin｜>"),
       .after_name = TEXT("<｜tool▁sep｜>"),
       .after_arguments = TEXT("<｜tool▁call▁end｜>"),
@@ -85,6 +91,7 @@ static const CallFamily FAMILIES[] = {
 /* Qwen, Hermes, and what models without a form of their own are asked for */
 static const MarkupCalls HERMES = {
     .triggers = {{TEXT("<tool_call>"), false, 0}},
+    .stray = TEXT("</tool_call>"),
     .before_name = TEXT("\n" OBJECT_NAME),
     .after_name = TEXT(OBJECT_ARGUMENTS),
     .after_arguments = TEXT("}\n</tool_call>"),

@@ -186,8 +186,11 @@ static bool step_call(ChatReply *reply, char byte, const ChatPartTaker *taker)
         if (reply->state == CHAT_CALL_ARGUMENTS)
             buffer_append_byte(&reply->held, byte);
     }
-    if (reply->state == CHAT_CALL_NEXT)
-        return step_next(reply);
+    if (reply->state == CHAT_CALL_NEXT) {
+        bool fits = step_next(reply);
+        settle_call(reply, taker);
+        return fits;
+    }
     if (reply->state == CHAT_CALL_OVER)
         return false;
     if (reply->state == CHAT_CALL_ARGUMENTS) {

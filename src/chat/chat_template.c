@@ -203,8 +203,8 @@ bool chat_template_render(const ChatTemplate *tmpl, const ChatRequest *request, 
     const JsonValue *tools = request->tools;
     if (!chat_messages_prepare(request->messages, request->for_reply, scratch, &messages, err))
         return false;
-    if (request->for_reply && !chat_tools_rewrite(&tmpl->tools, &tmpl->markup.calls, &tools,
-                                                  &messages, scratch, err))
+    if (request->for_reply &&
+        !chat_tools_rewrite(&tmpl->tools, &tmpl->markup.calls, &tools, &messages, scratch, err))
         return false;
     add_variable(members, &count, "messages", &messages);
     add_variable(members, &count, "tools", tools);

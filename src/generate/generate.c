@@ -2,8 +2,8 @@
  *
  *   logits -> sampler -> id -> decoder -> piece of text -> stop matcher -> text that is certain
  *
- * A piece passes the scan of the marks on its way, which tells reasoning and calls: they go past the
- * stop matcher, and reasoning is counted.
+ * A piece passes the scan of the marks on its way, which tells reasoning and calls: they go past
+ * the stop matcher, and reasoning is counted.
  *
  * Every id but an end token goes through all stages. Ending flushes the later stages in order, so
  * the text given out is the decoded reply up to the stop string, whole characters only.

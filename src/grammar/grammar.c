@@ -13,7 +13,7 @@ struct Grammar {
     atomic_size_t n_references;
     atomic_size_t bytes;
     Automaton automaton;
-    GrammarVocabulary *vocabulary; /* a reference; NULL: no masks */
+    GrammarVocabulary *vocabulary;      /* a reference; NULL: no masks */
     Slice ignored[GRAMMAR_IGNORED_MAX]; /* in the arena */
     size_t n_ignored;
     Arena ignored_arena;

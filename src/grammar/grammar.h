@@ -69,7 +69,7 @@ struct GrammarReply {
     const Markup *markup;         /* only_at_start: just when the content is bound, or a must */
     const GrammarSource *content; /* NULL: free; not a GRAMMAR_REPLY */
     const GrammarTool *tools;
-    size_t n_tools; /* 0: no calls */
+    size_t n_tools;  /* 0: no calls */
     bool needs_call; /* a call in place of all content, which is then not looked at */
     bool one_call;   /* and not several in a row */
 };

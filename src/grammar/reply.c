@@ -157,8 +157,8 @@ uint32_t reply_add(Text *text, const GrammarReply *reply, const uint32_t *tool_r
                         entries, AUTOMATON_FAIL, true);
     uint32_t after = add_trigger(a, reply, entries);
     if (!reply->needs_call)
-        after = automaton_add_either(a, after,
-                                     automaton_add_call(a, content_rule, AUTOMATON_RETURN));
+        after =
+            automaton_add_either(a, after, automaton_add_call(a, content_rule, AUTOMATON_RETURN));
     if (markup->think_close.len == 0)
         return after;
     uint32_t thinking = add_scan(a, reply, MARKUP_REASONING, entries, after, false);

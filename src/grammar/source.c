@@ -114,9 +114,8 @@ static bool fail_empty(const GrammarSource *source, const char *contradiction, E
     if (contradiction[0])
         return error_set(err, ERROR_INVALID, "%s", contradiction);
     return error_set(err, ERROR_INVALID,
-                     source->kind == GRAMMAR_JSON_SCHEMA
-                         ? "#: no document can satisfy this schema"
-                         : "no text can satisfy this");
+                     source->kind == GRAMMAR_JSON_SCHEMA ? "#: no document can satisfy this schema"
+                                                         : "no text can satisfy this");
 }
 
 /* ---- Replies ---- */
@@ -138,7 +137,8 @@ static bool compile_parts(SourceCompiler *c, const GrammarReply *reply, ReplyPar
         bool is_tool = i < reply->n_tools;
         part->source = is_tool ? &reply->tools[i].arguments : reply->content;
         if (!source_add_rule(c, part->source, &part->rule, part->contradiction, err))
-            return is_tool ? error_prefix(err, "tool %.*s", SLICE_ARG(reply->tools[i].name)) : false;
+            return is_tool ? error_prefix(err, "tool %.*s", SLICE_ARG(reply->tools[i].name))
+                           : false;
         if (is_tool)
             tool_rules[i] = part->rule;
         else
@@ -152,9 +152,8 @@ static bool compile_parts(SourceCompiler *c, const GrammarReply *reply, ReplyPar
         if (a->states[a->rules[parts[i].rule].start].is_live)
             continue;
         fail_empty(parts[i].source, parts[i].contradiction, err);
-        return i < reply->n_tools
-                   ? error_prefix(err, "tool %.*s", SLICE_ARG(reply->tools[i].name))
-                   : false;
+        return i < reply->n_tools ? error_prefix(err, "tool %.*s", SLICE_ARG(reply->tools[i].name))
+                                  : false;
     }
     return !is_empty || error_set(err, ERROR_INVALID, "no reply is possible");
 }

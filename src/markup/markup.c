@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { MARK_THINK_OPEN, MARK_THINK_CLOSE, MARK_TRIGGERS };
+enum { MARK_THINK_OPEN, MARK_THINK_CLOSE, MARK_STRAY, MARK_TRIGGERS };
 
 static Slice mark_text(const Markup *markup, size_t mark)
 {
@@ -12,6 +12,8 @@ static Slice mark_text(const Markup *markup, size_t mark)
         return markup->think_open;
     if (mark == MARK_THINK_CLOSE)
         return markup->think_close;
+    if (mark == MARK_STRAY)
+        return markup->calls.stray;
     return markup->calls.triggers[mark - MARK_TRIGGERS].text;
 }
 
@@ -32,9 +34,9 @@ bool markup_has_marks(const Markup *markup)
 void markup_texts(const Markup *markup, Slice out[MARKUP_TEXTS])
 {
     const MarkupCalls *calls = &markup->calls;
-    const Slice texts[] = {markup->think_open,   markup->think_close,    calls->before_calls,
-                           calls->before_name,   calls->after_name,      calls->after_arguments,
-                           calls->between_calls, calls->after_calls};
+    const Slice texts[] = {markup->think_open,   markup->think_close, calls->before_calls,
+                           calls->before_name,   calls->after_name,   calls->after_arguments,
+                           calls->between_calls, calls->after_calls,  calls->stray};
     size_t n = 0;
     for (; n < ARRAY_COUNT(texts); n++)
         out[n] = texts[n];
@@ -61,7 +63,7 @@ static bool is_looked_for(const Markup *markup, const MarkupScan *scan, size_t m
     if (mark_text(markup, mark).len == 0 || scan->region == MARKUP_CALLS)
         return false;
     if (scan->region == MARKUP_REASONING)
-        return mark < MARK_TRIGGERS;
+        return mark < MARK_STRAY;
     if (!scan->has_begun)
         return true;
     return !markup->only_at_start &&
@@ -90,7 +92,7 @@ static void enter_region(MarkupScan *scan, size_t mark)
     memset(scan->matched, 0, sizeof(scan->matched));
     if (mark >= MARK_TRIGGERS) {
         scan->region = MARKUP_CALLS;
-    } else {
+    } else if (mark != MARK_STRAY) {
         scan->region = mark == MARK_THINK_OPEN ? MARKUP_REASONING : MARKUP_CONTENT;
         scan->has_begun = scan->has_begun && mark == MARK_THINK_CLOSE;
     }

@@ -12,9 +12,9 @@
 
 enum {
     MARKUP_TRIGGERS_MAX = 2,
-    MARKUP_MARKS_MAX = 2 + MARKUP_TRIGGERS_MAX,
+    MARKUP_MARKS_MAX = 3 + MARKUP_TRIGGERS_MAX,
     MARKUP_BYTES_MAX = 64, /* of a mark */
-    MARKUP_TEXTS = 8 + MARKUP_TRIGGERS_MAX,
+    MARKUP_TEXTS = 9 + MARKUP_TRIGGERS_MAX,
 };
 
 /* What opens the calls of a reply. */
@@ -30,6 +30,7 @@ typedef struct MarkupTrigger {
 typedef struct MarkupCalls {
     MarkupTrigger triggers[MARKUP_TRIGGERS_MAX];
     Slice before_calls, before_name, after_name, after_arguments, between_calls, after_calls;
+    Slice stray; /* a mark of calls that means nothing in content, and is left out there */
 } MarkupCalls;
 
 /* All slices are borrowed and live as long as whoever uses the description. Marks are UTF-8, begin

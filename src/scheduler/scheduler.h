@@ -87,7 +87,7 @@ typedef struct JobStatus {
     size_t cached_tokens; /* of them, those that were not computed for the first choice */
     size_t completion_tokens;
     size_t reasoning_tokens; /* of them */
-    int32_t stop_index; /* of the stop string that ended the text, or -1 */
+    int32_t stop_index;      /* of the stop string that ended the text, or -1 */
     /* From submit to a slot, from there to the first token, from there to now. */
     double queue_seconds, prompt_seconds, decode_seconds;
     double first_token_seconds; /* from submit; 0: there is none yet */

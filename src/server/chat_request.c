@@ -7,8 +7,9 @@
 /* Every name that this route knows, whether it has an effect or not. */
 static const char *const KNOWN_FIELDS[] = {
     "messages", "model", "max_tokens", "max_completion_tokens", "stream", "stream_options", "n",
-    "logprobs", "top_logprobs", CONSTRAINT_FIELD_NAMES, "chat_template_kwargs", "enable_thinking",
-    "reasoning_effort", "reasoning_budget_tokens", SAMPLING_FIELD_NAMES, "modalities", "audio",
+    "logprobs", "top_logprobs", CONSTRAINT_FIELD_NAMES, TOOL_FIELD_NAMES, "chat_template_kwargs",
+    "enable_thinking", "reasoning_effort", "reasoning_budget_tokens", SAMPLING_FIELD_NAMES,
+    "modalities", "audio",
     /* Accepted without effect. */
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_*", "verbosity",
     "prediction", "web_search_options", "moderation"};
@@ -77,15 +78,6 @@ static bool check_modalities(const JsonValue *body, HttpError *error)
     return true;
 }
 
-static bool check_reasoning_budget(const JsonValue *body, HttpError *error)
-{
-    int64_t budget = -1;
-    if (!field_read_integer(json_get(body, SLICE("reasoning_budget_tokens")),
-                            "reasoning_budget_tokens", -1, INT32_MAX, &budget, error))
-        return false;
-    return budget < 0 || field_unsupported("reasoning_budget_tokens", error);
-}
-
 /* ---- Variables of the template ---- */
 
 static JsonMember bool_member(Slice key, bool value)
@@ -148,7 +140,10 @@ bool chat_request_read(const JsonValue *body, const ChatDefaults *defaults, Aren
            fields_read_stream(body, &out->stream, &out->include_usage, error) &&
            read_choices(body, out, error) &&
            fields_read_constraint(body, arena, &out->constraint, error) &&
-           check_modalities(body, error) && check_reasoning_budget(body, error) &&
+           fields_read_tools(body, arena, &out->tools, error) && check_modalities(body, error) &&
+           field_read_integer(json_get(body, SLICE("reasoning_budget_tokens")),
+                              "reasoning_budget_tokens", -1, INT32_MAX,
+                              &out->generation.reasoning_budget, error) &&
            chat_kwargs_read(body, arena, &out->kwargs, error) &&
            fields_read_sampling(body, defaults->vocab_size, SERVER_STOP_STRINGS_MAX, arena,
                                 &out->generation, error);

@@ -12,6 +12,7 @@ typedef struct ChatCall {
     Slice model;
     GenerationOptions generation;
     ConstraintFields constraint;
+    ToolFields tools;
     size_t n; /* choices */
     bool stream, include_usage;
 } ChatCall;

@@ -67,13 +67,44 @@ static void write_logprobs(const Reply *reply, const LogprobList *list, JsonWrit
     json_write_object_end(writer);
 }
 
-static void write_finish(FinishReason finish, JsonWriter *writer)
+/* finish: NULL while the choice runs. */
+static void write_finish(const char *finish, JsonWriter *writer)
 {
     json_write_key(writer, "finish_reason");
-    if (finish == FINISH_NONE)
-        json_write_null(writer);
+    if (finish)
+        json_write_text(writer, finish);
     else
-        json_write_text(writer, finish_reason_name(finish));
+        json_write_null(writer);
+}
+
+/* ---- Calls ---- */
+
+/* The members of a call that its first delta has; arguments follow, or come whole. */
+static void write_call(const ReplyToolCall *call, Slice arguments, JsonWriter *writer)
+{
+    json_write_key(writer, "id");
+    json_write_text(writer, call->id);
+    json_write_key(writer, "type");
+    json_write_text(writer, "function");
+    json_write_key(writer, "function");
+    json_write_object_begin(writer);
+    json_write_key(writer, "name");
+    json_write_string(writer, buffer_view(&call->name));
+    json_write_key(writer, "arguments");
+    json_write_string(writer, arguments);
+    json_write_object_end(writer);
+}
+
+static void write_calls(const ReplyChoice *choice, JsonWriter *writer)
+{
+    json_write_key(writer, "tool_calls");
+    json_write_array_begin(writer);
+    for (size_t i = 0; i < choice->parts.n_calls; i++) {
+        json_write_object_begin(writer);
+        write_call(&choice->calls[i], buffer_view(&choice->calls[i].arguments), writer);
+        json_write_object_end(writer);
+    }
+    json_write_array_end(writer);
 }
 
 /* ---- Whole ---- */
@@ -88,10 +119,19 @@ static void write_choice(const Reply *reply, const ReplyChoice *choice, JsonWrit
     json_write_key(writer, "role");
     json_write_text(writer, "assistant");
     json_write_key(writer, "content");
-    json_write_string(writer, buffer_view(&choice->text));
+    if (choice->text.len == 0 && choice->parts.n_calls > 0)
+        json_write_null(writer);
+    else
+        json_write_string(writer, buffer_view(&choice->text));
+    if (choice->reasoning.len > 0) {
+        json_write_key(writer, "reasoning_content");
+        json_write_string(writer, buffer_view(&choice->reasoning));
+    }
+    if (choice->parts.n_calls > 0)
+        write_calls(choice, writer);
     json_write_object_end(writer);
     write_logprobs(reply, &choice->logprobs, writer);
-    write_finish(choice->status.finish, writer);
+    write_finish(reply_finish_name(choice), writer);
     json_write_object_end(writer);
 }
 
@@ -123,56 +163,111 @@ static void begin_chunk(const Reply *reply, JsonWriter *writer, Buffer *out)
     json_write_array_begin(writer);
 }
 
-/* One chunk with one choice; role and text may be absent (NULL), list is what goes with the text.
- */
-static void write_delta(const Reply *reply, size_t index, const char *role, const Slice *text,
-                        const LogprobList *list, FinishReason finish, Buffer *out)
+/* A chunk of one choice, open for the members of its delta. */
+static void begin_delta(const Reply *reply, size_t index, JsonWriter *writer, Buffer *out)
 {
-    JsonWriter writer;
-    begin_chunk(reply, &writer, out);
-    json_write_object_begin(&writer);
-    json_write_key(&writer, "index");
-    json_write_uint(&writer, index);
-    json_write_key(&writer, "delta");
-    json_write_object_begin(&writer);
-    if (role) {
-        json_write_key(&writer, "role");
-        json_write_text(&writer, role);
-    }
-    if (text) {
-        json_write_key(&writer, "content");
-        json_write_string(&writer, *text);
-    }
-    json_write_object_end(&writer);
-    write_logprobs(reply, list, &writer);
-    write_finish(finish, &writer);
-    json_write_object_end(&writer);
-    json_write_array_end(&writer);
+    begin_chunk(reply, writer, out);
+    json_write_object_begin(writer);
+    json_write_key(writer, "index");
+    json_write_uint(writer, index);
+    json_write_key(writer, "delta");
+    json_write_object_begin(writer);
+}
+
+/* list: what goes with the delta's text, or NULL. */
+static void end_delta(const Reply *reply, const LogprobList *list, const char *finish,
+                      JsonWriter *writer, Buffer *out)
+{
+    json_write_object_end(writer);
+    write_logprobs(reply, list, writer);
+    write_finish(finish, writer);
+    json_write_object_end(writer);
+    json_write_array_end(writer);
     if (reply->include_usage) {
-        json_write_key(&writer, "usage");
-        json_write_null(&writer);
+        json_write_key(writer, "usage");
+        json_write_null(writer);
     }
-    openai_end_event(&writer, out);
+    openai_end_event(writer, out);
 }
 
 static void stream_begin(const Reply *reply, Buffer *out)
 {
-    Slice empty = SLICE("");
-    for (size_t i = 0; i < reply->n_choices; i++)
-        write_delta(reply, i, "assistant", &empty, NULL, FINISH_NONE, out);
+    JsonWriter writer;
+    for (size_t i = 0; i < reply->n_choices; i++) {
+        begin_delta(reply, i, &writer, out);
+        json_write_key(&writer, "role");
+        json_write_text(&writer, "assistant");
+        json_write_key(&writer, "content");
+        json_write_text(&writer, "");
+        end_delta(reply, NULL, NULL, &writer, out);
+    }
+}
+
+static void stream_text(const Reply *reply, const ReplyChoice *choice, const char *key, Slice text,
+                        const LogprobList *list, Buffer *out)
+{
+    JsonWriter writer;
+    begin_delta(reply, choice->index, &writer, out);
+    json_write_key(&writer, key);
+    json_write_string(&writer, text);
+    end_delta(reply, list, NULL, &writer, out);
 }
 
 static void stream_delta(const Reply *reply, const ReplyChoice *choice, Buffer *out)
 {
-    Slice text = buffer_view(&choice->text);
-    write_delta(reply, choice->index, NULL, &text, &choice->logprobs, FINISH_NONE, out);
+    stream_text(reply, choice, "content", buffer_view(&choice->text), &choice->logprobs, out);
+}
+
+static void stream_reasoning(const Reply *reply, const ReplyChoice *choice, Slice text, Buffer *out)
+{
+    stream_text(reply, choice, "reasoning_content", text, NULL, out);
+}
+
+static void begin_call_delta(const Reply *reply, const ReplyChoice *choice, size_t call,
+                             JsonWriter *writer, Buffer *out)
+{
+    begin_delta(reply, choice->index, writer, out);
+    json_write_key(writer, "tool_calls");
+    json_write_array_begin(writer);
+    json_write_object_begin(writer);
+    json_write_key(writer, "index");
+    json_write_uint(writer, call);
+}
+
+static void end_call_delta(const Reply *reply, JsonWriter *writer, Buffer *out)
+{
+    json_write_object_end(writer);
+    json_write_array_end(writer);
+    end_delta(reply, NULL, NULL, writer, out);
+}
+
+static void stream_call(const Reply *reply, const ReplyChoice *choice, size_t call, Buffer *out)
+{
+    JsonWriter writer;
+    begin_call_delta(reply, choice, call, &writer, out);
+    write_call(&choice->calls[call], SLICE(""), &writer);
+    end_call_delta(reply, &writer, out);
+}
+
+static void stream_arguments(const Reply *reply, const ReplyChoice *choice, size_t call, Slice text,
+                             Buffer *out)
+{
+    JsonWriter writer;
+    begin_call_delta(reply, choice, call, &writer, out);
+    json_write_key(&writer, "function");
+    json_write_object_begin(&writer);
+    json_write_key(&writer, "arguments");
+    json_write_string(&writer, text);
+    json_write_object_end(&writer);
+    end_call_delta(reply, &writer, out);
 }
 
 static void stream_choice_end(const Reply *reply, const ReplyChoice *choice, Buffer *out)
 {
+    JsonWriter writer;
     bool has_rest = logprob_list_count(&choice->logprobs) > 0;
-    write_delta(reply, choice->index, NULL, NULL, has_rest ? &choice->logprobs : NULL,
-                choice->status.finish, out);
+    begin_delta(reply, choice->index, &writer, out);
+    end_delta(reply, has_rest ? &choice->logprobs : NULL, reply_finish_name(choice), &writer, out);
 }
 
 static void stream_end(const Reply *reply, Buffer *out)
@@ -193,6 +288,9 @@ static void stream_end(const Reply *reply, Buffer *out)
 const ReplyDialect CHAT_DIALECT = {
     .begin = stream_begin,
     .delta = stream_delta,
+    .reasoning = stream_reasoning,
+    .call = stream_call,
+    .arguments = stream_arguments,
     .choice_end = stream_choice_end,
     .end = stream_end,
     .error = openai_write_error_event,

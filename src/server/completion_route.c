@@ -89,13 +89,14 @@ static bool start_completion(HttpRequest *request, HttpError *error)
     size_t vocab_size = atomic_load(&server->is_ready) ? server->model.vocab_size : SIZE_MAX;
     if (!call)
         return http_error_set(error, FAULT_INTERNAL, NULL, "Out of memory.");
+    ConstraintPlan plan = {.content = &call->constraint};
     bool ok = body_read(request, &COMPLETION_REQUEST_NAMES, &body, error) &&
               completion_request_read(body, server->options.temperature, vocab_size,
                                       &request->arena, call, error) &&
-              constraint_open(request, &call->constraint, &constraint, error) &&
+              constraint_open(request, &plan, &constraint, error) &&
               models_select(server, call->model, error) &&
               (model = http_need_model(request, error)) &&
-              (constraint || constraint_open(request, &call->constraint, &constraint, error));
+              (constraint || constraint_open(request, &plan, &constraint, error));
     if (ok)
         call->generation.constraint = constraint;
     ok = ok && start_reply(request, model, call, &prompts, error);

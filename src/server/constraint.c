@@ -2,6 +2,8 @@
 
 #include "body.h"
 
+#include <stdio.h>
+
 /* The cache, made when first wanted. */
 static bool need_cache(Server *server, GrammarCache **out, Error *err)
 {
@@ -30,28 +32,98 @@ static void tell_ignored(HttpRequest *request, const Grammar *grammar)
     buffer_reset(&text);
 }
 
-bool constraint_open(HttpRequest *request, const ConstraintFields *fields, Constraint **out,
+static bool check_source(const GrammarSource *source, const char *param, HttpError *error)
+{
+    Grammar *grammar;
+    Error err = {0};
+    bool ok = grammar_create(source, NULL, &grammar, &err);
+    grammar_release(grammar);
+    HttpFault fault = source->kind == GRAMMAR_JSON_SCHEMA ? FAULT_JSON_SCHEMA : FAULT_GRAMMAR;
+    return ok || http_error_from(error, &err, fault, fault, param);
+}
+
+bool constraint_check(const ConstraintPlan *plan, HttpError *error)
+{
+    const ToolFields *tools = plan->tools;
+    if (plan->content->is_constrained &&
+        !check_source(&plan->content->source, plan->content->param, error))
+        return false;
+    for (size_t i = 0; tools && i < tools->n_tools; i++) {
+        char param[HTTP_PARAM_BYTES_MAX];
+        snprintf(param, sizeof(param), "tools[%zu].function.parameters", tools->indices[i]);
+        if (!check_source(&tools->tools[i].arguments, param, error))
+            return false;
+    }
+    return true;
+}
+
+static bool has_calls(const ConstraintPlan *plan)
+{
+    return plan->tools && plan->tools->n_tools > 0;
+}
+
+void constraint_plan_markup(const ConstraintPlan *plan, const ServerModel *model, Slice prompt,
+                            Markup *out)
+{
+    *out = *chat_template_markup(model->chat);
+    ChatThinking thinking = chat_prompt_thinking(out, prompt);
+    out->begins_in_think = thinking == CHAT_THINKING_OPEN;
+    bool is_bound = plan->content->is_constrained;
+    out->only_at_start = is_bound || (has_calls(plan) && plan->tools->needs_call);
+    if (out->only_at_start && thinking == CHAT_THINKING_CLOSED)
+        out->think_open = out->think_close = SLICE_EMPTY;
+    if (!has_calls(plan))
+        out->calls.stray = SLICE_EMPTY;
+    for (size_t i = 0; i < MARKUP_TRIGGERS_MAX; i++) {
+        /* What only looks like content at its start cannot stand beside bound content. */
+        if (!has_calls(plan) ||
+            (is_bound && !plan->tools->needs_call && out->calls.triggers[i].at_start))
+            out->calls.triggers[i] = (MarkupTrigger){0};
+    }
+}
+
+/* Names the field whose schema is at fault; else all of it together is. */
+static bool tell_fault(const ConstraintPlan *plan, Error *err, HttpError *error)
+{
+    if (!constraint_check(plan, error))
+        return false;
+    bool is_schema = has_calls(plan) || plan->content->source.kind == GRAMMAR_JSON_SCHEMA;
+    HttpFault fault = is_schema ? FAULT_JSON_SCHEMA : FAULT_GRAMMAR;
+    return http_error_from(error, err, fault, fault,
+                           has_calls(plan) ? "tools" : plan->content->param);
+}
+
+bool constraint_open(HttpRequest *request, const ConstraintPlan *plan, Constraint **out,
                      HttpError *error)
 {
     Server *server = request->server;
+    const ConstraintFields *content = plan->content;
     Grammar *grammar = NULL;
     GrammarCache *cache;
     Error err = {0};
     *out = NULL;
-    if (!fields->is_constrained)
+    if (!content->is_constrained && !has_calls(plan))
         return true;
-    bool is_ready = atomic_load(&server->is_ready);
-    bool ok = is_ready ? need_cache(server, &cache, &err) &&
-                             grammar_cache_get(cache, &fields->source, &grammar, &err)
-                       : grammar_create(&fields->source, NULL, &grammar, &err);
+    if (!atomic_load(&server->is_ready))
+        return constraint_check(plan, error);
+    GrammarReply reply = {.markup = plan->markup,
+                          .content = content->is_constrained ? &content->source : NULL};
+    if (has_calls(plan)) {
+        reply.tools = plan->tools->tools;
+        reply.n_tools = plan->tools->n_tools;
+        reply.needs_call = plan->tools->needs_call;
+        reply.one_call = plan->tools->one_call || chat_template_takes_one_call(server->model.chat);
+    }
+    const GrammarSource whole = {.kind = GRAMMAR_REPLY, .reply = &reply};
+    bool has_parts = plan->markup && markup_has_marks(plan->markup);
+    bool ok = need_cache(server, &cache, &err) &&
+              grammar_cache_get(cache, has_parts ? &whole : &content->source, &grammar, &err);
     if (ok) {
         tell_ignored(request, grammar);
-        ok = !is_ready || constraint_from_grammar(grammar, out, &err);
+        ok = constraint_from_grammar(grammar, out, &err);
     }
     grammar_release(grammar);
-    HttpFault fault =
-        fields->source.kind == GRAMMAR_JSON_SCHEMA ? FAULT_JSON_SCHEMA : FAULT_GRAMMAR;
-    return ok || http_error_from(error, &err, fault, fault, fields->param);
+    return ok || tell_fault(plan, &err, error);
 }
 
 void constraint_store_reset(ConstraintStore *store)

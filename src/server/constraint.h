@@ -9,10 +9,23 @@
 #include "fields.h"
 #include "http.h"
 
+/* What binds a reply. */
+typedef struct ConstraintPlan {
+    const ConstraintFields *content;
+    const ToolFields *tools; /* may be NULL: no calls */
+    /* Of the reply, as constraint_plan_markup has set it; NULL: the reply has no parts. */
+    const Markup *markup;
+} ConstraintPlan;
+
+/* The model's marks, cut to those that count in a reply of this plan behind this prompt. */
+void constraint_plan_markup(const ConstraintPlan *plan, const ServerModel *model, Slice prompt,
+                            Markup *out);
 /* *out is NULL when the reply is free, or no model is there yet. Schema keywords that were ignored
  * are told in x-ignored-fields. The caller frees *out with constraint_free. */
-bool constraint_open(HttpRequest *request, const ConstraintFields *fields, Constraint **out,
+bool constraint_open(HttpRequest *request, const ConstraintPlan *plan, Constraint **out,
                      HttpError *error) WARN_UNUSED;
+/* Compiles each schema of the plan by itself, for the errors alone. */
+bool constraint_check(const ConstraintPlan *plan, HttpError *error) WARN_UNUSED;
 /* When the server ends. */
 void constraint_store_reset(ConstraintStore *store);
 

@@ -3,32 +3,6 @@
 /* Present in any form: not possible here. */
 static const char *const REFUSED_FIELDS[] = {"functions", "function_call"};
 
-static bool check_tools(const JsonValue *body, HttpError *error)
-{
-    const JsonValue *tools;
-    bool parallel;
-    if (!field_read_array(json_get(body, SLICE("tools")), "tools", &tools, error) ||
-        !field_read_bool(json_get(body, SLICE("parallel_tool_calls")), "parallel_tool_calls",
-                         &parallel, error))
-        return false;
-    if (tools && tools->as.array.count > 0)
-        return field_unsupported("tools", error);
-    const JsonValue *choice = json_get_present(body, "tool_choice");
-    if (!choice)
-        return true;
-    if (choice->kind == JSON_OBJECT)
-        return field_unsupported("tool_choice", error);
-    if (choice->kind != JSON_STRING)
-        return field_wrong_type(choice, "tool_choice", "a string or an object", error);
-    Slice text = choice->as.string;
-    if (slice_equal(text, SLICE("none")) || slice_equal(text, SLICE("auto")))
-        return true;
-    if (slice_equal(text, SLICE("required")))
-        return field_unsupported("tool_choice", error);
-    return http_error_set(error, FAULT_VALUE, "tool_choice", "The tool_choice '%.*s' is unknown.",
-                          QUOTE_ARG(text));
-}
-
 static bool set_constraint(ConstraintFields *out, GrammarKind kind, Slice text, const char *param,
                            HttpError *error)
 {
@@ -167,7 +141,7 @@ bool fields_read_constraint(const JsonValue *body, Arena *arena, ConstraintField
         if (json_get_present(body, REFUSED_FIELDS[i]))
             return field_unsupported(REFUSED_FIELDS[i], error);
     }
-    return check_tools(body, error) && read_response_format(body, arena, out, error) &&
+    return read_response_format(body, arena, out, error) &&
            read_text(body, "guided_regex", GRAMMAR_REGEX, out, error) &&
            read_choice_list(body, arena, out, error) &&
            read_text(body, "grammar", GRAMMAR_GBNF, out, error);

@@ -51,13 +51,30 @@ typedef struct ConstraintFields {
 } ConstraintFields;
 
 /* constraint_fields: response_format, guided_regex, guided_choice and grammar, of which one at most
- * may constrain; what they say is compiled by constraint_open. Tools and functions are refused by
- * name as far as they ask for anything. What out points at lives in arena or in body. */
+ * may constrain; what they say is compiled by constraint_open. functions and function_call are
+ * refused. What out points at lives in arena or in body. */
 bool fields_read_constraint(const JsonValue *body, Arena *arena, ConstraintFields *out,
                             HttpError *error) WARN_UNUSED;
 #define CONSTRAINT_FIELD_NAMES                                                                     \
-    "tools", "tool_choice", "parallel_tool_calls", "response_format", "guided_regex",              \
-        "guided_choice", "grammar", "functions", "function_call"
+    "response_format", "guided_regex", "guided_choice", "grammar", "functions", "function_call"
+
+/* What a reply may call. */
+typedef struct ToolFields {
+    const JsonValue *list;    /* as given, for the template; NULL: none */
+    const GrammarTool *tools; /* [n_tools] those that may be called */
+    const size_t *indices;    /* [n_tools] their places in the list */
+    size_t n_tools;           /* 0: no calls, and nothing is read as one */
+    bool needs_call, one_call;
+} ToolFields;
+
+/* tool_fields: tools, tool_choice and parallel_tool_calls. The schemas are as the grammar wants
+ * them: of objects, and closed where the tool leaves it open. */
+bool fields_read_tools(const JsonValue *body, Arena *arena, ToolFields *out,
+                       HttpError *error) WARN_UNUSED;
+/* The list alone, checked. */
+bool fields_check_tools(const JsonValue *body, Arena *arena, const JsonValue **out,
+                        HttpError *error) WARN_UNUSED;
+#define TOOL_FIELD_NAMES "tools", "tool_choice", "parallel_tool_calls"
 
 /* 400 `unsupported_parameter`. */
 bool field_unsupported(const char *param, HttpError *error);

@@ -21,7 +21,7 @@ void openai_write_head(const Reply *reply, const char *prefix, const char *objec
 }
 
 typedef struct Totals {
-    size_t prompt, cached, completion;
+    size_t prompt, cached, completion, reasoning;
     double prompt_seconds, decode_seconds; /* of the slowest choice: they run side by side */
 } Totals;
 
@@ -31,6 +31,7 @@ static Totals sum_up(const Reply *reply)
     for (size_t i = 0; i < reply->n_choices; i++) {
         const JobStatus *status = &reply->choices[i].status;
         totals.completion += status->completion_tokens;
+        totals.reasoning += status->reasoning_tokens;
         totals.prompt_seconds = fmax(totals.prompt_seconds, status->prompt_seconds);
         totals.decode_seconds = fmax(totals.decode_seconds, status->decode_seconds);
         if (reply->choices[i].number == 0) {
@@ -61,7 +62,7 @@ void openai_write_usage(const Reply *reply, JsonWriter *writer)
     json_write_key(writer, "total_tokens");
     json_write_uint(writer, totals.prompt + totals.completion);
     write_detail("prompt_tokens_details", "cached_tokens", totals.cached, writer);
-    write_detail("completion_tokens_details", "reasoning_tokens", 0, writer);
+    write_detail("completion_tokens_details", "reasoning_tokens", totals.reasoning, writer);
     json_write_object_end(writer);
 }
 

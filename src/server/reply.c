@@ -1,5 +1,20 @@
 #include "reply.h"
 
+#include <string.h>
+
+static void free_parts(ReplyChoice *choice)
+{
+    for (size_t i = 0; i < choice->parts.n_calls && choice->calls; i++) {
+        buffer_reset(&choice->calls[i].name);
+        buffer_reset(&choice->calls[i].arguments);
+    }
+    memory_free(choice->calls);
+    buffer_reset(&choice->reasoning);
+    content_logprobs_reset(&choice->entries);
+    buffer_reset(&choice->raw);
+    chat_reply_reset(&choice->parts);
+}
+
 static void reply_free(void *task)
 {
     Reply *reply = task;
@@ -8,8 +23,10 @@ static void reply_free(void *task)
         logprob_list_reset(&reply->prompts[i].logprobs);
     }
     for (size_t i = 0; i < reply->n_choices; i++) {
-        buffer_reset(&reply->choices[i].text);
-        logprob_list_reset(&reply->choices[i].logprobs);
+        ReplyChoice *choice = &reply->choices[i];
+        buffer_reset(&choice->text);
+        logprob_list_reset(&choice->logprobs);
+        free_parts(choice);
     }
     memory_free(reply->choices);
     memory_free(reply->prompts);
@@ -36,18 +53,139 @@ static bool check_memory(const ReplyChoice *choice, HttpError *error)
 {
     Error err;
     if (buffer_check(&choice->text, "the reply", &err) &&
+        buffer_check(&choice->raw, "the reply", &err) &&
+        buffer_check(&choice->reasoning, "the reply", &err) &&
+        logprob_list_check(&choice->entries.pending, &err) &&
         logprob_list_check(&choice->logprobs, &err))
         return true;
     return http_error_from(error, &err, FAULT_INTERNAL, FAULT_INTERNAL, NULL);
 }
 
-/* Takes what a choice has produced to the end of its lists. */
-static bool read_choice(Reply *reply, ReplyChoice *choice, HttpError *error)
+/* ---- Parts ---- */
+
+typedef struct PartContext {
+    const Reply *reply;
+    ReplyChoice *choice;
+    Buffer *out; /* of a stream's events; NULL: the reply is told as a whole */
+} PartContext;
+
+/* "call_" and 24 letters and digits, different for every call of the server. */
+static void make_call_id(const Reply *reply, const ReplyChoice *choice, size_t call, char id[32])
+{
+    static const char digits[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    const uint64_t seed[] = {reply->call_key, (uint64_t)reply->id, choice->index, call};
+    memcpy(id, "call_", 5);
+    for (size_t i = 0; i < 24; i += 8) {
+        uint64_t words[5] = {seed[0], seed[1], seed[2], seed[3], i};
+        uint64_t hash = slice_hash((Slice){(const char *)words, sizeof(words)});
+        for (size_t k = 0; k < 8; k++, hash /= 62)
+            id[5 + i + k] = digits[hash % 62];
+    }
+    id[29] = '\0';
+}
+
+static size_t count_characters(Slice text)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < text.len; i++)
+        count += ((unsigned char)text.ptr[i] & 0xc0) != 0x80;
+    return count;
+}
+
+/* Streams: content that was not told yet comes before what follows it. */
+static void tell_content(const Reply *reply, ReplyChoice *choice, Buffer *out)
+{
+    if (choice->text.len == 0)
+        return;
+    reply->dialect->delta(reply, choice, out);
+    choice->characters += count_characters(buffer_view(&choice->text));
+    buffer_clear(&choice->text);
+    logprob_list_clear(&choice->logprobs);
+}
+
+static void take_call(PartContext *context, const ChatPart *part)
+{
+    ReplyChoice *choice = context->choice;
+    if (!memory_grow_array((void **)&choice->calls, part->call, &choice->calls_capacity,
+                           sizeof(*choice->calls))) {
+        choice->raw.failed = true;
+        return;
+    }
+    ReplyToolCall *call = &choice->calls[part->call];
+    *call = (ReplyToolCall){0};
+    make_call_id(context->reply, choice, part->call, call->id);
+    buffer_init(&call->name, SERVER_REPLY_BYTES_MAX);
+    buffer_init(&call->arguments, SERVER_REPLY_BYTES_MAX);
+    buffer_append_slice(&call->name, part->text);
+    if (context->out)
+        context->reply->dialect->call(context->reply, choice, part->call, context->out);
+}
+
+static void take_part(void *state, const ChatPart *part)
+{
+    PartContext *context = state;
+    ReplyChoice *choice = context->choice;
+    const ReplyDialect *dialect = context->reply->dialect;
+    if (choice->raw.failed)
+        return;
+    if (part->kind == CHAT_PART_CONTENT) {
+        buffer_append_slice(&choice->text, part->text);
+        content_logprobs_take(&choice->entries, part->at, part->at + part->text.len,
+                              &choice->logprobs);
+        return;
+    }
+    if (context->out)
+        tell_content(context->reply, choice, context->out);
+    if (part->kind == CHAT_PART_CALL)
+        take_call(context, part);
+    else if (part->kind == CHAT_PART_REASONING && context->out)
+        dialect->reasoning(context->reply, choice, part->text, context->out);
+    else if (part->kind == CHAT_PART_REASONING)
+        buffer_append_slice(&choice->reasoning, part->text);
+    else if (context->out)
+        dialect->arguments(context->reply, choice, part->call, part->text, context->out);
+    else
+        buffer_append_slice(&choice->calls[part->call].arguments, part->text);
+}
+
+/* Takes new raw text apart. */
+static bool read_parts(const Reply *reply, ReplyChoice *choice, Buffer *out, HttpError *error)
+{
+    Error err = {0};
+    PartContext context = {reply, choice, out};
+    const ChatPartTaker taker = {take_part, &context};
+    if (!chat_reply_push(&choice->parts, buffer_view(&choice->raw), &taker, &err))
+        return http_error_from(error, &err, FAULT_INTERNAL, FAULT_INTERNAL, NULL);
+    if (choice->status.finish != FINISH_NONE) {
+        chat_reply_finish(&choice->parts, &taker);
+        content_logprobs_take(&choice->entries, SIZE_MAX, SIZE_MAX, &choice->logprobs);
+    }
+    if (!check_memory(choice, error))
+        return false;
+    buffer_clear(&choice->raw);
+    return true;
+}
+
+const char *reply_finish_name(const ReplyChoice *choice)
+{
+    FinishReason finish = choice->status.finish;
+    if (finish == FINISH_NONE)
+        return NULL;
+    bool is_cut = finish == FINISH_LENGTH && chat_reply_is_in_call(&choice->parts);
+    return choice->parts.n_calls > 0 && !is_cut ? "tool_calls" : finish_reason_name(finish);
+}
+
+/* Takes what a choice has produced to the end of its lists. out: of a stream's events, or NULL. */
+static bool read_choice(Reply *reply, ReplyChoice *choice, Buffer *out, HttpError *error)
 {
     ReplyPrompt *prompt = &reply->prompts[choice->prompt];
-    job_read_choice(prompt->job, choice->number, &choice->text,
-                    reply->logprobs ? &choice->logprobs : NULL, &choice->status);
-    return check_outcome(&choice->status, error) && check_memory(choice, error);
+    job_read_choice(prompt->job, choice->number, reply->has_parts ? &choice->raw : &choice->text,
+                    !reply->logprobs   ? NULL
+                    : reply->has_parts ? &choice->entries.pending
+                                       : &choice->logprobs,
+                    &choice->status);
+    return check_outcome(&choice->status, error) && check_memory(choice, error) &&
+           (!reply->has_parts || read_parts(reply, choice, out, error));
 }
 
 static void record_outcome(const Reply *reply, HttpOutcome *outcome)
@@ -56,7 +194,7 @@ static void record_outcome(const Reply *reply, HttpOutcome *outcome)
     outcome->has_ended = true;
     outcome->queue_seconds = first->queue_seconds;
     outcome->first_token_seconds = first->first_token_seconds;
-    outcome->finish = finish_reason_name(first->finish);
+    outcome->finish = reply_finish_name(&reply->choices[0]);
     outcome->prompt_tokens = outcome->cached_tokens = outcome->completion_tokens = 0;
     for (size_t i = 0; i < reply->n_choices; i++) {
         const JobStatus *status = &reply->choices[i].status;
@@ -70,23 +208,10 @@ static void record_outcome(const Reply *reply, HttpOutcome *outcome)
 
 /* ---- Progress ---- */
 
-static size_t count_characters(Slice text)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < text.len; i++)
-        count += ((unsigned char)text.ptr[i] & 0xc0) != 0x80;
-    return count;
-}
-
 /* Writes the events for what a choice has. */
 static void tell_choice(Reply *reply, ReplyChoice *choice, Buffer *out)
 {
-    if (choice->text.len > 0) {
-        reply->dialect->delta(reply, choice, out);
-        choice->characters += count_characters(buffer_view(&choice->text));
-        buffer_clear(&choice->text);
-        logprob_list_clear(&choice->logprobs);
-    }
+    tell_content(reply, choice, out);
     if (choice->status.finish == FINISH_NONE)
         return;
     reply->dialect->choice_end(reply, choice, out);
@@ -121,7 +246,7 @@ static HttpProgress advance_stream(Reply *reply, HttpRequest *request)
     for (size_t i = 0; i < reply->n_choices; i++) {
         ReplyChoice *choice = &reply->choices[i];
         if (!choice->ended) {
-            if (!read_choice(reply, choice, &error)) {
+            if (!read_choice(reply, choice, &request->out, &error)) {
                 if (reply->began && choice->text.len > 0)
                     reply->dialect->delta(reply, choice, &request->out);
                 request->error = error;
@@ -147,7 +272,7 @@ static HttpProgress advance_whole(Reply *reply, HttpRequest *request)
     size_t ended = 0;
     for (size_t i = 0; i < reply->n_choices; i++) {
         ReplyChoice *choice = &reply->choices[i];
-        if (!choice->ended && !read_choice(reply, choice, &error)) {
+        if (!choice->ended && !read_choice(reply, choice, NULL, &error)) {
             http_reply_error(request, &error);
             return HTTP_END;
         }
@@ -207,6 +332,8 @@ static bool make_reply(HttpRequest *request, const ReplyCall *call, Reply **out)
         .include_usage = call->include_usage,
         .logprobs = call->generation.logprobs,
         .echo = call->echoes != NULL,
+        .has_parts = markup_has_marks(&call->generation.markup),
+        .call_key = server->request_key,
     };
     reply->prompts = memory_allocate_zeroed(call->n_prompts, sizeof(*reply->prompts));
     reply->choices = memory_allocate_zeroed(call->n_prompts * call->n, sizeof(*reply->choices));
@@ -225,6 +352,10 @@ static bool make_reply(HttpRequest *request, const ReplyCall *call, Reply **out)
         choice->number = i % call->n;
         buffer_init(&choice->text, SERVER_REPLY_BYTES_MAX);
         logprob_list_init(&choice->logprobs);
+        chat_reply_init(&choice->parts, &call->generation.markup);
+        buffer_init(&choice->raw, SERVER_REPLY_BYTES_MAX);
+        buffer_init(&choice->reasoning, SERVER_REPLY_BYTES_MAX);
+        content_logprobs_init(&choice->entries);
     }
     return true;
 }

@@ -11,6 +11,29 @@
 
 typedef struct Reply Reply;
 
+/* A call of a tool. */
+typedef struct ReplyToolCall {
+    char id[32]; /* "call_..." */
+    Buffer name;
+    Buffer arguments; /* whole replies only */
+} ReplyToolCall;
+
+/* reply_logprobs: the entries of a reply's text, of which only those of its content are told. */
+typedef struct ContentLogprobs {
+    LogprobList pending; /* [done ..] not decided yet */
+    size_t done;
+    size_t at;          /* where the front entry's text begins */
+    size_t first, last; /* what of it is content: [first, last) of the reply's text */
+    bool was_content;   /* the entry before it was */
+} ContentLogprobs;
+
+void content_logprobs_init(ContentLogprobs *logprobs);
+void content_logprobs_reset(ContentLogprobs *logprobs);
+/* [start, end) of the reply's text is content: the entries that end there go to out. A token that
+ * is content in part keeps the bytes of that part. With SIZE_MAX for both, all entries are
+ * decided. */
+void content_logprobs_take(ContentLogprobs *logprobs, size_t start, size_t end, LogprobList *out);
+
 typedef struct ReplyChoice {
     size_t index;         /* in the response */
     size_t prompt;        /* of reply->prompts */
@@ -20,6 +43,14 @@ typedef struct ReplyChoice {
     size_t characters;    /* streams: told before this text */
     JobStatus status;
     bool ended; /* and told so */
+
+    /* Of replies with parts. */
+    ChatReply parts;
+    Buffer raw; /* scratch: new text of all parts */
+    ContentLogprobs entries;
+    Buffer reasoning;     /* whole replies only */
+    ReplyToolCall *calls; /* [parts.n_calls] */
+    size_t calls_capacity;
 } ReplyChoice;
 
 typedef struct ReplyPrompt {
@@ -34,6 +65,11 @@ typedef struct ReplyDialect {
     void (*begin)(const Reply *reply, Buffer *out);
     /* The choice has new text, or (only for the last time) log-probabilities without text. */
     void (*delta)(const Reply *reply, const ReplyChoice *choice, Buffer *out);
+    /* Replies with parts: new reasoning; a call begins; more of its arguments. */
+    void (*reasoning)(const Reply *reply, const ReplyChoice *choice, Slice text, Buffer *out);
+    void (*call)(const Reply *reply, const ReplyChoice *choice, size_t call, Buffer *out);
+    void (*arguments)(const Reply *reply, const ReplyChoice *choice, size_t call, Slice text,
+                      Buffer *out);
     /* What the choice's lists still hold goes with it. */
     void (*choice_end)(const Reply *reply, const ReplyChoice *choice, Buffer *out);
     void (*end)(const Reply *reply, Buffer *out);
@@ -50,6 +86,8 @@ struct Reply {
     Slice model;
     const char *fingerprint;
     bool stream, include_usage, logprobs, echo;
+    bool has_parts;    /* the text has marks */
+    uint64_t call_key; /* makes the ids of calls */
     bool began;
     ReplyPrompt *prompts; /* [n_prompts] */
     size_t n_prompts;
@@ -69,6 +107,8 @@ typedef struct ReplyCall {
     const char *prompt_param; /* the field to blame for a prompt that does not fit */
 } ReplyCall;
 
+/* "stop", "length", "tool_calls"; NULL while it runs. */
+const char *reply_finish_name(const ReplyChoice *choice);
 /* Submits the jobs and makes the reply the request's task; all of them or, on failure, none. */
 bool reply_start(HttpRequest *request, const ReplyCall *call, HttpError *error) WARN_UNUSED;
 

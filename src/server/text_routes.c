@@ -167,7 +167,7 @@ static bool read_template(const JsonValue *body, Arena *arena, ChatRequest *out,
 {
     *out = (ChatRequest){.add_generation_prompt = true, .for_reply = true};
     return chat_messages_read(json_get(body, SLICE("messages")), arena, &out->messages, error) &&
-           field_read_array(json_get(body, SLICE("tools")), "tools", &out->tools, error) &&
+           fields_check_tools(body, arena, &out->tools, error) &&
            chat_kwargs_read(body, arena, &out->kwargs, error) &&
            field_read_bool(json_get(body, SLICE("add_generation_prompt")), "add_generation_prompt",
                            &out->add_generation_prompt, error);

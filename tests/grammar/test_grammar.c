@@ -190,7 +190,7 @@ static GrammarVocabulary *make_vocabulary(void)
         "ab",   "abc",   "b\"",  "\":", "\": \"", "{\"",  "\"}",   "\",\"",    "\\n",  "\\u00",
         "e9",   "\xc3",  "é",    "aé",  "\xa9x",  "日本", "本\"",  "  ",       "\n  ", "12",
         "345",  ".5",    "1e",   "}}",  "]}",     "[[",   "true",  "alse",     "null", "a b c",
-        "name", "ame\"", "x, y", "-",   "-1",     "00",   "\"a\"", "\xf0\x9f", "😀",    "ab"};
+        "name", "ame\"", "x, y", "-",   "-1",     "00",   "\"a\"", "\xf0\x9f", "😀",   "ab"};
     static char spaces[200];
     Error err = {0};
     GrammarVocabulary *vocabulary;

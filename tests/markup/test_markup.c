@@ -34,7 +34,8 @@ static void check(const Markup *markup, const char *text, const char *expected)
 static const Markup PLAIN = {
     .think_open = {"<t>", 3},
     .think_close = {"</t>", 4},
-    .calls = {.triggers = {{{"<call>", 6}, false, 0}, {{"{\"n", 3}, true, 0}}},
+    .calls = {.triggers = {{{"<call>", 6}, false, 0}, {{"{\"n", 3}, true, 0}},
+              .stray = {"</call>", 7}},
 };
 
 static void test_regions(void **state)
@@ -47,6 +48,9 @@ static void test_regions(void **state)
     check(&PLAIN, "<t><call></t>", "cc|rrrrrrrrr|");
     check(&PLAIN, "x</t>y", "cccc|c"); /* a stray mark is a mark too */
     check(&PLAIN, "<t><t></t>", "cc|rr|rrr|");
+    check(&PLAIN, "x</call>y</t>", "ccccccc|cccc|");
+    check(&PLAIN, "</call>{\"n", "cccccc|cc|");
+    check(&PLAIN, "<t></call>", "cc|rrrrrrr");
 }
 
 static void test_marks_that_begin_alike(void **state)
@@ -117,9 +121,9 @@ static void test_nothing_to_look_for(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_regions),          cmocka_unit_test(test_marks_that_begin_alike),
-        cmocka_unit_test(test_start_only),       cmocka_unit_test(test_begins_in_reasoning),
-        cmocka_unit_test(test_held),             cmocka_unit_test(test_nothing_to_look_for),
+        cmocka_unit_test(test_regions),    cmocka_unit_test(test_marks_that_begin_alike),
+        cmocka_unit_test(test_start_only), cmocka_unit_test(test_begins_in_reasoning),
+        cmocka_unit_test(test_held),       cmocka_unit_test(test_nothing_to_look_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

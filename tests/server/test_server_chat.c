@@ -221,6 +221,8 @@ typedef struct BadBody {
     const char *body, *code, *param;
 } BadBody;
 
+#define TOOL(function) "\"tools\":[{\"type\":\"function\",\"function\":" function "}]"
+
 static const BadBody BAD_BODIES[] = {
     /* JSON */
     {"", "invalid_json", NULL},
@@ -321,9 +323,43 @@ static const BadBody BAD_BODIES[] = {
     {"{" HELLO ",\"logprobs\":true,\"top_logprobs\":21}", "integer_above_max_value",
      "top_logprobs"},
     {"{" HELLO ",\"top_logprobs\":2}", "invalid_value", "top_logprobs"},
-    {"{" HELLO ",\"tools\":[{}]}", "unsupported_parameter", "tools"},
     {"{" HELLO ",\"tools\":{}}", "invalid_type", "tools"},
-    {"{" HELLO ",\"tool_choice\":\"required\"}", "unsupported_parameter", "tool_choice"},
+    {"{" HELLO ",\"tools\":[5]}", "invalid_type", "tools[0]"},
+    {"{" HELLO ",\"tools\":[{}]}", "missing_required_parameter", "tools[0].type"},
+    {"{" HELLO ",\"tools\":[{\"type\":\"function\"}]}", "missing_required_parameter",
+     "tools[0].function"},
+    {"{" HELLO ",\"tools\":[{\"type\":\"web_search\"}]}", "unsupported_value", "tools[0].type"},
+    {"{" HELLO "," TOOL("{}") "}", "missing_required_parameter", "tools[0].function.name"},
+    {"{" HELLO "," TOOL("{\"name\":\"a b\"}") "}", "invalid_value", "tools[0].function.name"},
+    {"{" HELLO "," TOOL("{\"name\":\"\"}") "}", "invalid_value", "tools[0].function.name"},
+    {"{" HELLO "," TOOL("{\"name\":\"f\",\"strict\":1}") "}", "invalid_type",
+     "tools[0].function.strict"},
+    {"{" HELLO "," TOOL("{\"name\":\"f\",\"parameters\":[]}") "}", "invalid_type",
+     "tools[0].function.parameters"},
+    {"{" HELLO "," TOOL("{\"name\":\"f\",\"parameters\":{\"type\":\"string\"}}") "}",
+     "invalid_json_schema", "tools[0].function.parameters"},
+    {"{" HELLO "," TOOL("{\"name\":\"f\",\"parameters\":{\"$ref\":\"#/$defs/no\"}}") "}",
+     "invalid_json_schema", "tools[0].function.parameters"},
+    {"{" HELLO "," TOOL("{\"name\":\"f\",\"strict\":true,\"parameters\":{\"not\":{}}}") "}",
+     "invalid_json_schema", "tools[0].function.parameters"},
+    {"{" HELLO
+     "," TOOL("{\"name\":\"f\"}},{\"type\":\"function\",\"function\":{\"name\":\"f\"}") "}",
+     "invalid_value", "tools[1].function.name"},
+    {"{" HELLO ",\"tool_choice\":\"required\"}", "invalid_value", "tool_choice"},
+    {"{" HELLO ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}}",
+     "invalid_value", "tool_choice"},
+    {"{" HELLO "," TOOL("{\"name\":\"f\"}") ",\"tool_choice\":{}}", "missing_required_parameter",
+     "tool_choice.type"},
+    {"{" HELLO "," TOOL("{\"name\":\"f\"}") ",\"tool_choice\":{\"type\":\"function\",\"function\":{"
+                                            "\"name\":\"g\"}}}",
+     "invalid_value", "tool_choice.function.name"},
+    {"{" HELLO "," TOOL("{\"name\":\"f\"}") ",\"tool_choice\":{\"type\":\"allowed_tools\","
+                                            "\"allowed_tools\":{\"mode\":\"auto\",\"tools\":[]}}}",
+     "empty_array", "tool_choice.allowed_tools.tools"},
+    {"{" HELLO "," TOOL("{\"name\":\"f\"}") ",\"tool_choice\":{\"type\":\"allowed_tools\","
+                                            "\"allowed_tools\":{\"mode\":\"any\",\"tools\":[]}}}",
+     "invalid_value", "tool_choice.allowed_tools.mode"},
+    {"{" HELLO ",\"parallel_tool_calls\":1}", "invalid_type", "parallel_tool_calls"},
     {"{" HELLO ",\"tool_choice\":\"maybe\"}", "invalid_value", "tool_choice"},
     {"{" HELLO ",\"response_format\":{\"type\":\"json_schema\"}}", "missing_required_parameter",
      "response_format.json_schema"},
@@ -341,7 +377,7 @@ static const BadBody BAD_BODIES[] = {
     {"{" HELLO ",\"guided_choice\":[]}", "empty_array", "guided_choice"},
     {"{" HELLO ",\"guided_choice\":[1]}", "invalid_type", "guided_choice"},
     {"{" HELLO ",\"grammar\":\"a\"}", "invalid_grammar", "grammar"},
-    {"{" HELLO ",\"reasoning_budget_tokens\":5}", "unsupported_parameter",
+    {"{" HELLO ",\"reasoning_budget_tokens\":-2}", "integer_below_min_value",
      "reasoning_budget_tokens"},
     {"{" HELLO ",\"reasoning_effort\":\"huge\"}", "invalid_value", "reasoning_effort"},
     {"{" HELLO ",\"enable_thinking\":\"no\"}", "invalid_type", "enable_thinking"},
