@@ -67,18 +67,22 @@ void generation_options_init(GenerationOptions *options)
     };
 }
 
-/* ---- Reasoning ---- */
+/* ---- What is certain ---- */
 
-/* The budget is used up: the closing mark comes next. */
-static bool check_budget(Generation *generation, Error *err)
+/* Finds out whether it is certain what comes next: the closing mark when the budget is used up, or
+ * what the constraint leaves no choice about. */
+static bool look_ahead(Generation *generation, Error *err)
 {
-    if (generation->scan.region != MARKUP_REASONING || generation->reasoning_budget < 0 ||
-        generation->reasoning_tokens < (size_t)generation->reasoning_budget ||
-        generation->forced_at < generation->forced.count)
+    bool is_used_up = generation->scan.region == MARKUP_REASONING &&
+                      generation->reasoning_budget >= 0 &&
+                      generation->reasoning_tokens >= (size_t)generation->reasoning_budget;
+    if (generation->forced_at < generation->forced.count)
         return true;
     generation->forced.count = generation->forced_at = 0;
-    return tokenizer_encode(generation->decoder.tokenizer, generation->markup.think_close, false,
-                            &generation->forced, err);
+    if (is_used_up)
+        return tokenizer_encode(generation->decoder.tokenizer, generation->markup.think_close,
+                                false, &generation->forced, err);
+    return sampler_append_forced(&generation->sampler, &generation->forced, err);
 }
 
 /* A token led from the region before to the scan's. The marks themselves are not counted. */
@@ -132,7 +136,7 @@ bool generation_create(const Tokenizer *tokenizer, const GenerationOptions *opti
         for (size_t i = 0; i < n_eos; i++)
             generation->eos[generation->n_eos++] = eos[i];
     }
-    if (!check_budget(generation, err))
+    if (!look_ahead(generation, err))
         goto fail;
     *out = generation;
     return true;
@@ -361,7 +365,7 @@ static bool accept_id(Generation *generation, int32_t id, Buffer *text, Error *e
         return generation_end(generation, FINISH_STOP, text, err);
     if (generation->finish == FINISH_NONE && generation->token_count >= generation->max_tokens)
         return generation_end(generation, FINISH_LENGTH, text, err);
-    return (generation->finish != FINISH_NONE || check_budget(generation, err)) &&
+    return (generation->finish != FINISH_NONE || look_ahead(generation, err)) &&
            buffer_check(text, "generated text", err);
 }
 

@@ -44,6 +44,9 @@ typedef struct ConstraintOps {
     bool (*can_end)(const Constraint *constraint);
     /* Nothing can follow: the reply ends without a further step. */
     bool (*is_finished)(const Constraint *constraint);
+    /* Optional: appends tokens that come next whatever the logits say; none where there is a
+     * choice. They are not accepted yet. */
+    bool (*append_forced)(Constraint *constraint, TokenList *out, Error *err);
     bool (*copy)(const Constraint *constraint, Constraint **out, Error *err);
     void (*free)(Constraint *constraint);
 } ConstraintOps;
@@ -55,8 +58,9 @@ struct Constraint {
 void constraint_free(Constraint *constraint); /* accepts NULL */
 
 /* Keeps a reply inside the grammar, which it holds a reference to. The grammar's vocabulary must be
- * the tokenizer's. */
-bool constraint_from_grammar(Grammar *grammar, Constraint **out, Error *err) WARN_UNUSED;
+ * the tokenizer's, which outlives the constraint. */
+bool constraint_from_grammar(Grammar *grammar, const Tokenizer *tokenizer, Constraint **out,
+                             Error *err) WARN_UNUSED;
 /* The bytes of all tokens but those that texts leave out. */
 bool grammar_vocabulary_from_tokenizer(const Tokenizer *tokenizer, GrammarVocabulary **out,
                                        Error *err) WARN_UNUSED;

@@ -616,6 +616,14 @@ static bool choose_id(Sampler *sampler, float *logits, int32_t *id, Error *err)
     return sample(sampler, logits, best, id, err);
 }
 
+bool sampler_append_forced(Sampler *sampler, TokenList *out, Error *err)
+{
+    Constraint *constraint = sampler->constraint;
+    if (!constraint || !constraint->ops->append_forced || sampler->n_bias > 0)
+        return true;
+    return constraint->ops->append_forced(constraint, out, err);
+}
+
 bool sampler_force(Sampler *sampler, int32_t id, Error *err)
 {
     Constraint *constraint = sampler->constraint;

@@ -54,6 +54,8 @@ bool sampler_is_argmax(const Sampler *sampler);
 /* Runs the chain on logits [vocab_size] (clobbered), remembers the chosen id and tells the
  * constraint unless it is an end token. */
 bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err) WARN_UNUSED;
+/* What the constraint is certain about; nothing beside logit_bias, which might ban it. */
+bool sampler_append_forced(Sampler *sampler, TokenList *out, Error *err) WARN_UNUSED;
 /* Remembers an id that was not chosen here, and tells the constraint. */
 bool sampler_force(Sampler *sampler, int32_t id, Error *err) WARN_UNUSED;
 

@@ -120,7 +120,7 @@ bool constraint_open(HttpRequest *request, const ConstraintPlan *plan, Constrain
               grammar_cache_get(cache, has_parts ? &whole : &content->source, &grammar, &err);
     if (ok) {
         tell_ignored(request, grammar);
-        ok = constraint_from_grammar(grammar, out, &err);
+        ok = constraint_from_grammar(grammar, server->model.tokenizer, out, &err);
     }
     grammar_release(grammar);
     return ok || tell_fault(plan, &err, error);

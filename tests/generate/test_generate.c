@@ -760,7 +760,7 @@ static void even_free(Constraint *constraint)
 }
 
 static const ConstraintOps EVEN_OPS = {even_mask,        even_allows, even_accept, even_can_end,
-                                       even_is_finished, even_copy,   even_free};
+                                       even_is_finished, NULL,        even_copy,   even_free};
 
 /* Logits want END, then "b", then "a": what comes is the best that the constraint allows. */
 static void check_constrained(GenerationOptions *options, const char *expected, int preferred)
