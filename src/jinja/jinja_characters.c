@@ -43,14 +43,14 @@ static bool is_letter(uint32_t c)
     return category_of(c) >= UTF8PROC_CATEGORY_LU && category_of(c) <= UTF8PROC_CATEGORY_LO;
 }
 
-static bool is_decimal(uint32_t c)
+bool jinja_is_decimal(uint32_t c)
 {
     return category_of(c) == UTF8PROC_CATEGORY_ND;
 }
 
 static bool is_digit(uint32_t c)
 {
-    bool found = is_decimal(c);
+    bool found = jinja_is_decimal(c);
     for (size_t i = 0; !found && i < ARRAY_COUNT(digits); i++)
         found = c >= digits[i].first && c <= digits[i].last;
     return found;
@@ -103,7 +103,7 @@ static bool all_characters(JinjaMachine *m, const JinjaCall *call, CharacterTest
 
 static bool method_isdecimal(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
-    return all_characters(m, call, is_decimal, false, out);
+    return all_characters(m, call, jinja_is_decimal, false, out);
 }
 
 static bool method_isdigit(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)

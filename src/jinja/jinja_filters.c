@@ -451,6 +451,30 @@ static bool filter_last(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
     return true;
 }
 
+/* Chosen by a counter that starts anew with each rendering: the same template and variables give
+ * the same text, as the prefix cache and whoever compares renderings expect. (SplitMix64; Steele,
+ * Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014.) */
+static bool filter_random(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    size_t count;
+    const JinjaValue *self = &call->self;
+    if (!jinja_length(self, &count))
+        return jinja_fail(m, "object of type '%s' has no len()", jinja_type_name(self));
+    if (count == 0) {
+        *out = jinja_undefined(JINJA_MISSING_HINT, SLICE("No random item, sequence was empty."));
+        return true;
+    }
+    if (self->kind != JINJA_STRING && self->kind != JINJA_LIST && self->kind != JINJA_TUPLE &&
+        self->kind != JINJA_RANGE)
+        return jinja_fail(m, "'%s' object is no sequence to choose from", jinja_type_name(self));
+    uint64_t z = (m->random_state += UINT64_C(0x9E3779B97F4A7C15));
+    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
+    JinjaValue at = jinja_int((int64_t)((z ^ (z >> 31)) % count));
+    return jinja_charge(m, self->kind == JINJA_STRING ? self->as.string.len / 64 : 0) &&
+           jinja_get_item(m, self, &at, out);
+}
+
 static bool filter_reverse(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
     JinjaValue list;
@@ -633,6 +657,7 @@ const JinjaBuiltin *jinja_filter_find(Slice name)
         {"rejectattr", NULL, filter_rejectattr},
         {"first", "", filter_first},
         {"last", "", filter_last},
+        {"random", "", filter_random},
         {"reverse", "", filter_reverse},
         {"sort", "?reverse ?case_sensitive ?attribute", filter_sort},
         {"dictsort", "?case_sensitive ?by ?reverse", filter_dictsort},

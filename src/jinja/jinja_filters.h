@@ -28,7 +28,13 @@ bool jinja_text_pad(JinjaMachine *m, Slice text, size_t left, size_t right, Slic
 size_t jinja_text_missing(Slice text, int64_t width);
 bool jinja_text_center(JinjaMachine *m, Slice text, int64_t width, Slice fill,
                        JinjaValue *out) WARN_UNUSED;
-/* A character of a word: letters, digits and the underscore, as \w. */
+/* A character of a word: letters, digits and the underscore, as \w; a decimal digit, as \d. */
 bool jinja_is_word(uint32_t code_point);
+bool jinja_is_decimal(uint32_t code_point);
+
+/* Filters with a file of their own. */
+bool jinja_filter_wordwrap(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
+bool jinja_filter_pprint(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
+bool jinja_filter_urlize(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
 
 #endif

@@ -63,6 +63,7 @@ struct JinjaMachine {
     unsigned call_depth; /* macros and recursive loops being rendered */
     uint32_t line;
     JinjaSignal signal;
+    uint64_t random_state; /* of the filter random */
     JinjaValue captured;   /* the text a filter block's chain of filters begins with */
     JinjaScope *scope;     /* innermost; NULL = the template's own */
     JinjaValue *variables; /* the template's own scope, by name number */

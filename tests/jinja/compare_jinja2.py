@@ -39,6 +39,12 @@ REQUEST = {
 STRINGS = ["s", "t", "e", "u", "emoji", "lines", "words[0]", "messages[1].content", "bos_token", "messages[0]['role']", "rows[1].k"]
 LISTS = ["xs", "words", "mixed", "rows", "messages", "nested", "tree", "words[1:]", "range(4)", "range(5, 0, -2)", "d.values()", "d.keys()",
          "d.items()", "(1, 'b', 2.5)", "[]", "'héy'", "d", "[xs, words]"]
+WORDS = ["word", "a", "well-known", "re-e-mail", "--", "---", "end.--next", "a-b", "-x", "x-", "é-à-ü", "2-3-x", "it's", "\\u00a0", "longwordthatdoesnotfit",
+         "x--y", "a--", "e-", "über-groß", "1-2", "_a-b_", "...", "ab-c-de"]
+LINKS = ["http://example.com", "https://a.b.example.org/x?y=1&z#f", "www.example.com", "www.x-y.info:80/p", "example.com", "foo.net,", "(http://a.de/(b))", "<https://x.io>",
+         "HTTP://Example.COM/", "a@b.com", "mailto:a.b@c-d.org", "@a.b", "a@b", "a:b@c.com", "http://127.0.0.1:8080/a", "http://[::1]/", "https://[fe80:0:0::1%]", "ftp://x.org/",
+         "tel:123", "http://localhost", "http://x.y:123456", "www.", "http://a..b", "xn--p1ai.com", "https://xn--e1a.xn--p1ai/ü", "((a.com))", "&lt;b.org&gt;", "x.museum",
+         "http://a.com).", "it.com:", "a_b.gov/?", "http://\u017fs.com", "«b.com»", "1.2.3.4", "http://1.2.3.4.5", "a@b.c-d", "a@b.c.", "http://u@h.com", "//b.com", "b.com#x"]
 TEXTS = ["a", " ", "\n", "  \n", "\t", "x y\n", "\n\n  ", "é", "{", "}", "%", "#", "- ", "'", "<b>"]
 
 
@@ -65,7 +71,32 @@ class Writer:
         quote = self.pick("'", '"')
         return quote + body + (self.pick("'", "") if quote == '"' else self.pick('"', "", "")) + quote
 
+    def prose(self, words, glue=(" ", " ", " ", "  ", "\\n", "", "\\t", "\\n\\n")):
+        return '"' + "".join(self.rng.choice(words) + self.rng.choice(glue) for _ in range(self.rng.randint(0, 14))) + '"'
+
+    def nested_literal(self, depth):
+        kind = self.rng.random() * (1 if depth > 0 else 0.5)
+        if kind < 0.3:
+            return self.prose(WORDS)
+        if kind < 0.5:
+            return self.pick("1", "none", "2.5", "true", "s", "xs", "d", "emoji", "''", "'<'|e", "10 ** 15")
+        items = [self.nested_literal(depth - 1) for _ in range(self.rng.randint(0, 6))]
+        if kind < 0.65:
+            return "[" + ", ".join(items) + "]"
+        if kind < 0.75:
+            return "(" + "".join(i + ", " for i in items) + ")" if items else "()"
+        return "{" + ", ".join(self.pick("'k'", "'longer key'", "3", "none", "(1, 'x')", "'b'", "2.5", "'é'", "(1, 2)") + ": " + i for i in items) + "}"
+
+    def texts(self):
+        return self.rng.choice([
+            lambda: self.prose(WORDS) + "|wordwrap(" + self.pick("1", "4", "7", "10", "15", "30") + self.pick("", ", false", ", true, '|'", ", break_on_hyphens=false", ", false, none, false") + ")",
+            lambda: self.prose(LINKS) + "|urlize" + self.pick("", "(12)", "(0)", "(-3)", "(nofollow=true)", "(20, true, '_blank')", "(rel='x a')", "(extra_schemes=['tel:', 'ftp://'])", "(target='<')"),
+            lambda: self.nested_literal(3) + "|pprint",
+        ])()
+
     def string(self, depth):
+        if depth > 0 and self.chance(0.06):
+            return "(" + self.texts() + ")"
         if depth <= 0:
             return self.rng.choice(STRINGS) if self.chance(0.6) else self.literal_string()
         s = lambda: self.string(depth - 1)
