@@ -60,6 +60,8 @@ bool jinja_builtin_call(JinjaMachine *m, const JinjaBuiltin *builtin, const Jinj
     if (!jinja_charge(m, 1) || (builtin->parameters && !bind(m, &call)) ||
         !builtin->call(m, &call, &result))
         return false;
+    if (jinja_is_markup(&call.self) && jinja_is_string_method(builtin))
+        jinja_mark_all(&result);
     *out = result;
     return true;
 }

@@ -312,6 +312,10 @@ static bool evaluate_dict(JinjaMachine *m, const JinjaNode *node, JinjaValue *ou
 
 static bool evaluate_concat(JinjaMachine *m, const JinjaNode *node, JinjaValue *out)
 {
+    if (node->escape == JINJA_ESCAPE_ALWAYS) {
+        JinjaValue parts;
+        return evaluate_list(m, node, &parts) && jinja_join_markup(m, parts.as.list, out);
+    }
     JinjaValue joined = jinja_string(SLICE_EMPTY);
     for (size_t i = 0; i < node->as.nodes.count; i++) {
         JinjaValue part;

@@ -17,6 +17,12 @@ static bool check_output(JinjaMachine *m)
     return error_no_memory(m->err, "template output");
 }
 
+/* Whether a place in the source escapes now. */
+static bool escapes(const JinjaMachine *m, JinjaEscape place)
+{
+    return place == JINJA_ESCAPE_ALWAYS || (place == JINJA_ESCAPE_ASK && m->autoescape);
+}
+
 static bool execute_print(JinjaMachine *m, const JinjaNode *node)
 {
     for (size_t i = 0; i < node->as.nodes.count; i++) {
@@ -24,7 +30,8 @@ static bool execute_print(JinjaMachine *m, const JinjaNode *node)
         if (!jinja_evaluate(m, node->as.nodes.items[i], &value))
             return false;
         m->line = node->line;
-        if (!jinja_append_text(m, &m->out, &value))
+        if (!(escapes(m, node->escape) ? jinja_append_as_markup(m, &m->out, &value)
+                                       : jinja_append_text(m, &m->out, &value)))
             return false;
     }
     return check_output(m);
@@ -249,7 +256,10 @@ bool jinja_loop_recurse(JinjaMachine *m, JinjaLoop *loop, const JinjaArguments *
     bool ok = run_loop(m, loop->node, &given->items[0], loop->depth0 + 1);
     m->scope = saved;
     m->call_depth--;
-    return ok && jinja_capture_finish(m, mark, out);
+    if (!ok || !jinja_capture_finish(m, mark, out))
+        return false;
+    out->detail = escapes(m, loop->node->escape);
+    return true;
 }
 
 /* ---- Macros ---- */
@@ -351,7 +361,10 @@ bool jinja_macro_call(JinjaMachine *m, JinjaMacro *macro, const JinjaArguments *
               bind_extras(m, node, given, used) && jinja_execute(m, &node->body);
     m->scope = saved;
     m->call_depth--;
-    return ok && jinja_capture_finish(m, mark, out);
+    if (!ok || !jinja_capture_finish(m, mark, out))
+        return false;
+    out->detail = m->autoescape;
+    return true;
 }
 
 static bool new_macro(JinjaMachine *m, const JinjaMacroNode *node, JinjaValue *out)
@@ -415,15 +428,40 @@ static bool execute_captured(JinjaMachine *m, const JinjaNode *node)
         return false;
     if (m->signal != JINJA_SIGNAL_NONE)
         return true;
+    text.detail = escapes(m, node->escape);
     m->captured = text;
     if (node->as.block.filter && !jinja_evaluate(m, node->as.block.filter, &text))
         return false;
-    if (node->kind == NODE_SET_BLOCK)
+    if (node->kind == NODE_SET_BLOCK) {
+        Slice marked;
+        if (m->autoescape && !jinja_is_markup(&text)) {
+            if (!jinja_to_text(m, &text, &marked))
+                return false;
+            text = jinja_string(marked);
+        }
+        if (text.kind == JINJA_STRING && (m->autoescape || !node->as.block.filter))
+            text.detail = m->autoescape;
         return jinja_assign(m, node->as.block.target, &text);
+    }
     if (!jinja_is_string(&text))
         return jinja_fail(m, "a filter block's filter gave %s, expected str",
                           jinja_type_name(&text));
     return jinja_append_text(m, &m->out, &text) && check_output(m);
+}
+
+/* jinja2 restores the setting behind the body, so a jump out of the body leaves it as it is. */
+static bool execute_autoescape(JinjaMachine *m, const JinjaNode *node)
+{
+    JinjaValue setting;
+    bool around = m->autoescape;
+    if (!jinja_evaluate(m, node->as.block.filter, &setting))
+        return false;
+    m->autoescape = jinja_truth(&setting);
+    if (!execute_scoped(m, &node->as.block.body))
+        return false;
+    if (m->signal == JINJA_SIGNAL_NONE)
+        m->autoescape = around;
+    return true;
 }
 
 /* The values are evaluated outside, then all targets are set inside. */
@@ -481,6 +519,8 @@ static bool execute_node(JinjaMachine *m, const JinjaNode *node)
         return execute_with(m, node);
     case NODE_SCOPE:
         return execute_scoped(m, &node->as.block.body);
+    case NODE_AUTOESCAPE:
+        return execute_autoescape(m, node);
     case NODE_BREAK:
         m->signal = JINJA_SIGNAL_BREAK;
         return true;

@@ -448,6 +448,8 @@ static bool filter_last(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
     size_t count = list.as.list->count;
     *out = count ? list.as.list->items[count - 1]
                  : jinja_undefined(JINJA_MISSING_HINT, SLICE("No last item, sequence was empty."));
+    if (count && call->self.kind == JINJA_STRING)
+        out->detail = call->self.detail;
     return true;
 }
 
@@ -490,11 +492,40 @@ static bool filter_list(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
     return jinja_to_list(m, &call->self, out);
 }
 
+/* join under autoescape: markup among the items, or as the separator, makes markup of all. */
+static bool join_escaping(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+{
+    JinjaIterator it;
+    JinjaValue parts, item, separator = call->args[0];
+    if (separator.kind == JINJA_ABSENT)
+        separator = jinja_string(SLICE_EMPTY);
+    if (!jinja_iterate(m, &call->self, &it) || !jinja_list_new(m, JINJA_LIST, 8, &parts))
+        return false;
+    for (bool first = true;; first = false) {
+        bool more;
+        if (!jinja_next(m, &it, &item, &more))
+            return false;
+        if (!more)
+            break;
+        if ((!first && !jinja_list_append(m, parts.as.list, &separator)) ||
+            !get_key(m, &item, &call->args[1], NULL, &item) ||
+            (jinja_is_markup(&separator) && !jinja_to_markup(m, &item, &item)) ||
+            !jinja_list_append(m, parts.as.list, &item))
+            return false;
+    }
+    if (!jinja_join_markup(m, parts.as.list, out))
+        return false;
+    out->detail |= jinja_is_markup(&separator);
+    return true;
+}
+
 /* join(d, attribute) */
 static bool filter_join(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
     JinjaIterator it;
     Slice separator = SLICE_EMPTY;
+    if (m->autoescape)
+        return join_escaping(m, call, out);
     if (call->args[0].kind != JINJA_ABSENT && !jinja_to_text(m, &call->args[0], &separator))
         return false;
     if (!jinja_iterate(m, &call->self, &it))

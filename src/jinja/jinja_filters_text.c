@@ -30,24 +30,16 @@ static bool filter_safe(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
     return true;
 }
 
-static bool escape_text(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
+static bool filter_forceescape(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
-    Slice text;
-    if (!jinja_to_text(m, &call->self, &text))
-        return false;
-    size_t mark = m->text.len;
-    if (!jinja_append_escaped(m, &m->text, text) || !jinja_text_finish(m, mark, out))
-        return false;
-    out->detail = 1;
-    return true;
+    JinjaValue plain = call->self;
+    plain.detail = plain.kind == JINJA_STRING ? 0 : plain.detail;
+    return jinja_to_markup(m, &plain, out);
 }
 
 static bool filter_escape(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
-    if (call->self.kind != JINJA_STRING || !call->self.detail)
-        return escape_text(m, call, out);
-    *out = call->self;
-    return true;
+    return jinja_to_markup(m, &call->self, out);
 }
 
 static bool change_case(JinjaMachine *m, const JinjaCall *call, JinjaCase how, JinjaValue *out)
@@ -55,7 +47,7 @@ static bool change_case(JinjaMachine *m, const JinjaCall *call, JinjaCase how, J
     Slice text;
     if (!jinja_to_text(m, &call->self, &text) || !jinja_text_to_case(m, text, how, out))
         return false;
-    out->detail = call->self.kind == JINJA_STRING && call->self.detail;
+    out->detail = jinja_is_markup(&call->self);
     return true;
 }
 
@@ -76,7 +68,10 @@ static bool filter_capitalize(JinjaMachine *m, const JinjaCall *call, JinjaValue
         return false;
     size_t mark = m->text.len;
     jinja_append_capitalized(&m->text, text);
-    return jinja_text_finish(m, mark, out);
+    if (!jinja_text_finish(m, mark, out))
+        return false;
+    out->detail = jinja_is_markup(&call->self);
+    return true;
 }
 
 /* Words are what stands between white space, dashes and opening brackets. */
@@ -114,7 +109,7 @@ static bool filter_trim(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
         !jinja_charge(m, text.len / 256))
         return false;
     *out = jinja_string(jinja_text_strip(text, by_space ? NULL : &chars, true, true));
-    out->detail = call->self.kind == JINJA_STRING && call->self.detail;
+    out->detail = jinja_is_markup(&call->self);
     return true;
 }
 
@@ -123,10 +118,20 @@ static bool filter_replace(JinjaMachine *m, const JinjaCall *call, JinjaValue *o
 {
     Slice text, old, replacement;
     int64_t count;
-    return jinja_to_text(m, &call->self, &text) && jinja_to_text(m, &call->args[0], &old) &&
-           jinja_to_text(m, &call->args[1], &replacement) &&
-           jinja_arg_integer(m, call, 2, -1, &count) &&
-           jinja_text_replace(m, text, old, replacement, count, out);
+    JinjaValue self = call->self, inserted = call->args[1];
+    if (m->autoescape && !jinja_is_markup(&self) &&
+        (jinja_is_markup(&call->args[0]) || jinja_is_markup(&inserted)) &&
+        !jinja_to_markup(m, &self, &self))
+        return false;
+    bool markup = m->autoescape && jinja_is_markup(&self);
+    if (markup && !jinja_to_markup(m, &inserted, &inserted))
+        return false;
+    if (!jinja_to_text(m, &self, &text) || !jinja_to_text(m, &call->args[0], &old) ||
+        !jinja_to_text(m, &inserted, &replacement) || !jinja_arg_integer(m, call, 2, -1, &count) ||
+        !jinja_text_replace(m, text, old, replacement, count, out))
+        return false;
+    out->detail = markup;
+    return true;
 }
 
 /* The text of one level: a number of spaces or a string. */
@@ -175,7 +180,10 @@ static bool filter_indent(JinjaMachine *m, const JinjaCall *call, JinjaValue *ou
         if (!jinja_charge(m, 1 + indentation.len / 64))
             return false;
     }
-    return jinja_text_finish(m, mark, out);
+    if (!jinja_text_finish(m, mark, out))
+        return false;
+    out->detail = call->self.detail;
+    return true;
 }
 
 /* truncate(length, killwords, end, leeway) */
@@ -208,15 +216,21 @@ static bool filter_truncate(JinjaMachine *m, const JinjaCall *call, JinjaValue *
             space--;
         text.len = space > 0 ? space - 1 : text.len;
     }
-    return jinja_concatenate(m, text, end, out);
+    JinjaValue kept = jinja_string(text), tail = jinja_string(end);
+    kept.detail = call->self.detail;
+    tail.detail = jinja_is_markup(&call->args[2]);
+    return jinja_operate(m, TOKEN_ADD, &kept, &tail, out);
 }
 
 static bool filter_center(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
     Slice text;
     int64_t width;
-    return jinja_to_text(m, &call->self, &text) && jinja_arg_integer(m, call, 0, 80, &width) &&
-           jinja_text_center(m, text, width, SLICE(" "), out);
+    if (!jinja_to_text(m, &call->self, &text) || !jinja_arg_integer(m, call, 0, 80, &width) ||
+        !jinja_text_center(m, text, width, SLICE(" "), out))
+        return false;
+    out->detail = jinja_is_markup(&call->self);
+    return true;
 }
 
 static bool filter_wordcount(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
@@ -239,12 +253,11 @@ static bool filter_wordcount(JinjaMachine *m, const JinjaCall *call, JinjaValue 
 /* "%s" | format(x), or with keywords "%(name)s" */
 static bool filter_format(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
-    Slice text;
-    JinjaValue args;
+    JinjaValue args, format;
     const JinjaArguments *given = call->given;
     if (given->count > 0 && given->keyword_count > 0)
         return jinja_fail(m, "can't handle positional and keyword arguments at the same time");
-    if (!jinja_to_text(m, &call->self, &text))
+    if (!filter_string(m, call, &format))
         return false;
     if (given->keyword_count > 0) {
         if (!jinja_dict_new(m, given->keyword_count, &args))
@@ -262,7 +275,7 @@ static bool filter_format(JinjaMachine *m, const JinjaCall *call, JinjaValue *ou
                 return false;
         }
     }
-    return jinja_format_percent(m, text, &args, out);
+    return jinja_format_percent(m, &format, &args, out);
 }
 
 /* Tags and comments go, character references of markup are resolved, runs of blanks become one. */
@@ -379,27 +392,28 @@ static bool filter_xmlattr(JinjaMachine *m, const JinjaCall *call, JinjaValue *o
     bool space = jinja_arg_truth(call, 0, true);
     for (size_t i = 0; i < call->self.as.dict->count; i++) {
         const JinjaEntry *entry = &call->self.as.dict->entries[i];
-        Slice key, value;
-        JinjaValue key_text, value_text;
+        Slice key;
         if (entry->value.kind == JINJA_NONE || jinja_is_undefined(&entry->value))
             continue;
-        if (!jinja_to_text(m, &entry->key, &key) || !jinja_to_text(m, &entry->value, &value))
+        if (!jinja_to_text(m, &entry->key, &key))
             return false;
         for (size_t at = 0; at < key.len; at++) {
             if (key.ptr[at] == '\0' || strchr(" \t\n\r\f\v/>=", key.ptr[at]))
                 return jinja_fail(m, "Invalid character in attribute name: '%.*s'", SLICE_ARG(key));
         }
-        size_t start = m->text.len;
-        if (!jinja_append_escaped(m, &m->text, key) || !jinja_text_finish(m, start, &key_text) ||
-            !jinja_append_escaped(m, &m->text, value) || !jinja_text_finish(m, start, &value_text))
-            return false;
-        if (space)
-            buffer_append_byte(&m->text, ' ');
+        buffer_append_text(&m->text, space ? " " : "");
         space = true;
-        buffer_append_format(&m->text, "%.*s=\"%.*s\"", SLICE_ARG(key_text.as.string),
-                             SLICE_ARG(value_text.as.string));
+        if (!jinja_append_as_markup(m, &m->text, &entry->key))
+            return false;
+        buffer_append_text(&m->text, "=\"");
+        if (!jinja_append_as_markup(m, &m->text, &entry->value))
+            return false;
+        buffer_append_byte(&m->text, '"');
     }
-    return jinja_text_finish(m, mark, out);
+    if (!jinja_text_finish(m, mark, out))
+        return false;
+    out->detail = m->autoescape;
+    return true;
 }
 
 /* ---- Numbers ---- */
@@ -574,7 +588,7 @@ const JinjaBuiltin *jinja_text_filter_find(Slice name)
         {"safe", "", filter_safe},
         {"escape", "", filter_escape},
         {"e", "", filter_escape},
-        {"forceescape", "", escape_text},
+        {"forceescape", "", filter_forceescape},
         {"lower", "", filter_lower},
         {"upper", "", filter_upper},
         {"capitalize", "", filter_capitalize},

@@ -147,6 +147,7 @@ static bool append_string(JinjaMachine *m, const FormatSpec *spec, Slice text)
 typedef struct PercentState {
     const JinjaValue *args; /* tuple: taken in order; dict: by %(name); else one value */
     size_t used;
+    bool markup; /* values are escaped */
 } PercentState;
 
 static bool next_percent_argument(JinjaMachine *m, PercentState *state, JinjaValue *out)
@@ -202,7 +203,8 @@ static bool append_character(JinjaMachine *m, const FormatSpec *spec, const Jinj
     return append_string(m, spec, text);
 }
 
-static bool append_percent_value(JinjaMachine *m, const FormatSpec *given, const JinjaValue *value)
+static bool append_percent_value(JinjaMachine *m, const FormatSpec *given, bool markup,
+                                 const JinjaValue *value)
 {
     FormatSpec spec = *given;
     Slice text;
@@ -217,10 +219,18 @@ static bool append_percent_value(JinjaMachine *m, const FormatSpec *given, const
         } else if (!jinja_to_text(m, value, &text)) {
             return false;
         }
+        if (markup && !(c == 's' && jinja_is_markup(value))) {
+            made = jinja_string(text);
+            if (!jinja_to_markup(m, &made, &made))
+                return false;
+            text = made.as.string;
+        }
         spec.align = spec.align == '<' ? '<' : '>';
         spec.fill = SLICE_EMPTY;
         return append_string(m, &spec, text);
     }
+    if (markup && strchr("oxXc", c))
+        return jinja_fail(m, "%%%c format: an integer is required, not markup's argument", c);
     if (c == 'c')
         return append_character(m, &spec, value);
     if (jinja_is_undefined(value))
@@ -299,12 +309,14 @@ static bool append_conversion(JinjaMachine *m, PercentState *state, Slice format
         return jinja_fail_limit(m, "precision of a format", PRECISION_MAX);
     if (value.kind == JINJA_ABSENT && !next_percent_argument(m, state, &value))
         return false;
-    return append_percent_value(m, &spec, &value);
+    return append_percent_value(m, &spec, state->markup, &value);
 }
 
-bool jinja_format_percent(JinjaMachine *m, Slice format, const JinjaValue *args, JinjaValue *out)
+bool jinja_format_percent(JinjaMachine *m, const JinjaValue *given, const JinjaValue *args,
+                          JinjaValue *out)
 {
-    PercentState state = {.args = args};
+    PercentState state = {.args = args, .markup = jinja_is_markup(given)};
+    Slice format = given->as.string;
     size_t mark = m->text.len;
     for (size_t at = 0; at < format.len;) {
         const char *percent = memchr(format.ptr + at, '%', format.len - at);
@@ -321,7 +333,10 @@ bool jinja_format_percent(JinjaMachine *m, Slice format, const JinjaValue *args,
         all_used = state.used >= args->as.list->count;
     if (!all_used)
         return jinja_fail(m, "not all arguments converted during string formatting");
-    return jinja_text_finish(m, mark, out);
+    if (!jinja_text_finish(m, mark, out))
+        return false;
+    out->detail = state.markup;
+    return true;
 }
 
 /* ---- str.format ---- */
@@ -499,8 +514,20 @@ static bool expand_spec(JinjaMachine *m, Slice spec, const JinjaArguments *given
     return true;
 }
 
+/* A field of markup: what is markup itself takes no specification, all else is escaped. */
+static bool append_escaped_by_spec(JinjaMachine *m, Slice spec, const JinjaValue *value)
+{
+    JinjaValue text;
+    size_t mark = m->text.len;
+    if (jinja_is_markup(value))
+        return spec.len == 0 ? jinja_append_text(m, &m->text, value)
+                             : jinja_fail(m, "Unsupported format specification for Markup.");
+    return append_by_spec(m, spec, value) && jinja_text_finish(m, mark, &text) &&
+           jinja_append_escaped(m, &m->text, text.as.string);
+}
+
 /* The inside of one pair of braces: field, !conversion, :specification. */
-static bool append_field(JinjaMachine *m, Slice inside, const JinjaArguments *given,
+static bool append_field(JinjaMachine *m, Slice inside, const JinjaArguments *given, bool markup,
                          size_t *automatic)
 {
     size_t colon = 0;
@@ -519,17 +546,20 @@ static bool append_field(JinjaMachine *m, Slice inside, const JinjaArguments *gi
         !expand_spec(m, spec, given, automatic, &spec))
         return false;
     if (conversion == 0)
-        return append_by_spec(m, spec, &value);
+        return markup ? append_escaped_by_spec(m, spec, &value) : append_by_spec(m, spec, &value);
     JinjaValue text;
     size_t mark = m->text.len;
     bool ok = conversion == 's' ? jinja_append_text(m, &m->text, &value)
                                 : jinja_append_repr(m, &m->text, &value);
-    return ok && jinja_text_finish(m, mark, &text) && append_by_spec(m, spec, &text);
+    return ok && jinja_text_finish(m, mark, &text) &&
+           (markup ? append_escaped_by_spec(m, spec, &text) : append_by_spec(m, spec, &text));
 }
 
-bool jinja_format_braces(JinjaMachine *m, Slice format, const JinjaArguments *given,
+bool jinja_format_braces(JinjaMachine *m, const JinjaValue *self, const JinjaArguments *given,
                          JinjaValue *out)
 {
+    Slice format = self->as.string;
+    bool markup = jinja_is_markup(self);
     size_t mark = m->text.len, automatic = 0;
     for (size_t at = 0; at < format.len; at++) {
         char c = format.ptr[at];
@@ -548,7 +578,7 @@ bool jinja_format_braces(JinjaMachine *m, Slice format, const JinjaArguments *gi
         if (depth > 0)
             return jinja_fail(m, "expected '}' before end of string");
         at--;
-        if (!append_field(m, (Slice){format.ptr + start, at - start}, given, &automatic))
+        if (!append_field(m, (Slice){format.ptr + start, at - start}, given, markup, &automatic))
             return false;
     }
     return jinja_charge(m, format.len / 16) && jinja_text_finish(m, mark, out);

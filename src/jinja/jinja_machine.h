@@ -64,6 +64,7 @@ struct JinjaMachine {
     uint32_t line;
     JinjaSignal signal;
     uint64_t random_state; /* of the filter random */
+    bool autoescape;       /* inside a block that switched it on, wherever that stands */
     JinjaValue captured;   /* the text a filter block's chain of filters begins with */
     JinjaScope *scope;     /* innermost; NULL = the template's own */
     JinjaValue *variables; /* the template's own scope, by name number */
@@ -129,6 +130,9 @@ const JinjaBuiltin *jinja_global_at(size_t at); /* NULL after the last */
  */
 const JinjaBuiltin *jinja_method_find(const JinjaValue *self, Slice name, bool *unsafe);
 
+/* Those that return a string, or strings, return markup when their string is. */
+bool jinja_is_string_method(const JinjaBuiltin *builtin);
+
 bool jinja_builtin_call(JinjaMachine *m, const JinjaBuiltin *builtin, const JinjaValue *self,
                         const JinjaArguments *given, JinjaValue *out) WARN_UNUSED;
 /* Calls any callable value. */
@@ -187,14 +191,24 @@ void jinja_append_float(Buffer *out, double value); /* Python's repr */
 /* Reads a whole float text as Python's float(); false if it is none. */
 bool jinja_read_float(Slice text, double *out);
 bool jinja_read_integer(Slice text, int base, int64_t *out); /* Python's int(text, base) */
-bool jinja_append_escaped(JinjaMachine *m, Buffer *out, Slice text) WARN_UNUSED; /* HTML */
 bool jinja_filter_tojson(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
 
-/* "%s" % args, and "{}".format(args). */
-bool jinja_format_percent(JinjaMachine *m, Slice format, const JinjaValue *args,
+/* "%s" % args, and "{}".format(args); a format that is markup escapes what it takes in. */
+bool jinja_format_percent(JinjaMachine *m, const JinjaValue *format, const JinjaValue *args,
                           JinjaValue *out) WARN_UNUSED;
-bool jinja_format_braces(JinjaMachine *m, Slice format, const JinjaArguments *given,
+bool jinja_format_braces(JinjaMachine *m, const JinjaValue *format, const JinjaArguments *given,
                          JinjaValue *out) WARN_UNUSED;
+
+/* ---- Markup ---- */
+
+bool jinja_is_markup(const JinjaValue *value);
+bool jinja_append_escaped(JinjaMachine *m, Buffer *out, Slice text) WARN_UNUSED; /* HTML */
+/* str(value), escaped unless it is markup. */
+bool jinja_append_as_markup(JinjaMachine *m, Buffer *out, const JinjaValue *value) WARN_UNUSED;
+bool jinja_to_markup(JinjaMachine *m, const JinjaValue *value, JinjaValue *out) WARN_UNUSED;
+void jinja_mark_all(JinjaValue *value); /* a string, or the strings of a fresh list */
+/* The texts of parts, one behind the other; if one is markup, all of it is. */
+bool jinja_join_markup(JinjaMachine *m, const JinjaList *parts, JinjaValue *out) WARN_UNUSED;
 
 bool jinja_strftime_now(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
 

@@ -237,6 +237,8 @@ static bool method_join(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
             return false;
         if (!more)
             return jinja_text_finish(m, mark, out);
+        if (jinja_is_markup(&call->self) && !jinja_to_markup(m, &item, &item))
+            return false;
         if (item.kind != JINJA_STRING)
             return jinja_fail(m, "sequence item %zu: expected str instance, %s found", i,
                               jinja_type_name(&item));
@@ -248,12 +250,24 @@ static bool method_join(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
     }
 }
 
+/* The second argument, which text that is markup escapes before it takes it in. */
+static bool inserted_text(JinjaMachine *m, const JinjaCall *call, Slice fallback, Slice *out)
+{
+    JinjaValue escaped;
+    if (!jinja_is_markup(&call->self) || call->args[1].kind == JINJA_ABSENT)
+        return jinja_arg_string(m, call, 1, fallback, out);
+    if (!jinja_to_markup(m, &call->args[1], &escaped))
+        return false;
+    *out = escaped.as.string;
+    return true;
+}
+
 static bool method_replace(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
     Slice old, replacement;
     int64_t count;
     return jinja_arg_string(m, call, 0, SLICE_EMPTY, &old) &&
-           jinja_arg_string(m, call, 1, SLICE_EMPTY, &replacement) &&
+           inserted_text(m, call, SLICE_EMPTY, &replacement) &&
            jinja_arg_integer(m, call, 2, -1, &count) &&
            jinja_text_replace(m, self_text(call), old, replacement, count, out);
 }
@@ -452,7 +466,7 @@ static bool method_title(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
 
 static bool read_padding(JinjaMachine *m, const JinjaCall *call, int64_t *width, Slice *fill)
 {
-    if (!jinja_arg_integer(m, call, 0, 0, width) || !jinja_arg_string(m, call, 1, SLICE(" "), fill))
+    if (!jinja_arg_integer(m, call, 0, 0, width) || !inserted_text(m, call, SLICE(" "), fill))
         return false;
     return jinja_text_count(*fill) == 1 ||
            jinja_fail(m, "The fill character must be exactly one character long");
@@ -526,7 +540,7 @@ static bool method_expandtabs(JinjaMachine *m, const JinjaCall *call, JinjaValue
 
 static bool method_format(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
-    return jinja_format_braces(m, self_text(call), call->given, out);
+    return jinja_format_braces(m, &call->self, call->given, out);
 }
 
 static const JinjaBuiltin string_methods[] = {
@@ -570,6 +584,11 @@ static const JinjaBuiltin *find_in(const JinjaBuiltin *table, size_t count, Slic
             return &table[i];
     }
     return NULL;
+}
+
+bool jinja_is_string_method(const JinjaBuiltin *builtin)
+{
+    return builtin >= string_methods && builtin < string_methods + ARRAY_COUNT(string_methods);
 }
 
 const JinjaBuiltin *jinja_method_find(const JinjaValue *self, Slice name, bool *unsafe)

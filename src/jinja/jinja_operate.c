@@ -310,7 +310,7 @@ bool jinja_operate(JinjaMachine *m, JinjaTokenKind op, const JinjaValue *a, cons
     if (op == TOKEN_MUL && is_sequence(b) && jinja_is_integer(a))
         return repeat(m, b, jinja_integer_of(a), out);
     if (op == TOKEN_MOD && a->kind == JINJA_STRING)
-        return jinja_format_percent(m, a->as.string, b, out);
+        return jinja_format_percent(m, a, b, out);
     return fail_operands(m, op, a, b);
 }
 
@@ -438,7 +438,9 @@ static bool index_string(JinjaMachine *m, const JinjaValue *string, int64_t at, 
     if (offset == text.len)
         return true;
     jinja_text_at(text, offset, &len);
+    uint32_t markup = string->detail;
     *out = jinja_string((Slice){text.ptr + offset, len});
+    out->detail = markup;
     *found = true;
     return true;
 }
@@ -615,8 +617,12 @@ bool jinja_get_slice(JinjaMachine *m, const JinjaValue *object, const JinjaValue
     if (!jinja_charge(m, self.kind == JINJA_STRING ? self.as.string.len / 64 : 0) ||
         !resolve_slice(m, parts, (int64_t)length, resolved))
         return false;
-    if (self.kind == JINJA_STRING)
-        return slice_string(m, &self, resolved, length, out);
+    if (self.kind == JINJA_STRING) {
+        if (!slice_string(m, &self, resolved, length, out))
+            return false;
+        out->detail = self.detail;
+        return true;
+    }
     if (self.kind != JINJA_RANGE)
         return slice_list(m, &self, resolved, out);
     JinjaRange *range = jinja_allocate(m, 1, sizeof(*range));

@@ -92,6 +92,7 @@ JinjaNode *jinja_parser_node(JinjaParser *p, JinjaNodeKind kind, uint32_t line)
     memset(node, 0, sizeof(*node));
     node->kind = kind;
     node->line = line;
+    node->escape = p->escape;
     return node;
 }
 
@@ -359,7 +360,7 @@ static bool parse_for(JinjaParser *p, JinjaNode *node)
     JinjaForNode *loop = arena_allocate(&p->tmpl->arena, sizeof(*loop));
     if (!loop)
         return error_no_memory(p->err, "template");
-    *loop = (JinjaForNode){0};
+    *loop = (JinjaForNode){.escape = p->escape};
     node->kind = NODE_FOR;
     node->as.loop = loop;
     if (!parse_target(p, PARSE_END_IN, &loop->target) || !take_word(p, "in") ||
@@ -483,7 +484,11 @@ static bool parse_block(JinjaParser *p, JinjaNode *node)
         if (!jinja_parser_advance(p))
             return false;
     }
-    if (!parse_scope(p, node, "endblock"))
+    JinjaEscape around = p->escape;
+    p->escape = JINJA_ESCAPE_NEVER; /* a block is compiled for itself */
+    bool ok = parse_scope(p, node, "endblock");
+    p->escape = around;
+    if (!ok)
         return false;
     if (p->token.kind == TOKEN_NAME && slice_equal(p->token.text, name))
         return jinja_parser_advance(p);
@@ -492,12 +497,22 @@ static bool parse_block(JinjaParser *p, JinjaNode *node)
 
 static bool parse_autoescape(JinjaParser *p, JinjaNode *node)
 {
+    static const char *const ends[] = {"endautoescape", NULL};
     JinjaNode *setting;
     if (!parse_checked(p, 0, &setting))
         return false;
-    if (setting->kind != NODE_CONST || jinja_truth(&setting->as.constant))
-        return jinja_parser_fail(p, node->line, "autoescape is not supported");
-    return parse_scope(p, node, "endautoescape");
+    node->kind = NODE_AUTOESCAPE;
+    node->as.block.filter = setting;
+    Frame saved = frame_enter(p, false);
+    JinjaEscape around = p->escape;
+    if (setting->kind != NODE_CONST || around == JINJA_ESCAPE_ASK)
+        p->escape = JINJA_ESCAPE_ASK;
+    else
+        p->escape = jinja_truth(&setting->as.constant) ? JINJA_ESCAPE_ALWAYS : JINJA_ESCAPE_NEVER;
+    bool ok = parse_body(p, ends, &node->as.block.body) && jinja_parser_advance(p);
+    p->escape = around;
+    frame_leave(p, saved);
+    return ok;
 }
 
 static bool parse_print(JinjaParser *p, JinjaNode *node)

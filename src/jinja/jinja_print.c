@@ -1,4 +1,4 @@
-/* Values to text: Python's str() and repr(), JSON, HTML escapes; and numbers from text. */
+/* Values to text: Python's str() and repr(), JSON; and numbers from text. */
 #include "jinja_filters.h"
 
 #include <math.h>
@@ -226,20 +226,6 @@ static void append_quoted(Buffer *out, Slice text)
                                  c);
     }
     buffer_append_byte(out, quote);
-}
-
-bool jinja_append_escaped(JinjaMachine *m, Buffer *out, Slice text)
-{
-    static const char *const entities[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
-    static const char marks[] = "&<>'\"";
-    for (size_t i = 0; i < text.len; i++) {
-        const char *mark = text.ptr[i] ? strchr(marks, text.ptr[i]) : NULL;
-        if (mark)
-            buffer_append_text(out, entities[mark - marks]);
-        else
-            buffer_append_byte(out, text.ptr[i]);
-    }
-    return jinja_charge(m, text.len / 16);
 }
 
 /* ---- str and repr ---- */

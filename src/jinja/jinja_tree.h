@@ -91,10 +91,15 @@ typedef enum JinjaNodeKind {
     NODE_CALL_BLOCK,
     NODE_FILTER_BLOCK,
     NODE_WITH,
-    NODE_SCOPE, /* generation, block, autoescape: a body with variables of its own */
+    NODE_SCOPE,      /* generation, block: a body with variables of its own */
+    NODE_AUTOESCAPE, /* the same, and what the filter of its block evaluates to decides */
     NODE_BREAK,
     NODE_CONTINUE
 } JinjaNodeKind;
+
+/* What the autoescape block around a place in the source says: nothing or no, yes, or what its
+ * expression gives when it is reached. */
+typedef enum JinjaEscape { JINJA_ESCAPE_NEVER, JINJA_ESCAPE_ALWAYS, JINJA_ESCAPE_ASK } JinjaEscape;
 
 typedef struct JinjaNodes {
     JinjaNode **items;
@@ -138,6 +143,7 @@ typedef struct JinjaForNode {
     JinjaNode *target, *iterable, *filter; /* filter: the inline if, or NULL */
     JinjaNodes body, otherwise;
     bool recursive;
+    JinjaEscape escape;
 } JinjaForNode;
 
 typedef struct JinjaBranch {
@@ -147,6 +153,7 @@ typedef struct JinjaBranch {
 
 struct JinjaNode {
     JinjaNodeKind kind;
+    JinjaEscape escape;
     uint32_t line;
     union {
         JinjaValue constant;
@@ -205,7 +212,7 @@ struct JinjaNode {
             JinjaNode *target,
                 *filter; /* FILTER_BLOCK has no target; filter may be NULL in SET_BLOCK */
             JinjaNodes body;
-        } block; /* SET_BLOCK, FILTER_BLOCK, SCOPE */
+        } block; /* SET_BLOCK, FILTER_BLOCK, SCOPE, AUTOESCAPE */
         JinjaMacroNode *macro;
         struct {
             JinjaNode *call;
@@ -268,6 +275,7 @@ typedef struct JinjaParser {
     bool soft;                /* inside an if: unknown filters fail only when reached */
     const JinjaNode *unknown; /* first unknown filter or test not yet excused */
     JinjaMacroNode *macro;    /* innermost macro, whose wants_ flags the names set */
+    JinjaEscape escape;       /* here */
     Error *err;
 } JinjaParser;
 

@@ -451,13 +451,12 @@ bool jinja_filter_urlize(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
         !jinja_arg_string(m, call, 2, SLICE(""), &target) ||
         !jinja_arg_string(m, call, 3, SLICE(""), &rel) ||
         !make_attributes(m, rel, jinja_arg_truth(call, 1, false), target, &style.attributes) ||
-        !read_schemes(m, &call->args[4], &style) || !jinja_to_text(m, &call->self, &text))
+        !read_schemes(m, &call->args[4], &style) || !jinja_to_markup(m, &call->self, &escaped))
         return false;
+    text = escaped.as.string;
     size_t mark = m->text.len;
-    if (call->self.kind != JINJA_STRING || !call->self.detail) {
-        if (!jinja_append_escaped(m, &m->text, text) || !jinja_text_finish(m, mark, &escaped))
-            return false;
-        text = escaped.as.string;
-    }
-    return append_words(m, &style, text) && jinja_text_finish(m, mark, out);
+    if (!append_words(m, &style, text) || !jinja_text_finish(m, mark, out))
+        return false;
+    out->detail = m->autoescape;
+    return true;
 }

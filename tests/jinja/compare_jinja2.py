@@ -85,7 +85,7 @@ class Writer:
             return "[" + ", ".join(items) + "]"
         if kind < 0.75:
             return "(" + "".join(i + ", " for i in items) + ")" if items else "()"
-        return "{" + ", ".join(self.pick("'k'", "'longer key'", "3", "none", "(1, 'x')", "'b'", "2.5", "'é'", "(1, 2)") + ": " + i for i in items) + "}"
+        return "{" + ", ".join(self.pick("'k'", "'longer key'", "3", "none", "(1, 3)", "'b'", "2.5", "'é'", "(1, 2)") + ": " + i for i in items) + "}"
 
     def texts(self):
         return self.rng.choice([
@@ -351,7 +351,7 @@ class Writer:
         return self.pick(self.tag("generation") + self.body(depth) + self.tag("endgeneration"), self.tag("block b%d" % self.rng.randrange(10 ** 6)) + self.body(0) + self.tag("endblock"),
                          self.tag("print " + self.any(1) + self.pick("", ", 2")), self.tag("if " + self.boolean(1)) + "{{ raise_exception(" + self.pick("'no'", "s ~ n", self.any(1)) + ") }}" + self.tag("endif"),
                          self.tag("set c = cycler(1, 'b')") + "{{ c.next() }}{{ c.current }}{{ c.next() }}", self.tag("set j = joiner('; ')") + "{{ j() }}a{{ j() }}b",
-                         self.tag("autoescape false") + self.body(0) + self.tag("endautoescape"), self.tag("do xs.append(1)"))
+                         self.tag("autoescape " + self.pick("false", "true", "true", "yes", "no", "n > 3")) + self.body(self.rng.randint(0, 1)) + self.tag("endautoescape"), self.tag("do xs.append(1)"))
 
     def template(self):
         return self.body(self.rng.randint(1, 3))
