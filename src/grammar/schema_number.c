@@ -528,12 +528,12 @@ static void close_bounds(SchemaBounds *b)
 {
     if (b->has_low && b->low_is_exclusive) {
         b->low = (JsonValue){.kind = JSON_DOUBLE,
-                             .as.number = nextafter(json_to_double(&b->low), HUGE_VAL)};
+                             .as.wide = {nextafter(json_to_double(&b->low), HUGE_VAL), NULL}};
         b->low_is_exclusive = false;
     }
     if (b->has_high && b->high_is_exclusive) {
         b->high = (JsonValue){.kind = JSON_DOUBLE,
-                              .as.number = nextafter(json_to_double(&b->high), -HUGE_VAL)};
+                              .as.wide = {nextafter(json_to_double(&b->high), -HUGE_VAL), NULL}};
         b->high_is_exclusive = false;
     }
 }

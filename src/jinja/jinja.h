@@ -19,6 +19,7 @@ enum {
     JINJA_STEPS_MAX = 20 * 1000 * 1000, /* evaluated nodes of one rendering */
     JINJA_OUTPUT_BYTES_MAX = 64 << 20,
     JINJA_MEMORY_BYTES_MAX = 256 << 20, /* values of one rendering */
+    JINJA_INTEGER_DIGITS_MAX = 4300,    /* of an integer among the variables, as in Python */
 };
 
 typedef struct JinjaTemplate JinjaTemplate;

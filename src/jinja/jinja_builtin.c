@@ -75,6 +75,8 @@ bool jinja_arg_integer(JinjaMachine *m, const JinjaCall *call, size_t at, int64_
         return true;
     if (jinja_is_undefined(value))
         return jinja_fail_value(m, value, "is not a number");
+    if (value->kind == JINJA_LONG)
+        return jinja_fail(m, "%s: an integer exceeds 64 bits", call->builtin->name);
     if (!jinja_is_integer(value))
         return jinja_fail(m, "%s: '%s' object cannot be interpreted as an integer",
                           call->builtin->name, jinja_type_name(value));

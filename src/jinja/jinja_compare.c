@@ -28,14 +28,10 @@ static int compare_numbers(const JinjaValue *a, const JinjaValue *b)
         int64_t x = jinja_integer_of(a), y = jinja_integer_of(b);
         return x < y ? -1 : x > y;
     }
-    if (a->kind == JINJA_UINT && b->kind == JINJA_UINT)
-        return a->as.unsigned_integer < b->as.unsigned_integer
-                   ? -1
-                   : a->as.unsigned_integer > b->as.unsigned_integer;
-    if (a->kind == JINJA_UINT && jinja_is_integer(b))
-        return 1;
-    if (b->kind == JINJA_UINT && jinja_is_integer(a))
-        return -1;
+    if (a->kind == JINJA_LONG || b->kind == JINJA_LONG) {
+        int order = a->kind == JINJA_LONG ? jinja_long_compare(a, b) : jinja_long_compare(b, a);
+        return a->kind == JINJA_LONG || order == 2 ? order : -order;
+    }
     if (jinja_is_integer(a))
         return compare_integer_float(jinja_integer_of(a), b->as.number);
     if (jinja_is_integer(b)) {

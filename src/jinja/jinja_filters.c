@@ -21,7 +21,7 @@ static bool get_path(JinjaMachine *m, const JinjaValue *item, Slice path,
             digits &= path.ptr[end] >= '0' && path.ptr[end] <= '9';
         Slice part = {path.ptr + at, end - at};
         int64_t index;
-        bool numeric = digits && part.len > 0 && jinja_read_integer(part, 10, &index);
+        bool numeric = digits && part.len > 0 && jinja_read_integer(part, 10, &index, NULL);
         JinjaValue key = numeric ? jinja_int(index) : jinja_string(part);
         if (!jinja_get_item(m, out, &key, out))
             return false;

@@ -418,48 +418,41 @@ static bool filter_xmlattr(JinjaMachine *m, const JinjaCall *call, JinjaValue *o
 
 /* ---- Numbers ---- */
 
-static bool float_to_integer(double number, int64_t *out)
-{
-    if (!(number > -9223372036854775808.0 && number < 9223372036854775808.0))
-        return false;
-    *out = (int64_t)number;
-    return true;
-}
-
 /* int(default, base): a text that is no integer may be a float; else the default */
 static bool filter_int(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
     const JinjaValue *self = &call->self;
     int64_t base, integer = 0;
-    double number = 0;
-    bool ok = false;
+    double number = (double)NAN;
+    bool beyond = false;
     if (jinja_is_undefined(self))
         return jinja_fail_value(m, self, "is no number");
     if (!jinja_arg_integer(m, call, 1, 10, &base))
         return false;
-    bool valid_base = base == 0 || (base >= 2 && base <= 36);
-    if (self->kind == JINJA_UINT) {
-        *out = *self;
+    *out = *self;
+    if (self->kind == JINJA_LONG)
+        return true;
+    *out = call->args[0].kind == JINJA_ABSENT ? jinja_int(0) : call->args[0];
+    if (jinja_is_integer(self)) {
+        *out = jinja_int(jinja_integer_of(self));
         return true;
     }
-    if (jinja_is_integer(self)) {
-        integer = jinja_integer_of(self);
-        ok = true;
-    } else if (self->kind == JINJA_FLOAT) {
+    if (self->kind == JINJA_FLOAT) {
         number = self->as.number;
-        ok = float_to_integer(number, &integer);
         if (isinf(number))
             return jinja_fail(m, "cannot convert float infinity to integer");
     } else if (self->kind == JINJA_STRING) {
-        ok = (valid_base && jinja_read_integer(self->as.string, (int)base, &integer)) ||
-             (jinja_read_float(self->as.string, &number) && float_to_integer(number, &integer));
+        bool valid_base = base == 0 || (base >= 2 && base <= 36);
+        if (valid_base && jinja_read_integer(self->as.string, (int)base, &integer, &beyond)) {
+            *out = jinja_int(integer);
+            return true;
+        }
+        if (beyond)
+            return jinja_fail_overflow(m);
+        if (!jinja_read_float(self->as.string, &number))
+            return true;
     }
-    if (!ok && isfinite(number) && number != 0)
-        return jinja_fail(m, "integer result exceeds 64 bits");
-    *out = ok                                   ? jinja_int(integer)
-           : call->args[0].kind == JINJA_ABSENT ? jinja_int(0)
-                                                : call->args[0];
-    return true;
+    return !isfinite(number) || jinja_integer_from_float(m, number, out);
 }
 
 static bool filter_float(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
@@ -468,10 +461,10 @@ static bool filter_float(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
     if (jinja_is_undefined(&call->self))
         return jinja_fail_value(m, &call->self, "is no number");
     bool ok = jinja_is_number(&call->self);
-    if (ok)
-        number = jinja_number_of(&call->self);
-    else
+    if (!ok)
         ok = call->self.kind == JINJA_STRING && jinja_read_float(call->self.as.string, &number);
+    else if (!jinja_to_float(m, &call->self, &number))
+        return false;
     *out = ok || call->args[0].kind == JINJA_ABSENT ? jinja_float(number) : call->args[0];
     return true;
 }
@@ -485,7 +478,8 @@ static bool filter_abs(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
     }
     if (!jinja_is_number(self))
         return jinja_fail_value(m, self, "has no absolute value");
-    bool negative = self->kind != JINJA_UINT && jinja_integer_of(self) < 0;
+    bool negative =
+        self->kind == JINJA_LONG ? jinja_long_sign(self) < 0 : jinja_integer_of(self) < 0;
     return jinja_negate(m, negative, self, out);
 }
 
@@ -531,13 +525,18 @@ static bool filter_round(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
         *out = jinja_int(call->self.as.boolean);
         return true;
     }
-    if (common && call->self.kind != JINJA_FLOAT) {
-        int64_t rounded;
-        if (!round_float(m, value, (int)precision, out))
-            return false;
-        *out = precision >= 0 || !float_to_integer(out->as.number, &rounded) ? call->self
-                                                                             : jinja_int(rounded);
-        return true;
+    bool is_float = call->self.kind == JINJA_FLOAT;
+    if (common && !is_float) {
+        *out = call->self;
+        if (precision >= 0)
+            return true;
+        if (call->self.kind == JINJA_LONG)
+            return jinja_fail_overflow(m);
+        return jinja_round_integer(m, jinja_integer_of(&call->self), -precision, out);
+    }
+    if (!is_float && precision >= 0) { /* whole already, at any precision */
+        *out = jinja_float(value);
+        return jinja_to_float(m, &call->self, &value);
     }
     if (common)
         return round_float(m, value, (int)precision, out);
@@ -557,10 +556,10 @@ static bool filter_filesizeformat(JinjaMachine *m, const JinjaCall *call, JinjaV
     bool binary = jinja_arg_truth(call, 0, false);
     double base = binary ? 1024 : 1000, bytes = 0;
     bool ok = jinja_is_number(&call->self);
-    if (ok)
-        bytes = jinja_number_of(&call->self);
-    else
+    if (!ok)
         ok = call->self.kind == JINJA_STRING && jinja_read_float(call->self.as.string, &bytes);
+    else if (!jinja_to_float(m, &call->self, &bytes))
+        return false;
     if (!ok)
         return jinja_fail_value(m, &call->self, "is no number of bytes");
     size_t mark = m->text.len;

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WIDTH_MAX = 1 << 20, PRECISION_MAX = 200 };
+enum { WIDTH_MAX = 1 << 20, PRECISION_MAX = 200, LONG_DIGITS_MAX = 800 };
 
 typedef struct FormatSpec {
     Slice fill;        /* one code point; empty = space */
@@ -77,12 +77,28 @@ static bool append_number(JinjaMachine *m, const FormatSpec *spec, bool negative
     return append_padded(m, spec, (Slice){text, len}, sign_len, spec->align ? spec->align : '>');
 }
 
+static bool append_long(JinjaMachine *m, const FormatSpec *spec, const JinjaValue *value)
+{
+    char digits[LONG_DIGITS_MAX + 1];
+    bool negative = jinja_long_sign(value) < 0;
+    Slice text = {value->as.string.ptr + negative, value->as.string.len - negative};
+    if (spec->type && spec->type != 'd' && spec->type != 'n')
+        return jinja_fail(m, "an integer that exceeds 64 bits cannot be formatted with '%c'",
+                          spec->type);
+    if (text.len > LONG_DIGITS_MAX)
+        return jinja_fail_limit(m, "digits of a formatted integer", LONG_DIGITS_MAX);
+    memcpy(digits, text.ptr, text.len);
+    digits[text.len] = '\0';
+    return append_number(m, spec, negative, "", digits, 3);
+}
+
 static bool append_integer(JinjaMachine *m, const FormatSpec *spec, const JinjaValue *value)
 {
-    bool negative = value->kind != JINJA_UINT && jinja_integer_of(value) < 0;
-    uint64_t magnitude = value->kind == JINJA_UINT ? value->as.unsigned_integer
-                         : negative                ? 0 - (uint64_t)jinja_integer_of(value)
-                                                   : (uint64_t)jinja_integer_of(value);
+    if (value->kind == JINJA_LONG)
+        return append_long(m, spec, value);
+    bool negative = jinja_integer_of(value) < 0;
+    uint64_t magnitude =
+        negative ? 0 - (uint64_t)jinja_integer_of(value) : (uint64_t)jinja_integer_of(value);
     char type = spec->type ? spec->type : 'd';
     char digits[72];
     size_t at = sizeof(digits) - 1;
@@ -238,15 +254,18 @@ static bool append_percent_value(JinjaMachine *m, const FormatSpec *given, bool 
     if (!jinja_is_number(value))
         return jinja_fail(m, "%%%c format: a real number is required, not %s", c,
                           jinja_type_name(value));
+    double number;
     if (strchr("eEfFgG", c))
-        return append_float_formatted(m, &spec, jinja_number_of(value));
+        return jinja_to_float(m, value, &number) && append_float_formatted(m, &spec, number);
     if (value->kind == JINJA_FLOAT && strchr("oxX", c))
         return jinja_fail(m, "%%%c format: an integer is required, not float", c);
     JinjaValue whole = *value;
     if (value->kind == JINJA_FLOAT) {
-        if (!(fabs(value->as.number) < 9.2e18))
-            return jinja_fail(m, "float does not fit an integer format");
-        whole = jinja_int((int64_t)value->as.number);
+        if (!isfinite(value->as.number))
+            return jinja_fail(m, "cannot convert float %s to integer",
+                              isnan(value->as.number) ? "NaN" : "infinity");
+        if (!jinja_integer_from_float(m, value->as.number, &whole))
+            return false;
     }
     if (c == 'i' || c == 'u')
         spec.type = 'd';
@@ -410,8 +429,9 @@ static bool append_by_spec(JinjaMachine *m, Slice spec_text, const JinjaValue *v
     if (spec.type && !strchr(types, spec.type))
         return jinja_fail(m, "Unknown format code '%c' for object of type '%s'", spec.type,
                           jinja_type_name(value));
+    double number;
     if (value->kind == JINJA_FLOAT || as_float)
-        return append_float_formatted(m, &spec, jinja_number_of(value));
+        return jinja_to_float(m, value, &number) && append_float_formatted(m, &spec, number);
     if (value->kind != JINJA_STRING && spec.precision >= 0)
         return jinja_fail(m, "Precision not allowed in integer format specifier");
     if (value->kind != JINJA_STRING)
@@ -443,7 +463,7 @@ static bool resolve_field(JinjaMachine *m, Slice field, const JinjaArguments *gi
     Slice name = take_name(&field);
     int64_t number;
     *out = JINJA_VALUE_ABSENT;
-    if (name.len == 0 || jinja_read_integer(name, 10, &number)) {
+    if (name.len == 0 || jinja_read_integer(name, 10, &number, NULL)) {
         bool by_number = name.len > 0;
         if (by_number ? *automatic > 0 && *automatic != FIELDS_BY_NUMBER
                       : *automatic == FIELDS_BY_NUMBER)
@@ -477,7 +497,7 @@ static bool resolve_field(JinjaMachine *m, Slice field, const JinjaArguments *gi
             return jinja_fail(m, "Missing ']' in format string");
         name = (Slice){field.ptr, (size_t)(close - field.ptr)};
         JinjaValue key =
-            jinja_read_integer(name, 10, &number) ? jinja_int(number) : jinja_string(name);
+            jinja_read_integer(name, 10, &number, NULL) ? jinja_int(number) : jinja_string(name);
         if (!jinja_get_item(m, out, &key, out))
             return false;
         field = (Slice){close + 1, field.len - name.len - 1};

@@ -180,6 +180,27 @@ bool jinja_get_item(JinjaMachine *m, const JinjaValue *object, const JinjaValue 
 bool jinja_get_slice(JinjaMachine *m, const JinjaValue *object, const JinjaValue parts[3],
                      JinjaValue *out) WARN_UNUSED;
 
+/* ---- Integers ---- */
+
+bool jinja_fail_overflow(JinjaMachine *m);
+bool jinja_operate_integers(JinjaMachine *m, JinjaTokenKind op, int64_t a, int64_t b,
+                            JinjaValue *out) WARN_UNUSED;
+/* round(value, -zeros), zeros >= 0 */
+bool jinja_round_integer(JinjaMachine *m, int64_t value, int64_t zeros,
+                         JinjaValue *out) WARN_UNUSED;
+/* digits: "-" or not, then at least 19 digits that do not fit int64_t, no leading zero. Borrowed.
+ */
+bool jinja_long_new(JinjaMachine *m, Slice digits, JinjaValue *out) WARN_UNUSED;
+bool jinja_long_negate(JinjaMachine *m, const JinjaValue *value, JinjaValue *out) WARN_UNUSED;
+/* int(number) of a finite float, of whatever size. */
+bool jinja_integer_from_float(JinjaMachine *m, double number, JinjaValue *out) WARN_UNUSED;
+/* float(value), which fails for what is beyond a double's range. */
+bool jinja_to_float(JinjaMachine *m, const JinjaValue *value, double *out) WARN_UNUSED;
+int jinja_long_sign(const JinjaValue *value);         /* -1 or 1 */
+double jinja_long_to_double(const JinjaValue *value); /* may be infinite */
+/* A LONG with any number: -1, 0, 1, or 2 beside NaN. */
+int jinja_long_compare(const JinjaValue *a, const JinjaValue *b);
+
 /* ---- Text of values ---- */
 
 /* Appends str(value) or repr(value), as Python prints them. */
@@ -190,7 +211,8 @@ bool jinja_to_text(JinjaMachine *m, const JinjaValue *value, Slice *out) WARN_UN
 void jinja_append_float(Buffer *out, double value); /* Python's repr */
 /* Reads a whole float text as Python's float(); false if it is none. */
 bool jinja_read_float(Slice text, double *out);
-bool jinja_read_integer(Slice text, int base, int64_t *out); /* Python's int(text, base) */
+/* Python's int(text, base); *beyond (if not NULL): it is one, but takes more than 64 bits. */
+bool jinja_read_integer(Slice text, int base, int64_t *out, bool *beyond);
 bool jinja_filter_tojson(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
 
 /* "%s" % args, and "{}".format(args); a format that is markup escapes what it takes in. */

@@ -1,6 +1,6 @@
 /* Operators, attributes, items and slices, with Python's rules and messages.
  *
- * Integers are 64 bits; a result beyond is an error rather than a wrong number. `a.b` looks for a
+ * `a.b` looks for a
  * method first and then for the key, `a['b']` the other way round; what is missing is undefined,
  * not an error. */
 #include "jinja_machine.h"
@@ -15,111 +15,12 @@ static bool fail_operands(JinjaMachine *m, JinjaTokenKind op, const JinjaValue *
 {
     if (jinja_is_undefined(a) || jinja_is_undefined(b))
         return jinja_fail_value(m, jinja_is_undefined(a) ? a : b, "cannot be computed with");
-    if (op == TOKEN_ADD && a->kind == b->kind && a->kind == JINJA_UINT)
-        return jinja_fail(m, "integer beyond 64 bits");
     if (op == TOKEN_ADD &&
         (a->kind == JINJA_STRING || a->kind == JINJA_LIST || a->kind == JINJA_TUPLE))
         return jinja_fail(m, "can only concatenate %s (not \"%s\") to %s", jinja_type_name(a),
                           jinja_type_name(b), jinja_type_name(a));
     return jinja_fail(m, "unsupported operand type(s) for %s: '%s' and '%s'", jinja_token_name(op),
                       jinja_type_name(a), jinja_type_name(b));
-}
-
-static bool fail_overflow(JinjaMachine *m)
-{
-    return jinja_fail(m, "integer result exceeds 64 bits");
-}
-
-static bool add_exact(int64_t a, int64_t b, int64_t *out)
-{
-    if (b > 0 ? a > INT64_MAX - b : a < INT64_MIN - b)
-        return false;
-    *out = a + b;
-    return true;
-}
-
-static bool multiply_exact(int64_t a, int64_t b, int64_t *out)
-{
-    uint64_t x = a < 0 ? 0 - (uint64_t)a : (uint64_t)a;
-    uint64_t y = b < 0 ? 0 - (uint64_t)b : (uint64_t)b;
-    bool negative = (a < 0) != (b < 0);
-    if (y != 0 && x > ((uint64_t)INT64_MAX + negative) / y)
-        return false;
-    *out = negative ? (int64_t)(0 - x * y) : (int64_t)(x * y);
-    return true;
-}
-
-static bool power_exact(int64_t base, int64_t exponent, int64_t *out)
-{
-    int64_t result = 1;
-    while (exponent > 0) {
-        if ((exponent & 1) && !multiply_exact(result, base, &result))
-            return false;
-        exponent >>= 1;
-        if (exponent > 0 && !multiply_exact(base, base, &base))
-            return false;
-    }
-    *out = result;
-    return true;
-}
-
-/* Division rounds down and the remainder has the divisor's sign. */
-static bool divide_floor(JinjaMachine *m, bool remainder, int64_t a, int64_t b, JinjaValue *out)
-{
-    if (b == 0)
-        return jinja_fail(m, remainder ? "integer modulo by zero"
-                                       : "integer division or modulo by zero");
-    if (b == -1) { /* INT64_MIN / -1 traps */
-        if (!remainder && a == INT64_MIN)
-            return fail_overflow(m);
-        *out = jinja_int(remainder ? 0 : -a);
-        return true;
-    }
-    int64_t quotient = a / b, rest = a % b;
-    if (rest != 0 && (rest < 0) != (b < 0)) {
-        quotient--;
-        rest += b;
-    }
-    *out = jinja_int(remainder ? rest : quotient);
-    return true;
-}
-
-static bool operate_integers(JinjaMachine *m, JinjaTokenKind op, int64_t a, int64_t b,
-                             JinjaValue *out)
-{
-    int64_t result = 0;
-    bool fits;
-    switch (op) {
-    case TOKEN_ADD:
-        fits = add_exact(a, b, &result);
-        break;
-    case TOKEN_SUB:
-        fits = b == INT64_MIN ? a < 0 && add_exact(a + 1, INT64_MAX, &result)
-                              : add_exact(a, -b, &result);
-        break;
-    case TOKEN_MUL:
-        fits = multiply_exact(a, b, &result);
-        break;
-    case TOKEN_FLOORDIV:
-    case TOKEN_MOD:
-        return divide_floor(m, op == TOKEN_MOD, a, b, out);
-    case TOKEN_DIV:
-        if (b == 0)
-            return jinja_fail(m, "division by zero");
-        *out = jinja_float((double)a / (double)b);
-        return true;
-    default:
-        if (b < 0) {
-            if (a == 0)
-                return jinja_fail(m, "0.0 cannot be raised to a negative power");
-            *out = jinja_float(pow((double)a, (double)b));
-            return true;
-        }
-        fits = power_exact(a, b, &result);
-        break;
-    }
-    *out = jinja_int(result);
-    return fits || fail_overflow(m);
 }
 
 static bool operate_floats(JinjaMachine *m, JinjaTokenKind op, double a, double b, JinjaValue *out)
@@ -295,11 +196,14 @@ bool jinja_operate(JinjaMachine *m, JinjaTokenKind op, const JinjaValue *a, cons
                    JinjaValue *out)
 {
     if (jinja_is_integer(a) && jinja_is_integer(b))
-        return operate_integers(m, op, jinja_integer_of(a), jinja_integer_of(b), out);
+        return jinja_operate_integers(m, op, jinja_integer_of(a), jinja_integer_of(b), out);
     if (jinja_is_number(a) && jinja_is_number(b)) {
-        if (a->kind != JINJA_FLOAT && b->kind != JINJA_FLOAT && op != TOKEN_DIV)
-            return fail_overflow(m);
-        return operate_floats(m, op, jinja_number_of(a), jinja_number_of(b), out);
+        if (a->kind != JINJA_FLOAT && b->kind != JINJA_FLOAT)
+            return jinja_fail(m, "integers that exceed 64 bits cannot be computed with");
+        double x = jinja_number_of(a), y = jinja_number_of(b);
+        if ((a->kind == JINJA_LONG && isinf(x)) || (b->kind == JINJA_LONG && isinf(y)))
+            return jinja_fail(m, "int too large to convert to float");
+        return operate_floats(m, op, x, y, out);
     }
     if (op == TOKEN_ADD && a->kind == JINJA_STRING && b->kind == JINJA_STRING)
         return add_strings(m, a, b, out);
@@ -325,15 +229,13 @@ bool jinja_negate(JinjaMachine *m, bool negative, const JinjaValue *a, JinjaValu
         *out = jinja_float(negative ? -a->as.number : a->as.number);
         return true;
     }
-    if (a->kind == JINJA_UINT) {
-        if (negative && a->as.unsigned_integer != (uint64_t)INT64_MAX + 1)
-            return fail_overflow(m);
-        *out = negative ? jinja_int(INT64_MIN) : *a;
-        return true;
+    if (a->kind == JINJA_LONG) {
+        *out = *a;
+        return !negative || jinja_long_negate(m, a, out);
     }
     int64_t integer = jinja_integer_of(a);
     if (negative && integer == INT64_MIN)
-        return fail_overflow(m);
+        return jinja_fail_overflow(m);
     *out = jinja_int(negative ? -integer : integer);
     return true;
 }

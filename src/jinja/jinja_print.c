@@ -23,7 +23,7 @@ static size_t float_digits(double value, char digits[FLOAT_DIGITS_MAX], int *poi
             after_dot = true;
         } else if (c == 'e' || c == 'E') {
             int64_t exponent = 0;
-            jinja_read_integer((Slice){text + i + 1, len - i - 1}, 10, &exponent);
+            jinja_read_integer((Slice){text + i + 1, len - i - 1}, 10, &exponent, NULL);
             *point += (int)exponent;
             break;
         } else if (c >= '0' && c <= '9') {
@@ -116,7 +116,7 @@ static void skip_base_prefix(Slice *text, int *base)
         *base = 10;
 }
 
-bool jinja_read_integer(Slice text, int base, int64_t *out)
+bool jinja_read_integer(Slice text, int base, int64_t *out, bool *beyond)
 {
     text = strip_space(text);
     bool negative = text.len > 0 && text.ptr[0] == '-';
@@ -124,20 +124,23 @@ bool jinja_read_integer(Slice text, int base, int64_t *out)
         text = (Slice){text.ptr + 1, text.len - 1};
     skip_base_prefix(&text, &base);
     uint64_t value = 0, limit = (uint64_t)INT64_MAX + negative;
-    bool after_digit = false;
+    bool after_digit = false, fits = true;
     for (size_t i = 0; i < text.len; i++) {
         if (text.ptr[i] == '_' && after_digit && i + 1 < text.len) {
             after_digit = false;
             continue;
         }
         uint64_t digit = (uint64_t)digit_of(text.ptr[i]);
-        if (digit >= (uint64_t)base || value > (limit - digit) / (uint64_t)base)
+        if (digit >= (uint64_t)base)
             return false;
-        value = value * (uint64_t)base + digit;
+        fits &= value <= (limit - digit) / (uint64_t)base;
+        value = fits ? value * (uint64_t)base + digit : 0;
         after_digit = true;
     }
     *out = negative ? (int64_t)(0 - value) : (int64_t)value;
-    return after_digit;
+    if (beyond)
+        *beyond = after_digit && !fits;
+    return after_digit && fits;
 }
 
 static bool is_word(Slice text, const char *word)
@@ -307,8 +310,8 @@ static bool append_repr_at(JinjaMachine *m, Buffer *out, const JinjaValue *value
     case JINJA_INT:
         buffer_append_format(out, "%lld", (long long)value->as.integer);
         return true;
-    case JINJA_UINT:
-        buffer_append_format(out, "%llu", (unsigned long long)value->as.unsigned_integer);
+    case JINJA_LONG:
+        buffer_append_slice(out, value->as.string);
         return true;
     case JINJA_FLOAT:
         jinja_append_float(out, value->as.number);
@@ -515,7 +518,7 @@ static bool append_json(JinjaMachine *m, const JsonStyle *style, const JinjaValu
         buffer_append_text(&m->text, value->as.boolean ? "true" : "false");
         return true;
     case JINJA_INT:
-    case JINJA_UINT:
+    case JINJA_LONG:
         return append_repr_at(m, &m->text, value, depth);
     case JINJA_FLOAT:
         if (isnan(value->as.number))

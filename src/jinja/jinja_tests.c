@@ -50,7 +50,7 @@ static bool test_false(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 static bool test_integer(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
     (void)m;
-    return answer(out, call->self.kind == JINJA_INT || call->self.kind == JINJA_UINT);
+    return answer(out, call->self.kind == JINJA_INT || call->self.kind == JINJA_LONG);
 }
 
 static bool test_float(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)

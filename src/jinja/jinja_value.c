@@ -5,7 +5,9 @@
  * goes. */
 #include "jinja_machine.h"
 
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { DICT_INDEX_FROM = 9 }; /* entries at which a dict gets an index */
@@ -83,8 +85,8 @@ double jinja_number_of(const JinjaValue *value)
     switch (value->kind) {
     case JINJA_FLOAT:
         return value->as.number;
-    case JINJA_UINT:
-        return (double)value->as.unsigned_integer;
+    case JINJA_LONG:
+        return jinja_long_to_double(value);
     default:
         return (double)jinja_integer_of(value);
     }
@@ -98,7 +100,7 @@ const char *jinja_type_name(const JinjaValue *value)
         [JINJA_NONE] = "NoneType",
         [JINJA_BOOL] = "bool",
         [JINJA_INT] = "int",
-        [JINJA_UINT] = "int",
+        [JINJA_LONG] = "int",
         [JINJA_FLOAT] = "float",
         [JINJA_STRING] = "str",
         [JINJA_LIST] = "list",
@@ -256,6 +258,7 @@ static uint64_t hash_bytes(const void *bytes, size_t len)
 static bool hash_value(JinjaMachine *m, const JinjaValue *key, unsigned depth, uint64_t *out)
 {
     int64_t integer;
+    double number;
     *out = (uint64_t)key->kind;
     switch (key->kind) {
     case JINJA_STRING:
@@ -266,8 +269,9 @@ static bool hash_value(JinjaMachine *m, const JinjaValue *key, unsigned depth, u
         integer = jinja_integer_of(key);
         *out = hash_bytes(&integer, sizeof(integer));
         return true;
-    case JINJA_UINT:
-        *out = hash_bytes(&key->as.number, sizeof(key->as.number));
+    case JINJA_LONG:
+        number = jinja_long_to_double(key);
+        *out = hash_bytes(&number, sizeof(number));
         return true;
     case JINJA_FLOAT:
         *out = float_is_integer(key->as.number, &integer)
@@ -465,6 +469,15 @@ static bool convert_object(JinjaMachine *m, const JsonValue *json, unsigned dept
     return true;
 }
 
+static bool convert_unsigned(JinjaMachine *m, uint64_t value, JinjaValue *out)
+{
+    char text[24];
+    JinjaValue copy;
+    int len = snprintf(text, sizeof(text), "%" PRIu64, value);
+    return jinja_string_copy(m, (Slice){text, (size_t)len}, &copy) &&
+           jinja_long_new(m, copy.as.string, out);
+}
+
 static bool convert(JinjaMachine *m, const JsonValue *json, unsigned depth, JinjaValue *out)
 {
     if (depth > JSON_DEPTH_MAX)
@@ -477,9 +490,10 @@ static bool convert(JinjaMachine *m, const JsonValue *json, unsigned depth, Jinj
         *out = jinja_int(json->as.integer);
         return true;
     case JSON_UINT:
-        *out = (JinjaValue){.kind = JINJA_UINT, .as.unsigned_integer = json->as.unsigned_integer};
-        return true;
+        return convert_unsigned(m, json->as.unsigned_integer, out);
     case JSON_DOUBLE:
+        if (json->as.wide.digits)
+            return jinja_long_new(m, slice_of(json->as.wide.digits), out);
         *out = jinja_float(json->as.number);
         return true;
     case JSON_STRING:

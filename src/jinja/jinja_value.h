@@ -25,8 +25,7 @@ typedef enum JinjaKind {
     JINJA_NONE,
     JINJA_BOOL,
     JINJA_INT,
-    JINJA_UINT, /* above INT64_MAX: comes in from JSON, can be printed and compared, not computed
-                   with */
+    JINJA_LONG, /* an integer beyond int64_t, see jinja_integer.c */
     JINJA_FLOAT,
     JINJA_STRING,
     JINJA_LIST,
@@ -71,9 +70,8 @@ typedef struct JinjaValue {
     union {
         bool boolean;
         int64_t integer;
-        uint64_t unsigned_integer;
         double number;
-        Slice string;    /* STRING; UNDEFINED: the name that was looked for */
+        Slice string;    /* STRING; LONG: its digits; UNDEFINED: the name that was looked for */
         JinjaList *list; /* LIST, TUPLE, CYCLER (its values), JOINER (separator, used?) */
         JinjaDict *dict; /* DICT, NAMESPACE, VIEW */
         JinjaRange *range;
@@ -158,8 +156,8 @@ bool jinja_value_from_json(JinjaMachine *m, const JsonValue *json, JinjaValue *o
 
 bool jinja_is_undefined(const JinjaValue *value);
 bool jinja_is_string(const JinjaValue *value);
-bool jinja_is_integer(const JinjaValue *value); /* BOOL or INT, as Python's int; *not* UINT */
-bool jinja_is_number(const JinjaValue *value);  /* BOOL, INT, UINT, FLOAT */
+bool jinja_is_integer(const JinjaValue *value); /* BOOL or INT, as Python's int; *not* LONG */
+bool jinja_is_number(const JinjaValue *value);  /* BOOL, INT, LONG, FLOAT */
 bool jinja_is_iterable(const JinjaValue *value);
 bool jinja_is_callable(const JinjaValue *value);
 int64_t jinja_integer_of(const JinjaValue *value);    /* of a BOOL or INT */

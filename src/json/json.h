@@ -8,9 +8,9 @@
  * Strict means: valid UTF-8 only, no lone surrogate escapes, no NaN, comments, trailing commas,
  * leading zeros or trailing bytes. Object keys keep their order; duplicate keys are kept in the
  * tree and the last one wins in look-ups. Integers that fit 64 bits are exact; all other numbers
- * are doubles; a number beyond double becomes an infinity, which the caller refuses where it
- * matters. It knows nothing of any schema. Threads: any; a reader, writer or tree belongs to one at
- * a time. */
+ * are doubles (a tree keeps a longer integer's digits too); a number beyond double becomes an
+ * infinity, which the caller refuses where it matters. It knows nothing of any schema. Threads:
+ * any; a reader, writer or tree belongs to one at a time. */
 #ifndef JSON_H
 #define JSON_H
 
@@ -44,6 +44,11 @@ struct JsonValue {
         int64_t integer;
         uint64_t unsigned_integer;
         double number;
+        struct {
+            double number; /* the same */
+            const char
+                *digits; /* in a tree, an integer beyond 64 bits as it was written; or NULL */
+        } wide;
         Slice string; /* UTF-8, may hold NUL; followed by a NUL that is not counted */
         struct {
             const JsonValue *items;

@@ -146,7 +146,7 @@ JsonValue json_number_parse(Slice text)
             return (JsonValue){JSON_INT, {.integer = INT64_MIN}};
     }
     double value = parse_magnitude(p, end);
-    return (JsonValue){JSON_DOUBLE, {.number = negative ? -value : value}};
+    return (JsonValue){JSON_DOUBLE, {.wide = {negative ? -value : value, NULL}}};
 }
 
 /* ---- Writing ---- */

@@ -10,6 +10,7 @@
  * limits the depth. What waits on the stack will need arena memory too, so a document that cannot
  * fit the arena's maximum is refused before the stack outgrows it. */
 #include "json.h"
+#include "json_scan.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -55,6 +56,22 @@ static bool push_string(Builder *builder)
     return push(builder, (JsonValue){JSON_STRING, {.string = {copy, len}}});
 }
 
+/* An integer beyond 64 bits keeps its digits beside the double. */
+static bool push_number(Builder *builder)
+{
+    Slice text = builder->reader.raw;
+    JsonValue value = json_reader_number(&builder->reader);
+    size_t digits = text.len > 0 && text.ptr[0] == '-';
+    while (digits < text.len && json_is_digit(text.ptr[digits]))
+        digits++;
+    if (value.kind == JSON_DOUBLE && digits == text.len) {
+        value.as.wide.digits = arena_copy_string(builder->arena, text);
+        if (!value.as.wide.digits)
+            return error_no_memory(builder->err, "a JSON number");
+    }
+    return push(builder, value);
+}
+
 /* The items since `first` become one array value. */
 static bool close_array(Builder *builder, size_t first)
 {
@@ -98,7 +115,7 @@ static bool take_token(Builder *builder, JsonToken token)
     case JSON_TOKEN_FALSE:
         return push(builder, (JsonValue){JSON_BOOL, {.boolean = token == JSON_TOKEN_TRUE}});
     case JSON_TOKEN_NUMBER:
-        return push(builder, json_reader_number(&builder->reader));
+        return push_number(builder);
     case JSON_TOKEN_STRING:
     case JSON_TOKEN_KEY:
         return push_string(builder);

@@ -93,7 +93,8 @@ def write(name, request, cases):
 LANGUAGE_REQUEST = {
     "now": "2026-01-02T03:04:05",
     "kwargs": {
-        "n": 7, "big": 9007199254740993, "f": 2.5, "s": "héllo wörld", "t": "  padded\n", "e": "",
+        "n": 7, "big": 9007199254740993, "long": 123456789012345678901234567890, "neg_long": -9223372036854775809,
+        "html": "<b>it's</b>", "f": 2.5, "s": "héllo wörld", "t": "  padded\n", "e": "",
         "yes": True, "no": False, "nil": None, "xs": [3, 1, 2], "words": ["beta", "Alpha", "gamma", "alpha"],
         "d": {"b": 1, "A": 2, "items": "shadowed"}, "rows": [{"k": "x", "v": 2, "o": {"z": 1}}, {"k": "Y", "v": 1}, {"k": "x", "v": 3}],
         "tree": [{"name": "a", "kids": [{"name": "b", "kids": []}, {"name": "c", "kids": [{"name": "d", "kids": []}]}]}],
@@ -258,6 +259,24 @@ joined' }}
 {% macro m() %}{{ kwargs }}{% endmacro %}{% call m() %}x{% endcall %}
 {% macro outer() %}{% macro inner() %}{{ varargs }}{{ kwargs }}{% endmacro %}{{ inner(1, k=2) }}{% endmacro %}{{ outer(3, q=4) }}
 {% macro m(a) %}{{ a }}{% endmacro %}{% if no %}{{ m(a=1, a=2) }}{% endif %}
+{{ 'a well-known phrase--with dashes, extraordinarilylong'|wordwrap(8) }}|{{ 'one two\nthree  four'|wordwrap(5, wrapstring='|') }}|{{ 'unbreakable x-y'|wordwrap(6, false) }}|{{ 're-mark'|wordwrap(4, break_on_hyphens=false) }}|{{ ''|wordwrap(0) }}
+{{ 'x'|wordwrap(0) }}
+{{ 5|wordwrap }}
+{{ 'see http://a.org/x?y=1, (www.b.com) or c.net. mail d@e.fr, mailto:f@g.de <h.info> 1.2.3.4 http://1.2.3.4:80/ http://[::1]/ x.museum'|urlize }}
+{{ 'http://example.org/long/path ftp://x tel:1'|urlize(12, true, '_blank', 'x', ['ftp://', 'tel:']) }} {{ html|urlize }} {{ ('a.com'|safe)|urlize(0) }} {{ 'a.com/(b) ((c.com))'|urlize }}
+{{ 'x'|urlize(extra_schemes=['x']) }}
+{{ d|pprint }} {{ rows|pprint }} {{ [s * 4, (1,), {}, words * 6]|pprint }}
+{{ {'key': 'the quick brown fox jumps over the lazy dog and then some more words follow it', 2: none, none: [1.5, true]}|pprint }} {{ ('a b ' * 30)|pprint }} {{ missing|pprint }} {{ html|e|pprint }}
+{{ [n]|random }}{{ ('x',)|random }}[{{ []|random }}][{{ ''|random }}]{{ range(1)|random }}
+{{ n|random }}
+{{ long }} {{ neg_long }} {{ [long]|tojson }} {{ long|string|length }} {{ -long }} {{ neg_long|abs }} {{ long > 5 }} {{ long == long }} {{ neg_long < -9223372036854775807 }} {{ long is integer }} {{ long + 0.5 }} {{ '%d' % long }} {{ '{:,}'.format(long) }} {{ long|float }} {{ {long: 1}[long] }} {{ [long, 1.0, neg_long]|sort }}
+{{ 1e22|int }} {{ '%d' % 1e22 }} {{ big / 3 }} {{ 9223372036854775807 / 10 }} {{ 9223372036854775807|round(-2) }} {{ big|round(-1) }} {{ 25|round(-1) }} {{ 35|round(-1) }} {{ -25|round(-1) }} {{ big|round(2, 'ceil') }}
+{% autoescape true %}{{ html }} {{ html|safe }} {{ html|e }} {{ html ~ '<' ~ n }} {{ (html|e) ~ html }} {{ [html] }} {{ d|tojson }} {{ [html, html|safe]|join('<') }} {{ [html]|join('<'|safe) }} {{ html|replace('<', '>') }} {{ html|urlize }} {{ d|xmlattr }} {{ missing }}<{% endautoescape %}{{ html }}
+{% macro m(a) %}<{{ a }}>{% endmacro %}{% autoescape yes %}{{ m(html) }}{% set x %}<{{ html }}{% endset %}{{ x }}{% filter upper %}<{{ html }}{% endfilter %}{% autoescape false %}{{ html }}{% endautoescape %}{% endautoescape %}{{ m(html) is escaped }}{{ x is defined }}
+{% autoescape true %}{% macro m(a) %}<{{ a }}>{{ caller() }}{% endmacro %}{% call m(html) %}{{ html }}<{% endcall %}{% for t in tree recursive %}<{{ t.name ~ html }}{{ loop(t.kids) }}{% endfor %}{% block b %}{{ html }}{% endblock %}{% generation %}{{ html }}{% endgeneration %}{% endautoescape %}
+{% for x in xs %}{% autoescape true %}{% if x == 1 %}{% break %}{% endif %}{% endautoescape %}{% endfor %}{{ html }}{{ [html]|join }}
+{{ (html|safe).upper() is escaped }} {{ ((html|safe) * 2).split('<') }} {{ (html|safe)[:3] ~ '<' }} {{ ('<%s>'|safe) % html }} {{ ('<{}>{:>5}'|safe).format(html, '<') }} {{ ('<'|safe).join([html, 5]) }} {{ (html|safe).replace('b', '<') }} {{ (html|safe).partition('>') }} {{ (html|safe)|truncate(5) }} {{ ('%r %d'|safe) % (html, 5) }} {{ (html|safe)|list|first is escaped }}
+{{ ('%x'|safe) % 5 }}
 {% filter length %}abc{% endfilter %}
 {% filter first %}{% endfilter %}
 text {#
