@@ -89,7 +89,7 @@ static bool equal_at(JinjaMachine *m, const JinjaValue *a, const JinjaValue *b, 
     switch (a->kind) {
     case JINJA_STRING:
         *out = slice_equal(a->as.string, b->as.string);
-        return jinja_charge(m, *out ? a->as.string.len / 256 : 0);
+        return jinja_charge(m, a->as.string.len == b->as.string.len ? a->as.string.len / 256 : 0);
     case JINJA_LIST:
     case JINJA_TUPLE:
         return equal_lists(m, a->as.list, b->as.list, depth, out);
@@ -129,8 +129,9 @@ static bool compare_at(JinjaMachine *m, const JinjaValue *a, const JinjaValue *b
     }
     if (a->kind == JINJA_STRING && b->kind == JINJA_STRING) {
         int order = slice_compare(a->as.string, b->as.string);
+        size_t common = a->as.string.len < b->as.string.len ? a->as.string.len : b->as.string.len;
         *out = order < 0 ? -1 : order > 0;
-        return true;
+        return jinja_charge(m, common / 256);
     }
     if (a->kind == b->kind && (a->kind == JINJA_LIST || a->kind == JINJA_TUPLE)) {
         const JinjaList *x = a->as.list, *y = b->as.list;

@@ -16,6 +16,8 @@ bool jinja_enter(JinjaMachine *m)
 
 /* ---- Variables ---- */
 
+enum { SCOPE_SCAN = 32 }; /* variables of a scope that a step looks at */
+
 JinjaScope *jinja_scope_push(JinjaMachine *m)
 {
     JinjaScope *scope = jinja_allocate(m, 1, sizeof(*scope));
@@ -36,9 +38,11 @@ bool jinja_scope_set(JinjaMachine *m, uint32_t name, const JinjaValue *value)
     for (size_t i = 0; i < scope->count; i++) {
         if (scope->items[i].name == name) {
             scope->items[i].value = *value;
-            return true;
+            return jinja_charge(m, i / SCOPE_SCAN);
         }
     }
+    if (!jinja_charge(m, scope->count / SCOPE_SCAN))
+        return false;
     if (scope->count == scope->capacity) {
         size_t capacity = scope->capacity ? scope->capacity * 2 : 4;
         JinjaVariable *items = jinja_allocate(m, capacity, sizeof(*items));
@@ -53,13 +57,16 @@ bool jinja_scope_set(JinjaMachine *m, uint32_t name, const JinjaValue *value)
     return true;
 }
 
-JinjaValue jinja_scope_get(const JinjaMachine *m, uint32_t name)
+JinjaValue jinja_scope_get(JinjaMachine *m, uint32_t name)
 {
     for (const JinjaScope *scope = m->scope; scope; scope = scope->parent) {
         for (size_t i = 0; i < scope->count; i++) {
-            if (scope->items[i].name == name)
+            if (scope->items[i].name == name) {
+                jinja_note_work(m, i / SCOPE_SCAN);
                 return scope->items[i].value;
+            }
         }
+        jinja_note_work(m, scope->count / SCOPE_SCAN);
     }
     return m->variables[name];
 }

@@ -265,8 +265,10 @@ bool jinja_loop_recurse(JinjaMachine *m, JinjaLoop *loop, const JinjaArguments *
 /* ---- Macros ---- */
 
 /* Takes the keyword out of the list of those not yet used. */
-static const JinjaValue *take_keyword(const JinjaArguments *given, bool *used, Slice name)
+static const JinjaValue *take_keyword(JinjaMachine *m, const JinjaArguments *given, bool *used,
+                                      Slice name)
 {
+    jinja_note_work(m, given->keyword_count / 8);
     for (size_t i = 0; i < given->keyword_count; i++) {
         if (!used[i] && slice_equal(given->keywords[i].name, name)) {
             used[i] = true;
@@ -282,7 +284,7 @@ static bool bind_parameters(JinjaMachine *m, const JinjaMacroNode *node,
     for (size_t i = 0; i < node->count; i++) {
         const JinjaParameter *parameter = &node->parameters[i];
         const JinjaValue *value =
-            i < given->count ? &given->items[i] : take_keyword(given, used, parameter->text);
+            i < given->count ? &given->items[i] : take_keyword(m, given, used, parameter->text);
         JinjaValue fallback = jinja_undefined(JINJA_MISSING_PARAMETER, parameter->text);
         if (!value && parameter->fallback && !jinja_evaluate(m, parameter->fallback, &fallback))
             return false;
@@ -314,7 +316,7 @@ static bool bind_extras(JinjaMachine *m, const JinjaMacroNode *node, const Jinja
 {
     JinjaValue none = jinja_undefined(JINJA_MISSING_HINT, SLICE("No caller defined"));
     if (node->wants_caller && !has_parameter(node, SLICE("caller"))) {
-        const JinjaValue *caller = take_keyword(given, used, SLICE("caller"));
+        const JinjaValue *caller = take_keyword(m, given, used, SLICE("caller"));
         if (!set_by_text(m, SLICE("caller"), caller ? caller : &none))
             return false;
     }

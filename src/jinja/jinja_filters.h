@@ -15,8 +15,10 @@ const JinjaBuiltin *jinja_character_method_find(Slice name);
 
 bool jinja_is_cased(uint32_t code_point);     /* has an upper and a lower case */
 bool jinja_is_printable(uint32_t code_point); /* repr shows it as it is */
-/* text without the characters of chars (NULL: white space) at its ends. */
-Slice jinja_text_strip(Slice text, const Slice *chars, bool left, bool right);
+/* text without white space, or without the characters of chars, at its ends. */
+Slice jinja_text_strip(Slice text, bool left, bool right);
+bool jinja_text_strip_chars(JinjaMachine *m, Slice text, Slice chars, bool left, bool right,
+                            Slice *out) WARN_UNUSED;
 /* count < 0: every occurrence. */
 bool jinja_text_replace(JinjaMachine *m, Slice text, Slice old, Slice replacement, int64_t count,
                         JinjaValue *out) WARN_UNUSED;

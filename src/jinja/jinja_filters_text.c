@@ -102,13 +102,16 @@ static bool filter_title(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
 
 static bool filter_trim(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
-    Slice text, chars = SLICE_EMPTY;
+    Slice text, chars;
     bool by_space = call->args[0].kind == JINJA_ABSENT || call->args[0].kind == JINJA_NONE;
-    if (!jinja_to_text(m, &call->self, &text) ||
-        (!by_space && !jinja_arg_string(m, call, 0, SLICE_EMPTY, &chars)) ||
-        !jinja_charge(m, text.len / 256))
+    if (!jinja_to_text(m, &call->self, &text) || !jinja_charge(m, text.len / 256) ||
+        !jinja_arg_string(m, call, 0, SLICE(""), &chars))
         return false;
-    *out = jinja_string(jinja_text_strip(text, by_space ? NULL : &chars, true, true));
+    if (by_space)
+        text = jinja_text_strip(text, true, true);
+    else if (!jinja_text_strip_chars(m, text, chars, true, true, &text))
+        return false;
+    *out = jinja_string(text);
     out->detail = jinja_is_markup(&call->self);
     return true;
 }
@@ -195,6 +198,8 @@ static bool filter_truncate(JinjaMachine *m, const JinjaCall *call, JinjaValue *
     if (!jinja_arg_integer(m, call, 0, 255, &length) ||
         !jinja_arg_string(m, call, 2, SLICE("..."), &end) ||
         !jinja_arg_integer(m, call, 3, 5, &leeway))
+        return false;
+    if (call->self.kind == JINJA_STRING && !jinja_charge(m, call->self.as.string.len / 64))
         return false;
     if (!jinja_length(&call->self, &count))
         return jinja_fail_value(m, &call->self, "has no len()");
@@ -427,7 +432,8 @@ static bool filter_int(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
     bool beyond = false;
     if (jinja_is_undefined(self))
         return jinja_fail_value(m, self, "is no number");
-    if (!jinja_arg_integer(m, call, 1, 10, &base))
+    size_t length = self->kind == JINJA_STRING ? self->as.string.len : 0;
+    if (!jinja_arg_integer(m, call, 1, 10, &base) || !jinja_charge(m, length / 16))
         return false;
     *out = *self;
     if (self->kind == JINJA_LONG)
@@ -458,6 +464,8 @@ static bool filter_int(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 static bool filter_float(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
     double number = 0;
+    if (call->self.kind == JINJA_STRING && !jinja_charge(m, call->self.as.string.len / 64))
+        return false;
     if (jinja_is_undefined(&call->self))
         return jinja_fail_value(m, &call->self, "is no number");
     bool ok = jinja_is_number(&call->self);

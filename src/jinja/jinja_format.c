@@ -284,7 +284,7 @@ static bool append_conversion(JinjaMachine *m, PercentState *state, Slice format
         if (*at == format.len || state->args->kind != JINJA_DICT)
             return jinja_fail(m, "format requires a mapping");
         JinjaEntry *entry =
-            jinja_dict_get_text(state->args->as.dict, (Slice){format.ptr + start, *at - start});
+            jinja_dict_get_text(m, state->args->as.dict, (Slice){format.ptr + start, *at - start});
         if (!entry)
             return jinja_fail(m, "KeyError: '%.*s'", (int)(*at - start), format.ptr + start);
         value = entry->value;
@@ -477,6 +477,8 @@ static bool resolve_field(JinjaMachine *m, Slice field, const JinjaArguments *gi
                               (long long)number);
         *out = given->items[number];
     }
+    if (!jinja_charge(m, given->keyword_count / 8))
+        return false;
     for (size_t i = 0; out->kind == JINJA_ABSENT && i < given->keyword_count; i++) {
         if (slice_equal(given->keywords[i].name, name))
             *out = given->keywords[i].value;

@@ -85,6 +85,8 @@ bool jinja_fail_value(JinjaMachine *m, const JinjaValue *value, const char *what
 bool jinja_fail_limit(JinjaMachine *m, const char *what, size_t limit);
 /* Counts work; false when the rendering has used its steps. */
 bool jinja_charge(JinjaMachine *m, size_t steps) WARN_UNUSED;
+/* The same where failing is not possible: the next charge fails instead. */
+void jinja_note_work(JinjaMachine *m, size_t steps);
 void *jinja_allocate(JinjaMachine *m, size_t count, size_t size) WARN_UNUSED;
 
 /* ---- Scratch text: mark = m->text.len; append to m->text; finish(mark) ---- */
@@ -157,7 +159,7 @@ bool jinja_enter(JinjaMachine *m)
     WARN_UNUSED; /* counts evaluation depth and a step; pair with depth-- */
 JinjaScope *jinja_scope_push(JinjaMachine *m) WARN_UNUSED;
 bool jinja_scope_set(JinjaMachine *m, uint32_t name, const JinjaValue *value) WARN_UNUSED;
-JinjaValue jinja_scope_get(const JinjaMachine *m, uint32_t name); /* ABSENT when unset */
+JinjaValue jinja_scope_get(JinjaMachine *m, uint32_t name); /* ABSENT when unset */
 bool jinja_macro_call(JinjaMachine *m, JinjaMacro *macro, const JinjaArguments *given,
                       JinjaValue *out) WARN_UNUSED;
 /* loop(items) of a recursive loop. */

@@ -14,11 +14,14 @@ static Slice self_text(const JinjaCall *call)
 static bool strip_self(JinjaMachine *m, const JinjaCall *call, bool left, bool right,
                        JinjaValue *out)
 {
-    Slice chars;
+    Slice chars, text = self_text(call);
     bool by_space = call->args[0].kind == JINJA_ABSENT || call->args[0].kind == JINJA_NONE;
-    if (!by_space && !jinja_arg_string(m, call, 0, SLICE_EMPTY, &chars))
+    if (by_space)
+        text = jinja_text_strip(text, left, right);
+    else if (!jinja_arg_string(m, call, 0, SLICE_EMPTY, &chars) ||
+             !jinja_text_strip_chars(m, text, chars, left, right, &text))
         return false;
-    *out = jinja_string(jinja_text_strip(self_text(call), by_space ? NULL : &chars, left, right));
+    *out = jinja_string(text);
     return jinja_charge(m, self_text(call).len / 256);
 }
 
@@ -50,10 +53,13 @@ static bool find_last(JinjaMachine *m, Slice text, Slice needle, size_t *at)
     if (needle.len > text.len)
         return true;
     for (size_t i = text.len - needle.len + 1; i-- > 0;) {
-        if ((i & 255) == 0 && !jinja_charge(m, 1 + needle.len / 32))
+        if ((i & 255) == 0 && !jinja_charge(m, 1))
             return false;
-        if (needle.len == 0 ||
-            (text.ptr[i] == needle.ptr[0] && memcmp(text.ptr + i, needle.ptr, needle.len) == 0)) {
+        if (needle.len > 0 && text.ptr[i] != needle.ptr[0])
+            continue;
+        if (!jinja_charge(m, needle.len / 32))
+            return false;
+        if (needle.len == 0 || memcmp(text.ptr + i, needle.ptr, needle.len) == 0) {
             *at = i;
             return true;
         }
@@ -65,7 +71,7 @@ static bool find_last(JinjaMachine *m, Slice text, Slice needle, size_t *at)
 static bool split_space(JinjaMachine *m, Slice text, int64_t count, JinjaValue *list)
 {
     size_t len;
-    text = jinja_text_strip(text, NULL, true, false);
+    text = jinja_text_strip(text, true, false);
     while (text.len > 0) {
         size_t end = 0;
         while (end < text.len && !jinja_is_space(jinja_text_at(text, end, &len)))
@@ -75,7 +81,7 @@ static bool split_space(JinjaMachine *m, Slice text, int64_t count, JinjaValue *
         count -= count > 0;
         if (!append_part(m, list, (Slice){text.ptr, end}))
             return false;
-        text = jinja_text_strip((Slice){text.ptr + end, text.len - end}, NULL, true, false);
+        text = jinja_text_strip((Slice){text.ptr + end, text.len - end}, true, false);
     }
     return true;
 }
@@ -113,7 +119,7 @@ static bool split_right(JinjaMachine *m, Slice text, const Slice *separator, int
     for (; count != 0; count -= count > 0) {
         size_t cut, len;
         if (!separator) {
-            text = jinja_text_strip(text, NULL, false, true);
+            text = jinja_text_strip(text, false, true);
             if (text.len == 0)
                 break;
             cut = text.len;
@@ -140,7 +146,7 @@ static bool split_right(JinjaMachine *m, Slice text, const Slice *separator, int
         text.len = cut;
     }
     if (!separator)
-        text = jinja_text_strip(text, NULL, false, true);
+        text = jinja_text_strip(text, false, true);
     if ((separator || text.len > 0) && !append_part(m, list, text))
         return false;
     reverse_items(list->as.list);
@@ -320,6 +326,8 @@ static bool has_affix(JinjaMachine *m, const JinjaCall *call, bool at_end, Jinja
         if (items[i].kind != JINJA_STRING)
             return jinja_fail(m, "%s first arg must be str or a tuple of str, not %s",
                               call->builtin->name, jinja_type_name(&items[i]));
+        if (!jinja_charge(m, items[i].as.string.len / 256))
+            return false;
         found |= offset >= 0 && (at_end ? slice_ends_with(text, items[i].as.string)
                                         : slice_starts_with(text, items[i].as.string));
     }

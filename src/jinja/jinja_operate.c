@@ -297,7 +297,7 @@ bool jinja_get_attribute(JinjaMachine *m, const JinjaValue *object, Slice name, 
         if (!jinja_loop_attribute(m, self.as.loop, name, out, &found) || found)
             return found;
     } else if (self.kind == JINJA_NAMESPACE) {
-        JinjaEntry *entry = jinja_dict_get_text(self.as.dict, name);
+        JinjaEntry *entry = jinja_dict_get_text(m, self.as.dict, name);
         *out = entry ? entry->value : jinja_undefined_of(&self, name);
         return true;
     } else if (self.kind == JINJA_MACRO) {
@@ -310,7 +310,7 @@ bool jinja_get_attribute(JinjaMachine *m, const JinjaValue *object, Slice name, 
     }
     if (!find_method(m, &self, name, out, &found) || found)
         return found;
-    JinjaEntry *entry = self.kind == JINJA_DICT ? jinja_dict_get_text(self.as.dict, name) : NULL;
+    JinjaEntry *entry = self.kind == JINJA_DICT ? jinja_dict_get_text(m, self.as.dict, name) : NULL;
     *out = entry ? entry->value : jinja_undefined_of(&self, name);
     return true;
 }
@@ -382,7 +382,7 @@ bool jinja_get_item(JinjaMachine *m, const JinjaValue *object, const JinjaValue 
     if (self.kind == JINJA_DICT) {
         JinjaEntry *entry = NULL;
         if (name.kind == JINJA_STRING)
-            entry = jinja_dict_get_text(self.as.dict, name.as.string);
+            entry = jinja_dict_get_text(m, self.as.dict, name.as.string);
         else if (name.kind != JINJA_LIST && name.kind != JINJA_DICT &&
                  !jinja_dict_get(m, self.as.dict, &name, &entry))
             return false;

@@ -216,7 +216,7 @@ static void append_quoted(Buffer *out, Slice text)
     for (size_t at = 0; at < text.len; at += len) {
         uint32_t c = jinja_text_at(text, at, &len);
         if (c == (unsigned char)quote || c == '\\')
-            buffer_append_format(out, "\\%c", (int)c);
+            buffer_append(out, (const char[]){'\\', (char)c}, 2);
         else if (c == '\n' || c == '\r' || c == '\t')
             buffer_append_text(out, c == '\n' ? "\\n" : c == '\r' ? "\\r" : "\\t");
         else if (jinja_is_printable(c))
@@ -399,7 +399,7 @@ static void append_json_string(Buffer *out, Slice text, bool ascii)
         uint32_t c = jinja_text_at(text, at, &len);
         const char *letter = c > 0 && c < 0x80 ? strchr(letters, (int)c) : NULL;
         if (letter)
-            buffer_append_format(out, "\\%c", escapes[letter - letters]);
+            buffer_append(out, (const char[]){'\\', escapes[letter - letters]}, 2);
         else if (c < 0x20 || (ascii && c >= 0x7F && c < 0x10000))
             buffer_append_format(out, "\\u%04x", c);
         else if (ascii && c >= 0x10000)

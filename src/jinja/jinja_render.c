@@ -55,6 +55,11 @@ bool jinja_charge(JinjaMachine *m, size_t steps)
     return true;
 }
 
+void jinja_note_work(JinjaMachine *m, size_t steps)
+{
+    m->steps = steps < m->steps_max - m->steps ? m->steps + steps : m->steps_max;
+}
+
 void *jinja_allocate(JinjaMachine *m, size_t count, size_t size)
 {
     size_t bytes;

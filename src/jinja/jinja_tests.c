@@ -137,7 +137,7 @@ static bool has_case(JinjaMachine *m, const JinjaCall *call, utf8proc_category_t
     Slice text;
     bool cased = false;
     size_t len;
-    if (!jinja_to_text(m, &call->self, &text))
+    if (!jinja_to_text(m, &call->self, &text) || !jinja_charge(m, text.len / 8))
         return false;
     for (size_t at = 0; at < text.len; at += len) {
         utf8proc_category_t category =

@@ -56,7 +56,8 @@ bool jinja_text_find(JinjaMachine *m, Slice text, Slice needle, size_t from, siz
         *at = from;
         return true;
     }
-    size_t last = text.len - needle.len;
+    enum { CANDIDATES_A_STEP = 2 };
+    size_t last = text.len - needle.len, candidates = 0;
     while (from <= last) {
         const char *candidate = memchr(text.ptr + from, needle.ptr[0], last - from + 1);
         size_t next = candidate ? (size_t)(candidate - text.ptr) : last + 1;
@@ -64,7 +65,7 @@ bool jinja_text_find(JinjaMachine *m, Slice text, Slice needle, size_t from, siz
             return false;
         if (!candidate)
             return true;
-        if (!jinja_charge(m, needle.len / 32))
+        if (!jinja_charge(m, needle.len / 32 + (++candidates % CANDIDATES_A_STEP == 0)))
             return false;
         if (memcmp(candidate, needle.ptr, needle.len) == 0) {
             *at = next;
@@ -207,32 +208,59 @@ bool jinja_text_to_case(JinjaMachine *m, Slice text, JinjaCase how, JinjaValue *
 
 /* ---- Shared text routines ---- */
 
-static bool is_stripped(uint32_t c, const Slice *chars)
+static size_t last_character(Slice text)
 {
-    size_t len;
-    if (!chars)
-        return jinja_is_space(c);
-    for (size_t at = 0; at < chars->len; at += len) {
-        if (jinja_text_at(*chars, at, &len) == c)
-            return true;
-    }
-    return false;
+    size_t start = text.len - 1;
+    while (start > 0 && ((unsigned char)text.ptr[start] & 0xC0) == 0x80)
+        start--;
+    return start;
 }
 
-Slice jinja_text_strip(Slice text, const Slice *chars, bool left, bool right)
+Slice jinja_text_strip(Slice text, bool left, bool right)
 {
     size_t len;
-    while (left && text.len > 0 && is_stripped(jinja_text_at(text, 0, &len), chars))
+    while (left && text.len > 0 && jinja_is_space(jinja_text_at(text, 0, &len)))
         text = (Slice){text.ptr + len, text.len - len};
     while (right && text.len > 0) {
-        size_t start = text.len - 1;
-        while (start > 0 && ((unsigned char)text.ptr[start] & 0xC0) == 0x80)
-            start--;
-        if (!is_stripped(jinja_text_at(text, start, &len), chars))
+        size_t start = last_character(text);
+        if (!jinja_is_space(jinja_text_at(text, start, &len)))
             break;
         text.len = start;
     }
     return text;
+}
+
+/* Whether one of chars is the character at a byte of text; charged by the length of chars. */
+static bool is_among(JinjaMachine *m, Slice chars, Slice text, size_t at, bool *out)
+{
+    size_t len, found;
+    jinja_text_at(text, at, &len);
+    bool ok =
+        jinja_charge(m, 1) && jinja_text_find(m, chars, (Slice){text.ptr + at, len}, 0, &found);
+    *out = ok && found != SIZE_MAX;
+    return ok;
+}
+
+bool jinja_text_strip_chars(JinjaMachine *m, Slice text, Slice chars, bool left, bool right,
+                            Slice *out)
+{
+    size_t len;
+    bool stripped = true;
+    while (left && stripped && text.len > 0) {
+        if (!is_among(m, chars, text, 0, &stripped))
+            return false;
+        jinja_text_at(text, 0, &len);
+        len = stripped ? len : 0;
+        text = (Slice){text.ptr + len, text.len - len};
+    }
+    for (stripped = true; right && stripped && text.len > 0;) {
+        size_t start = last_character(text);
+        if (!is_among(m, chars, text, start, &stripped))
+            return false;
+        text.len = stripped ? start : text.len;
+    }
+    *out = text;
+    return true;
 }
 
 bool jinja_text_replace(JinjaMachine *m, Slice text, Slice old, Slice replacement, int64_t count,

@@ -12,6 +12,7 @@ typedef struct LinkStyle {
     int64_t trim; /* code points of a URL that are shown; INT64_MAX = all */
     Slice attributes;
     const JinjaList *schemes; /* more prefixes that make a link; may be NULL */
+    size_t scheme_bytes;
 } LinkStyle;
 
 /* ---- Recognising ---- */
@@ -341,7 +342,7 @@ static bool append_words(JinjaMachine *m, const LinkStyle *style, Slice text)
         buffer_append_slice(&m->text, tail);
         for (at = end; at < text.len && jinja_is_space(jinja_text_at(text, at, &len)); at += len)
             buffer_append(&m->text, text.ptr + at, len);
-        size_t schemes = style->schemes ? style->schemes->count : 0;
+        size_t schemes = style->schemes ? style->schemes->count + style->scheme_bytes / 64 : 0;
         if (!jinja_charge(m, 1 + schemes + word.len / 4 + style->attributes.len / 64))
             return false;
     }
@@ -429,6 +430,7 @@ static bool read_schemes(JinjaMachine *m, const JinjaValue *value, LinkStyle *st
         if (item->kind != JINJA_STRING)
             return jinja_fail(m, "urlize: a scheme must be str, not %s", jinja_type_name(item));
         Slice name = item->as.string;
+        style->scheme_bytes += name.len;
         for (size_t slashes = 0; slashes < 2 && slice_ends_with(name, SLICE("/")); slashes++)
             name.len--;
         bool colon = slice_ends_with(name, SLICE(":"));

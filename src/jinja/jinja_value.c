@@ -376,11 +376,12 @@ bool jinja_dict_get(JinjaMachine *m, const JinjaDict *dict, const JinjaValue *ke
     }
 }
 
-JinjaEntry *jinja_dict_get_text(const JinjaDict *dict, Slice key)
+JinjaEntry *jinja_dict_get_text(JinjaMachine *m, const JinjaDict *dict, Slice key)
 {
     size_t mask = dict->index_size - 1;
     size_t at = dict->index_size ? (size_t)slice_hash(key) & mask : 0;
-    for (;;) {
+    jinja_note_work(m, key.len / 64);
+    for (;; jinja_note_work(m, dict->index_size ? 1 + key.len / 256 : 0)) {
         size_t number = at;
         if (dict->index_size) {
             if (!dict->index[at])

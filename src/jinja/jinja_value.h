@@ -148,7 +148,8 @@ bool jinja_dict_set(JinjaMachine *m, JinjaDict *dict, const JinjaValue *key,
 /* *found is NULL when there is none. Fails on a key that Python cannot hash. */
 bool jinja_dict_get(JinjaMachine *m, const JinjaDict *dict, const JinjaValue *key,
                     JinjaEntry **found) WARN_UNUSED;
-JinjaEntry *jinja_dict_get_text(const JinjaDict *dict, Slice key); /* cannot fail */
+/* Cannot fail, but counts its work. */
+JinjaEntry *jinja_dict_get_text(JinjaMachine *m, const JinjaDict *dict, Slice key);
 bool jinja_dict_remove(JinjaMachine *m, JinjaDict *dict, JinjaEntry *entry) WARN_UNUSED;
 bool jinja_value_from_json(JinjaMachine *m, const JsonValue *json, JinjaValue *out) WARN_UNUSED;
 

@@ -144,7 +144,7 @@ static bool split_chunks(Wrapping *w, Slice line)
 
 static bool is_blank(Slice text)
 {
-    return jinja_text_strip(text, NULL, true, false).len == 0;
+    return jinja_text_strip(text, true, false).len == 0;
 }
 
 /* How many code points of a word wider than the line go into the space that is left. */
