@@ -1,5 +1,7 @@
 /* jinja: the template language of chat templates, as jinja2 with Hugging Face's settings renders it
- * (trim_blocks, lstrip_blocks, loop controls, generation blocks, no autoescape, immutable sandbox).
+ * (trim_blocks, lstrip_blocks, loop controls, generation blocks, immutable sandbox; no autoescape
+ * unless a block switches it on). Integers beyond 64 bits can be handed through but not computed
+ * with, and the filter random gives the same choices in every rendering.
  *
  * Stages stay apart: lexer (source to tokens), parser (tokens to a tree in the template's arena),
  * evaluator (tree and variables to text). A template is parsed once and rendered many times; data
