@@ -193,7 +193,7 @@ static bool run_decode(Bench *bench, size_t steps, Error *err)
 {
     Engine *engine = bench->loaded->engine;
     size_t n = bench->n_sequences;
-    bool chooses = engine_has_forward_greedy(engine);
+    bool chooses = engine_has_forward_choose(engine);
     for (size_t i = 0; i < steps; i++) {
         for (size_t s = 0; s < n; s++) {
             int32_t given = bench->tokens[(i + s) % bench->n_tokens];
@@ -202,7 +202,7 @@ static bool run_decode(Bench *bench, size_t steps, Error *err)
                 (EngineRow){bench->sequences[s], &bench->inputs[s], 1, ENGINE_LOGITS_LAST};
         }
         if (!check_stop(err) ||
-            !(chooses ? engine_forward_greedy(engine, bench->rows, n, bench->chosen, err)
+            !(chooses ? engine_forward_choose(engine, bench->rows, n, NULL, bench->chosen, err)
                       : engine_forward(engine, bench->rows, n, bench->logits, err)))
             return false;
     }

@@ -91,12 +91,12 @@ static bool decode(const LoadedModel *loaded, EngineSequence *sequence, Generati
     buffer_init(&text, REPLY_PIECE_BYTES_MAX);
     bool ok = true;
     *steps = 0;
-    bool engine_chooses =
-        engine_has_forward_greedy(loaded->engine) && generation_takes_argmax(generation);
-    int32_t id = logits_argmax(logits, loaded->model->config.vocab_size);
+    bool chosen = false; /* by the engine */
+    EngineChoice choice;
+    int32_t id = 0;
     while (ok && !stop_requested()) {
-        ok = engine_chooses ? generation_accept(generation, id, &text, err)
-                            : generation_step(generation, logits, &id, &text, err);
+        ok = chosen ? generation_accept(generation, id, &text, err)
+                    : generation_step(generation, logits, &id, &text, err);
         ok = ok && write_piece(&text, err);
         if (!ok || generation_finish_reason(generation) != FINISH_NONE)
             break;
@@ -106,8 +106,10 @@ static bool decode(const LoadedModel *loaded, EngineSequence *sequence, Generati
         }
         int32_t last = id;
         EngineRow row = {sequence, &last, 1, ENGINE_LOGITS_LAST};
-        ok = engine_chooses ? engine_forward_greedy(loaded->engine, &row, 1, &id, err)
-                            : engine_forward(loaded->engine, &row, 1, logits, err);
+        chosen = engine_has_forward_choose(loaded->engine) &&
+                 generation_is_plain(generation, &choice.temperature, choice.draws);
+        ok = chosen ? engine_forward_choose(loaded->engine, &row, 1, &choice, &id, err)
+                    : engine_forward(loaded->engine, &row, 1, logits, err);
         ++*steps;
     }
     if (ok && stop_requested())

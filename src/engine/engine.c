@@ -74,13 +74,13 @@ bool engine_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float 
     return engine->ops->forward(engine, rows, n_rows, logits, err);
 }
 
-bool engine_has_forward_greedy(const Engine *engine)
+bool engine_has_forward_choose(const Engine *engine)
 {
-    return engine->ops->forward_greedy != NULL;
+    return engine->ops->forward_choose != NULL;
 }
 
-bool engine_forward_greedy(Engine *engine, const EngineRow *rows, size_t n_rows, int32_t *ids,
-                           Error *err)
+bool engine_forward_choose(Engine *engine, const EngineRow *rows, size_t n_rows,
+                           const EngineChoice *choices, int32_t *ids, Error *err)
 {
-    return engine->ops->forward_greedy(engine, rows, n_rows, ids, err);
+    return engine->ops->forward_choose(engine, rows, n_rows, choices, ids, err);
 }

@@ -49,6 +49,14 @@ typedef struct EngineRow {
     EngineLogits logits;
 } EngineRow;
 
+/* How an engine that can chooses a token itself: the argmax (lowest id on ties), or by the share of
+ * softmax(logits / temperature) that a draw falls into, shares cumulated in the order of ids. */
+typedef struct EngineChoice {
+    float temperature; /* 0: argmax */
+    double draws[2];   /* uniform in [0, 1): for this token, and for the next one of the sequence,
+                        * should that be begun ahead */
+} EngineChoice;
+
 typedef struct EngineDescription {
     const char *backend; /* "cpu" */
     char device[64];     /* "AVX2, 2 threads" */
@@ -96,11 +104,12 @@ typedef struct EngineOps {
      * of range, a sequence full) no sequence has changed. */
     bool (*forward)(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                     Error *err);
-    /* Optional (NULL: take the logits). forward, but for each wanted token its argmax (lowest id on
-     * ties) instead of logits, chosen where the logits are; the engine may begin the next step on
-     * the assumption that the sequences go on with these tokens. ids: [wanted]. */
-    bool (*forward_greedy)(Engine *engine, const EngineRow *rows, size_t n_rows, int32_t *ids,
-                           Error *err);
+    /* Optional (NULL: take the logits). forward, but for each wanted token an id instead of logits,
+     * chosen where the logits are; the engine may begin the next step on the assumption that the
+     * sequences go on with these tokens. choices: [wanted], or NULL for the argmax everywhere.
+     * ids: [wanted]. */
+    bool (*forward_choose)(Engine *engine, const EngineRow *rows, size_t n_rows,
+                           const EngineChoice *choices, int32_t *ids, Error *err);
 } EngineOps;
 
 /* A backend's struct begins with this. */
@@ -135,9 +144,9 @@ bool engine_sequence_truncate(Engine *engine, EngineSequence *sequence, size_t l
                               Error *err) WARN_UNUSED;
 bool engine_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                     Error *err) WARN_UNUSED;
-bool engine_has_forward_greedy(const Engine *engine);
-bool engine_forward_greedy(Engine *engine, const EngineRow *rows, size_t n_rows, int32_t *ids,
-                           Error *err) WARN_UNUSED;
+bool engine_has_forward_choose(const Engine *engine);
+bool engine_forward_choose(Engine *engine, const EngineRow *rows, size_t n_rows,
+                           const EngineChoice *choices, int32_t *ids, Error *err) WARN_UNUSED;
 
 /* What this machine can do with `threads` threads: the limits that decode and prefill are held
  * against. */

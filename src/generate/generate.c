@@ -391,15 +391,24 @@ bool generation_step(Generation *generation, float *logits, int32_t *id, Buffer 
            accept_id(generation, *id, text, err);
 }
 
-bool generation_takes_argmax(const Generation *generation)
+bool generation_is_plain(const Generation *generation, float *temperature, double draws[2])
 {
+    RandomStream random = generation->sampler.random;
+    *temperature = generation->sampler.temperature;
+    draws[0] = draws[1] = 0;
+    if (*temperature > 0) {
+        draws[0] = random_uniform(&random);
+        draws[1] = random_uniform(&random);
+    }
     return !generation->logprobs && !is_forced(generation) &&
-           sampler_is_argmax(&generation->sampler);
+           sampler_is_plain(&generation->sampler);
 }
 
 bool generation_accept(Generation *generation, int32_t id, Buffer *text, Error *err)
 {
     assert(generation->finish == FINISH_NONE);
+    if (generation->sampler.temperature > 0)
+        random_uniform(&generation->sampler.random); /* the draw that chose it */
     return accept_id(generation, id, text, err);
 }
 

@@ -168,9 +168,11 @@ void generation_free(Generation *generation); /* accepts NULL */
  * reason is FINISH_NONE. */
 bool generation_step(Generation *generation, float *logits, int32_t *id, Buffer *text,
                      Error *err) WARN_UNUSED;
-/* Is the next token simply the argmax of the logits, so that an engine may choose it? Then
- * generation_accept takes that token as generation_step would. */
-bool generation_takes_argmax(const Generation *generation);
+/* May somebody else choose the next token: the argmax of the logits (temperature 0), or where the
+ * first of the draws, uniform in [0, 1), falls among the shares of softmax(logits / temperature) in
+ * the order of ids? The second draw will be the next token's. Then generation_accept takes that
+ * token as generation_step would. */
+bool generation_is_plain(const Generation *generation, float *temperature, double draws[2]);
 bool generation_accept(Generation *generation, int32_t id, Buffer *text, Error *err) WARN_UNUSED;
 /* Where it is certain what comes next, takes that token as generation_step would, without logits:
  * *took, and *id to be fed to the engine with the others. To be called until it takes none. Only

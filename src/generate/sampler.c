@@ -639,8 +639,11 @@ bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err)
            sampler_force(sampler, *id, err);
 }
 
-bool sampler_is_argmax(const Sampler *sampler)
+bool sampler_is_plain(const Sampler *sampler)
 {
-    return sampler->temperature <= 0.0f && sampler->n_bias == 0 && sampler->n_banned == 0 &&
-           !sampler->constraint && sampler->window_size == 0 && !counts_tokens(sampler);
+    bool is_argmax = sampler->temperature <= 0;
+    return (is_argmax || (effective_top_k(sampler) == 0 && sampler->top_p >= 1 &&
+                          sampler->min_p <= 0)) &&
+           sampler->n_bias == 0 && sampler->n_banned == 0 && !sampler->constraint &&
+           sampler->window_size == 0 && !counts_tokens(sampler);
 }

@@ -49,8 +49,8 @@ bool sampler_init(Sampler *sampler, const GenerationOptions *options, const int3
                   size_t n_eos, const int32_t *prompt, size_t n_prompt, size_t vocab_size,
                   Error *err) WARN_UNUSED;
 void sampler_reset(Sampler *sampler);
-/* Does the chain come to the argmax of the logits, and remember nothing? */
-bool sampler_is_argmax(const Sampler *sampler);
+/* Is the chain the temperature alone, and does it remember nothing? */
+bool sampler_is_plain(const Sampler *sampler);
 /* Runs the chain on logits [vocab_size] (clobbered), remembers the chosen id and tells the
  * constraint unless it is an end token. */
 bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err) WARN_UNUSED;

@@ -134,10 +134,11 @@ static bool allocate_step_memory(Scheduler *scheduler, Error *err)
     scheduler->row_slots = memory_allocate_array(slots, sizeof(*scheduler->row_slots));
     scheduler->logits = memory_allocate_array(values, sizeof(*scheduler->logits));
     scheduler->ids = memory_allocate_array(slots, sizeof(*scheduler->ids));
+    scheduler->choices = memory_allocate_array(slots, sizeof(*scheduler->choices));
     scheduler->logit_rows = slots;
     scheduler->published_slots = memory_allocate_zeroed(slots, sizeof(SchedulerSlot));
     if (!scheduler->slots || !scheduler->rows || !scheduler->row_slots || !scheduler->logits ||
-        !scheduler->ids || !scheduler->published_slots)
+        !scheduler->ids || !scheduler->choices || !scheduler->published_slots)
         return error_no_memory(err, "scheduler");
     return true;
 }
@@ -149,6 +150,7 @@ static void free_memory(Scheduler *scheduler)
     buffer_reset(&scheduler->text);
     memory_free(scheduler->published_slots);
     memory_free(scheduler->ids);
+    memory_free(scheduler->choices);
     memory_free(scheduler->logits);
     memory_free(scheduler->row_slots);
     memory_free(scheduler->rows);

@@ -58,6 +58,7 @@ struct Scheduler {
     Slot **row_slots;  /* [slot_count] whose row it is */
     float *logits;     /* [logit_rows, vocab_size] */
     int32_t *ids;      /* [slot_count] where the engine chooses the tokens */
+    EngineChoice *choices; /* [slot_count] how it does */
     size_t logit_rows; /* slot_count, and SCHEDULER_ECHO_CHUNK more once they were needed */
     Buffer text;       /* of one token; empty between jobs */
     uint64_t admissions;

@@ -326,25 +326,29 @@ static void finish_rows(Scheduler *scheduler, const EngineRow *rows, Slot **slot
 }
 
 /* Can the engine choose all tokens of the step? */
-static bool step_takes_argmax(const Scheduler *scheduler, const Step *step)
+static bool engine_chooses(Scheduler *scheduler, const Step *step)
 {
-    if (!engine_has_forward_greedy(scheduler->engine))
+    EngineChoice *choice = scheduler->choices;
+    if (!engine_has_forward_choose(scheduler->engine))
         return false;
     for (size_t i = 0; i < step->n_rows; i++) {
         const Slot *slot = scheduler->row_slots[i];
+        if (scheduler->rows[i].logits == ENGINE_LOGITS_NONE)
+            continue;
         if (scheduler->rows[i].logits == ENGINE_LOGITS_ALL ||
-            (scheduler->rows[i].logits == ENGINE_LOGITS_LAST &&
-             !generation_takes_argmax(slot->job->choices[slot->choice].generation)))
+            !generation_is_plain(slot->job->choices[slot->choice].generation, &choice->temperature,
+                                 choice->draws))
             return false;
+        choice++;
     }
     return true;
 }
 
-static bool forward_rows(Scheduler *scheduler, const Step *step, bool greedy, Error *err)
+static bool forward_rows(Scheduler *scheduler, const Step *step, bool chooses, Error *err)
 {
-    if (greedy)
-        return engine_forward_greedy(scheduler->engine, scheduler->rows, step->n_rows,
-                                     scheduler->ids, err);
+    if (chooses)
+        return engine_forward_choose(scheduler->engine, scheduler->rows, step->n_rows,
+                                     scheduler->choices, scheduler->ids, err);
     return engine_forward(scheduler->engine, scheduler->rows, step->n_rows, scheduler->logits, err);
 }
 
@@ -356,10 +360,10 @@ void step_run(Scheduler *scheduler)
     Error err = {0};
     double start = clock_monotonic_seconds();
     scheduler->tally.steps_total++;
-    bool greedy = step_takes_argmax(scheduler, &step);
-    if (forward_rows(scheduler, &step, greedy, &err)) {
+    bool chooses = engine_chooses(scheduler, &step);
+    if (forward_rows(scheduler, &step, chooses, &err)) {
         finish_rows(scheduler, scheduler->rows, scheduler->row_slots, step.n_rows,
-                    greedy ? scheduler->ids : NULL);
+                    chooses ? scheduler->ids : NULL);
         learn_costs(scheduler, step.n_decode, step.n_prefill, clock_monotonic_seconds() - start);
         return;
     }

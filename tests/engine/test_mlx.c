@@ -15,6 +15,7 @@
 #include "mlx/plugin.h"
 
 #include <dlfcn.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,7 +94,7 @@ static void check_all_positions(const Fixture *f, const GoldenPrompt *prompt, co
     }
 }
 
-/* The golden greedy text by forward_greedy, whose steps are begun ahead. */
+/* The golden greedy text by forward_choose, whose steps are begun ahead. */
 static void check_greedy(Fixture *f, const GoldenPrompt *prompt)
 {
     Error err = {0};
@@ -103,7 +104,7 @@ static void check_greedy(Fixture *f, const GoldenPrompt *prompt)
     for (size_t step = 0; step < prompt->n_greedy; step++) {
         int32_t id = -1;
         EngineRow row = {sequence, tokens, n, ENGINE_LOGITS_LAST};
-        if (!engine_forward_greedy(f->engine, &row, 1, &id, &err))
+        if (!engine_forward_choose(f->engine, &row, 1, NULL, &id, &err))
             fail_msg("%s: %s", f->golden.directory, err.message);
         if (id != prompt->greedy[step])
             fail_msg("%s prompt %.*s step %zu: token %d, expected %d", f->golden.directory,
@@ -195,8 +196,73 @@ static void greedy_step(Fixture *f, EngineSequence *const *sequences, int32_t *i
     const int32_t in[2] = {ids[0], ids[1]};
     EngineRow rows[2] = {{sequences[0], &in[0], 1, ENGINE_LOGITS_LAST},
                          {sequences[1], &in[1], 1, ENGINE_LOGITS_LAST}};
-    if (!engine_forward_greedy(f->engine, rows, 2, ids, &err))
+    if (!engine_forward_choose(f->engine, rows, 2, NULL, ids, &err))
         fail_msg("%s: %s", f->golden.directory, err.message);
+}
+
+/* The id that a draw stands for, in double; *margin: how far the draw is from the id's borders. */
+static int32_t draw_exactly(const float *logits, size_t count, const EngineChoice *choice,
+                            double *margin)
+{
+    double all = 0, sum = 0, best = (double)logits[0];
+    for (size_t i = 0; i < count; i++)
+        best = (double)logits[i] > best ? (double)logits[i] : best;
+    for (size_t i = 0; i < count; i++)
+        all += exp(((double)logits[i] - best) / (double)choice->temperature);
+    for (size_t i = 0; i < count; i++) {
+        double weight = exp(((double)logits[i] - best) / (double)choice->temperature) / all;
+        sum += weight;
+        if (sum > choice->draws[0]) {
+            double before = choice->draws[0] - (sum - weight), after = sum - choice->draws[0];
+            *margin = before < after ? before : after;
+            return (int32_t)i;
+        }
+    }
+    return -1;
+}
+
+/* Drawn tokens are those of the logits, with steps begun ahead and when the announced draw was not
+ * kept; a greedy row beside them stays greedy. */
+static void test_draws(void **state)
+{
+    (void)state;
+    enum { STEPS = 24 };
+    Fixture f;
+    Error err = {0};
+    open_fixture(&f, "llama3-q4-g64", ENGINE_PRECISION_F32, 0);
+    const GoldenPrompt *prompt = &f.golden.prompts[f.golden.n_prompts - 1];
+    size_t vocab = f.golden.vocab_size, checked = 0;
+    EngineSequence *drawn = create_sequence(&f), *greedy = create_sequence(&f);
+    EngineSequence *shadow = create_sequence(&f);
+    forward(&f, drawn, prompt->tokens, prompt->n_tokens, ENGINE_LOGITS_NONE, NULL);
+    forward(&f, greedy, prompt->tokens, prompt->n_tokens, ENGINE_LOGITS_NONE, NULL);
+    forward(&f, shadow, prompt->tokens, prompt->n_tokens, ENGINE_LOGITS_NONE, NULL);
+    int32_t ids[2] = {prompt->greedy[0], prompt->greedy[0]};
+    float *logits = calloc(vocab, sizeof *logits);
+    for (size_t step = 1; step <= STEPS; step++) {
+        double draw = (double)(step * 61 % 97) / 97.0, next = (double)((step + 1) * 61 % 97) / 97.0;
+        const EngineChoice choices[2] = {{1.3f, {draw, step % 8 == 7 ? 0.5 : next}}, {0, {0, 0}}};
+        const int32_t in[2] = {ids[0], ids[1]};
+        const EngineRow rows[2] = {{drawn, &in[0], 1, ENGINE_LOGITS_LAST},
+                                   {greedy, &in[1], 1, ENGINE_LOGITS_LAST}};
+        double margin = 0;
+        assert_true(engine_forward_choose(f.engine, rows, 2, choices, ids, &err));
+        forward(&f, shadow, &in[0], 1, ENGINE_LOGITS_LAST, logits);
+        int32_t expected = draw_exactly(logits, vocab, &choices[0], &margin);
+        if (margin > 1e-5) {
+            assert_int_equal(ids[0], expected);
+            checked++;
+        }
+        ids[0] = expected;
+        if (step < prompt->n_greedy)
+            assert_int_equal(ids[1], prompt->greedy[step]);
+    }
+    assert_true(checked > STEPS / 2);
+    free(logits);
+    engine_sequence_free(f.engine, drawn);
+    engine_sequence_free(f.engine, greedy);
+    engine_sequence_free(f.engine, shadow);
+    close_fixture(&f);
 }
 
 /* A step that was begun ahead and then not taken leaves no trace: another token, a truncation, a
@@ -307,9 +373,10 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),    cmocka_unit_test(test_chunks),
-        cmocka_unit_test(test_batch),     cmocka_unit_test(test_ahead_is_dropped),
-        cmocka_unit_test(test_kv_memory), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_golden),   cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_batch),    cmocka_unit_test(test_ahead_is_dropped),
+        cmocka_unit_test(test_draws),    cmocka_unit_test(test_kv_memory),
+        cmocka_unit_test(test_refusals),
     };
     void *object = dlopen(MLX_PLUGIN_PATH, RTLD_NOW | RTLD_LOCAL);
     MlxPluginEntry entry = NULL;

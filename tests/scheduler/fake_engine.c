@@ -246,8 +246,24 @@ static bool fake_forward(Engine *engine, const EngineRow *rows, size_t n_rows, f
     return true;
 }
 
-static bool fake_forward_greedy(Engine *engine, const EngineRow *rows, size_t n_rows, int32_t *ids,
-                                Error *err)
+static int32_t choose(const float *logits, const EngineChoice *choice)
+{
+    float best = logits[logits_argmax(logits, FAKE_VOCAB)];
+    double all = 0, sum = 0;
+    if (choice->temperature <= 0)
+        return logits_argmax(logits, FAKE_VOCAB);
+    for (int32_t i = 0; i < FAKE_VOCAB; i++)
+        all += exp((double)((logits[i] - best) / choice->temperature));
+    for (int32_t i = 0; i < FAKE_VOCAB; i++) {
+        sum += exp((double)((logits[i] - best) / choice->temperature));
+        if (sum > choice->draws[0] * all)
+            return i;
+    }
+    return FAKE_VOCAB - 1;
+}
+
+static bool fake_forward_choose(Engine *engine, const EngineRow *rows, size_t n_rows,
+                                const EngineChoice *choices, int32_t *ids, Error *err)
 {
     size_t wanted = 0;
     float *logits = calloc(n_rows, FAKE_VOCAB * sizeof(*logits));
@@ -257,11 +273,11 @@ static bool fake_forward_greedy(Engine *engine, const EngineRow *rows, size_t n_
         if (rows[i].logits == ENGINE_LOGITS_ALL)
             atomic_store(&fake_of(engine)->misused, true);
         if (rows[i].logits == ENGINE_LOGITS_LAST) {
-            ids[wanted] = logits_argmax(logits + wanted * FAKE_VOCAB, FAKE_VOCAB);
+            ids[wanted] = choose(logits + wanted * FAKE_VOCAB, &choices[wanted]);
             wanted++;
         }
     }
-    atomic_fetch_add(&fake_of(engine)->greedy_passes, 1);
+    atomic_fetch_add(&fake_of(engine)->choosing_passes, 1);
     free(logits);
     return ok;
 }
@@ -324,7 +340,7 @@ static void fake_set_operations(FakeEngine *fake, bool chooses)
         .sequence_holds_prefix = fake_sequence_holds_prefix,
         .sequence_length = fake_sequence_length,
         .forward = fake_forward,
-        .forward_greedy = chooses ? fake_forward_greedy : NULL,
+        .forward_choose = chooses ? fake_forward_choose : NULL,
     };
     fake->engine.ops = &fake->ops;
 }

@@ -30,8 +30,8 @@ typedef struct FakeEngine {
     atomic_bool never_ends;              /* no end token of its own accord */
     atomic_bool hold;                    /* passes wait until it is cleared */
 
-    atomic_size_t greedy_passes; /* in which the engine chose the tokens */
-    atomic_size_t forks, tokens; /* sequences forked; tokens given to all passes */
+    atomic_size_t choosing_passes; /* in which the engine chose the tokens */
+    atomic_size_t forks, tokens;   /* sequences forked; tokens given to all passes */
     atomic_size_t reserved, sequences, passes, most_rows, most_tokens, rows_with_decode;
     atomic_size_t largest_chunk_beside_decode, largest_chunk_alone;
     atomic_bool
@@ -40,7 +40,7 @@ typedef struct FakeEngine {
 } FakeEngine;
 
 void fake_engine_init(FakeEngine *fake, uint32_t max_context);
-/* The engine has forward_greedy; before a scheduler has it. */
+/* The engine has forward_choose; before a scheduler has it. */
 void fake_engine_choose_tokens(FakeEngine *fake);
 /* The greedy reply to a prompt as bytes, computed without an engine; its length. ended tells
  * whether it came to its end token within max. */

@@ -22,6 +22,47 @@ static void replies_are_those_of_the_engine(void **state)
     fixture_reset(&fixture);
 }
 
+/* The text of a reply at a temperature, with a seed. */
+static void sampled_text(Fixture *fixture, uint64_t seed, Buffer *text)
+{
+    int32_t prompt[30];
+    JobRequest request;
+    JobStatus status;
+    make_prompt((uint32_t)seed, 30, prompt);
+    request_init(&request, prompt, 30, 60);
+    request.generation.temperature = 1.5f;
+    request.generation.seed = seed;
+    request.generation.has_seed = true;
+    Job *job = submit(fixture, &request);
+    collect(job, text, &status);
+    job_release(job);
+}
+
+static void engines_may_draw_tokens(void **state)
+{
+    (void)state;
+    Fixture choosing, sampling;
+    Buffer by_engine, by_logits;
+    buffer_init(&by_engine, 1 << 16);
+    buffer_init(&by_logits, 1 << 16);
+    fixture_init_choosing(&choosing, 2, 4000);
+    fixture_init(&sampling, 2, 4000);
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        buffer_clear(&by_engine);
+        buffer_clear(&by_logits);
+        sampled_text(&choosing, seed, &by_engine);
+        sampled_text(&sampling, seed, &by_logits);
+        assert_true(by_engine.len > 0);
+        assert_true(slice_equal(buffer_view(&by_engine), buffer_view(&by_logits)));
+    }
+    assert_int_equal(atomic_load(&choosing.fake.choosing_passes),
+                     atomic_load(&choosing.fake.passes));
+    buffer_reset(&by_engine);
+    buffer_reset(&by_logits);
+    fixture_reset(&choosing);
+    fixture_reset(&sampling);
+}
+
 static void engines_may_choose_greedy_tokens(void **state)
 {
     (void)state;
@@ -33,16 +74,16 @@ static void engines_may_choose_greedy_tokens(void **state)
     fixture_init_choosing(&fixture, 2, 4000);
     for (uint32_t i = 0; i < 20; i++)
         run_and_check(&fixture, i, 1 + i * 7, 1 + i * 13 % 200);
-    assert_int_equal(atomic_load(&fixture.fake.greedy_passes), atomic_load(&fixture.fake.passes));
-    /* What is more than an argmax is still sampled from logits. */
+    assert_int_equal(atomic_load(&fixture.fake.choosing_passes), atomic_load(&fixture.fake.passes));
+    /* What is more than a temperature is still sampled from logits. */
     buffer_init(&text, 1 << 16);
     make_prompt(8, 30, prompt);
     request_init(&request, prompt, 30, 5);
     request.generation.frequency_penalty = 1;
-    size_t chosen = atomic_load(&fixture.fake.greedy_passes);
+    size_t chosen = atomic_load(&fixture.fake.choosing_passes);
     Job *job = submit(&fixture, &request);
     collect(job, &text, &status);
-    assert_int_equal(atomic_load(&fixture.fake.greedy_passes), chosen);
+    assert_int_equal(atomic_load(&fixture.fake.choosing_passes), chosen);
     job_release(job);
     buffer_reset(&text);
     fixture_reset(&fixture);
@@ -635,6 +676,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replies_are_those_of_the_engine),
         cmocka_unit_test(engines_may_choose_greedy_tokens),
+        cmocka_unit_test(engines_may_draw_tokens),
         cmocka_unit_test(context_bounds_prompt_and_reply),
         cmocka_unit_test(bad_requests_are_refused),
         cmocka_unit_test(stop_strings_cut_the_reply),

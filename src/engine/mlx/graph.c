@@ -226,6 +226,7 @@ GRAPH_BINARY(and, mlx_logical_and)
 GRAPH_BINARY(floor_divide, mlx_floor_divide)
 GRAPH_UNARY(negative, mlx_negative)
 GRAPH_UNARY(tanh, mlx_tanh)
+GRAPH_UNARY(exp, mlx_exp)
 GRAPH_UNARY(sigmoid, mlx_sigmoid)
 
 mlx_array graph_where(Graph *g, mlx_array condition, mlx_array a, mlx_array b)
@@ -246,6 +247,16 @@ mlx_array graph_softmax(Graph *g, mlx_array a, int axis)
 mlx_array graph_sum(Graph *g, mlx_array a, int axis, bool keep_axis)
 {
     GRAPH_DO(g, mlx_sum_axis(&r, a, axis, keep_axis, g->stream));
+}
+
+mlx_array graph_max(Graph *g, mlx_array a, int axis)
+{
+    GRAPH_DO(g, mlx_max_axis(&r, a, axis, true, g->stream));
+}
+
+mlx_array graph_cumsum(Graph *g, mlx_array a, int axis)
+{
+    GRAPH_DO(g, mlx_cumsum_axis(&r, a, axis, false, true, (mlx_optional_dtype){0}, g->stream));
 }
 
 mlx_array graph_argmax(Graph *g, mlx_array a, int axis)

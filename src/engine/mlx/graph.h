@@ -70,10 +70,13 @@ mlx_array graph_where(Graph *g, mlx_array condition, mlx_array a, mlx_array b);
 mlx_array graph_floor_divide(Graph *g, mlx_array a, mlx_array b);
 mlx_array graph_negative(Graph *g, mlx_array a);
 mlx_array graph_tanh(Graph *g, mlx_array a);
+mlx_array graph_exp(Graph *g, mlx_array a);
 mlx_array graph_sigmoid(Graph *g, mlx_array a);
 mlx_array graph_clip(Graph *g, mlx_array a, mlx_array least, mlx_array most);
 mlx_array graph_softmax(Graph *g, mlx_array a, int axis); /* sums in float32 */
 mlx_array graph_sum(Graph *g, mlx_array a, int axis, bool keep_axis);
+mlx_array graph_max(Graph *g, mlx_array a, int axis); /* keeps the axis */
+mlx_array graph_cumsum(Graph *g, mlx_array a, int axis);
 mlx_array graph_argmax(Graph *g, mlx_array a, int axis);
 mlx_array graph_argsort(Graph *g, mlx_array a, int axis);
 mlx_array graph_argpartition(Graph *g, mlx_array a, int kth, int axis);

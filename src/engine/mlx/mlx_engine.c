@@ -113,8 +113,9 @@ static bool allocate_pass(MlxEngine *engine, Error *err)
     engine->wanted = memory_allocate_zeroed(n, sizeof *engine->wanted);
     engine->ahead.sequences = memory_allocate_zeroed(n, sizeof *engine->ahead.sequences);
     engine->ahead.tokens = memory_allocate_zeroed(n, sizeof *engine->ahead.tokens);
+    engine->ahead.choices = memory_allocate_zeroed(n, sizeof *engine->ahead.choices);
     return (engine->slices && engine->tokens && engine->wanted && engine->ahead.sequences &&
-            engine->ahead.tokens) ||
+            engine->ahead.tokens && engine->ahead.choices) ||
            error_no_memory(err, "scratch");
 }
 
@@ -155,6 +156,7 @@ static void engine_close_mlx(Engine *base)
     memory_free(engine->wanted);
     memory_free(engine->ahead.sequences);
     memory_free(engine->ahead.tokens);
+    memory_free(engine->ahead.choices);
     memory_free(engine);
 }
 
@@ -350,6 +352,8 @@ static bool run_pass(MlxEngine *engine, float **logits, int32_t **ids, Error *er
         else
             engine->slices[i].sequence->is_broken = true;
     }
+    if (engine->choices)
+        engine->choices += engine->n_wanted;
     if (engine->n_wanted > 0 && *ids)
         *ids += engine->n_wanted;
     else if (engine->n_wanted > 0)
@@ -364,6 +368,7 @@ typedef struct ForwardTask {
     size_t n_rows;
     float *logits; /* this or ids; both NULL when nothing is wanted */
     int32_t *ids;
+    const EngineChoice *choices; /* with ids; or NULL */
     bool ok;
     Error *err;
 } ForwardTask;
@@ -373,6 +378,7 @@ static void forward_task(void *context)
     ForwardTask *task = context;
     MlxEngine *engine = task->engine;
     task->ok = true;
+    engine->choices = task->choices;
     for (size_t i = 0; i < task->n_rows; i++) {
         const EngineRow *row = &task->rows[i];
         for (size_t done = 0; done < row->n_tokens && task->ok;) {
@@ -389,7 +395,7 @@ static void forward_task(void *context)
 }
 
 static bool run_forward(Engine *base, const EngineRow *rows, size_t n_rows, float *logits,
-                        int32_t *ids, Error *err)
+                        const EngineChoice *choices, int32_t *ids, Error *err)
 {
     MlxEngine *engine = as_mlx(base);
     engine->call++;
@@ -397,20 +403,20 @@ static bool run_forward(Engine *base, const EngineRow *rows, size_t n_rows, floa
         if (!check_row(engine, &rows[i], logits || ids, err))
             return false;
     }
-    ForwardTask task = {engine, rows, n_rows, logits, ids, true, err};
+    ForwardTask task = {engine, rows, n_rows, logits, ids, choices, true, err};
     runner_run(engine->runner, forward_task, &task);
     return task.ok;
 }
 
 static bool forward(Engine *base, const EngineRow *rows, size_t n_rows, float *logits, Error *err)
 {
-    return run_forward(base, rows, n_rows, logits, NULL, err);
+    return run_forward(base, rows, n_rows, logits, NULL, NULL, err);
 }
 
-static bool forward_greedy(Engine *base, const EngineRow *rows, size_t n_rows, int32_t *ids,
-                           Error *err)
+static bool forward_choose(Engine *base, const EngineRow *rows, size_t n_rows,
+                           const EngineChoice *choices, int32_t *ids, Error *err)
 {
-    return run_forward(base, rows, n_rows, NULL, ids, err);
+    return run_forward(base, rows, n_rows, NULL, choices, ids, err);
 }
 
 /* ---- The export ---- */
@@ -427,7 +433,7 @@ static const EngineOps MLX_OPS = {
     .sequence_holds_prefix = sequence_holds_prefix,
     .sequence_length = sequence_length,
     .forward = forward,
-    .forward_greedy = forward_greedy,
+    .forward_choose = forward_choose,
 };
 
 static bool open_engine(const Model *model, const EngineOptions *options, Engine **out, Error *err)

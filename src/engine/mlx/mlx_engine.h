@@ -65,8 +65,9 @@ typedef struct MlxSlice {
 
 /* The decoding step that was begun ahead: what came before it, and its result. */
 typedef struct MlxAhead {
-    EngineSequence **sequences; /* [max_batch_tokens] of the last greedy step, in order */
+    EngineSequence **sequences; /* [max_batch_tokens] of the last step, in order */
     int32_t *tokens;            /* [max_batch_tokens] that they are expected to go on with */
+    EngineChoice *choices;      /* [max_batch_tokens] of the last step */
     size_t count;               /* 0: the last step was none that could be continued */
     mlx_array ids;              /* of the step begun; empty when none is */
 } MlxAhead;
@@ -94,6 +95,7 @@ struct MlxEngine {
     int32_t *tokens;  /* [max_batch_tokens] */
     int32_t *wanted;  /* [max_batch_tokens] tokens whose logits are wanted, ascending */
     size_t n_slices, n_tokens, n_wanted;
+    const EngineChoice *choices; /* [n_wanted] of the pass; NULL: the argmax everywhere */
     MlxAhead ahead;
     uint64_t call;
 };
@@ -126,7 +128,7 @@ void backend_cache_append(MlxEngine *engine, MlxSlice *slice, size_t layer, mlx_
 bool backend_forward_pass(MlxEngine *engine, float *logits, int32_t *ids, Error *err) WARN_UNUSED;
 /* Its parts: the graph from tokens [n_tokens] to logits; to ids; ids to memory. */
 mlx_array backend_build_pass(MlxEngine *engine, mlx_array tokens);
-mlx_array backend_argmax(MlxEngine *engine, mlx_array logits);
+
 bool backend_fetch_ids(mlx_array ids, size_t count, int32_t *out, Error *err) WARN_UNUSED;
 
 /* And the layers' operations. tokens [n] to [n, hidden]. */
@@ -140,7 +142,11 @@ mlx_array backend_rotate(MlxEngine *engine, size_t table, mlx_array x, size_t of
 mlx_array backend_attend(MlxEngine *engine, MlxSlice *slice, size_t layer, mlx_array q, mlx_array k,
                          mlx_array v);
 
-/* mlx_ahead.c: a greedy decoding step of the pass, with the step after it begun meanwhile. */
+/* mlx_choose.c: logits [n_wanted, vocab] to ids by the pass's choices. draw 1: by the draws that
+ * were announced for the step after it. */
+mlx_array backend_choose(MlxEngine *engine, mlx_array logits, size_t draw);
+
+/* mlx_ahead.c: a decoding step of the pass that chooses its tokens, with the step after it begun meanwhile. */
 bool backend_decode_ahead(MlxEngine *engine, int32_t *ids, Error *err) WARN_UNUSED;
 /* Forgets what was begun; before anything else touches the sequences. */
 void backend_ahead_forget(MlxEngine *engine);

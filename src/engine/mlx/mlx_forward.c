@@ -388,11 +388,6 @@ static bool fetch(mlx_array result, size_t count, void *out, Error *err)
     return true;
 }
 
-mlx_array backend_argmax(MlxEngine *engine, mlx_array logits)
-{
-    return graph_cast(&engine->graph, graph_argmax(&engine->graph, logits, -1), MLX_INT32);
-}
-
 bool backend_fetch_ids(mlx_array ids, size_t count, int32_t *out, Error *err)
 {
     return fetch(ids, count, out, err);
@@ -406,7 +401,7 @@ bool backend_forward_pass(MlxEngine *engine, float *logits, int32_t *ids, Error 
     mlx_array result =
         backend_build_pass(engine, graph_data(g, engine->tokens, MLX_INT32, shape, 1));
     if (wanted > 0 && ids)
-        result = backend_argmax(engine, result);
+        result = backend_choose(engine, result, 0);
     if (wanted > 0)
         result = graph_keep(g, graph_contiguous(g, result));
     bool ok = graph_check(g, "forward", err);
