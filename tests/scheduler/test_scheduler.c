@@ -43,6 +43,7 @@ static void engines_may_draw_tokens(void **state)
     (void)state;
     Fixture choosing, sampling;
     Buffer by_engine, by_logits;
+    size_t total = 0;
     buffer_init(&by_engine, 1 << 16);
     buffer_init(&by_logits, 1 << 16);
     fixture_init_choosing(&choosing, 2, 4000);
@@ -52,9 +53,10 @@ static void engines_may_draw_tokens(void **state)
         buffer_clear(&by_logits);
         sampled_text(&choosing, seed, &by_engine);
         sampled_text(&sampling, seed, &by_logits);
-        assert_true(by_engine.len > 0);
+        total += by_engine.len;
         assert_true(slice_equal(buffer_view(&by_engine), buffer_view(&by_logits)));
     }
+    assert_true(total > 200);
     assert_int_equal(atomic_load(&choosing.fake.choosing_passes),
                      atomic_load(&choosing.fake.passes));
     buffer_reset(&by_engine);
