@@ -8,7 +8,7 @@ the server measures it, the medians over the rounds and of the rounds' ratios to
 
   strings   an array of long free strings: every token takes a pass and a mask
   records   an array of records with fixed keys: what leaves no choice takes no pass
-  tools     free text while two tools could be called
+  tools     free text while two tools could be called, beside the same prompt with tool_choice none (no calls)
 """
 import argparse
 import http.client
@@ -36,8 +36,10 @@ def bound_to(schema):
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}
 
 
+TOOLS = {"tools": [tool("get_weather"), tool("get_forecast")]}
 KINDS = {"free": {}, "strings": bound_to(STRINGS), "records": bound_to(RECORDS),
-         "tools": {"tools": [tool("get_weather"), tool("get_forecast")]}}
+         "no calls": {**TOOLS, "tool_choice": "none"}, "tools": TOOLS}
+BASES = {"tools": "no calls"}  # of the others: free
 
 
 def measure(port, tokens, temperature, kind):
@@ -70,8 +72,9 @@ def main():
                         rates[kind].append(rate)
             print(f"temperature {temperature}")
             for kind, own in rates.items():
-                ratios = [one / free for one, free in zip(own, rates["free"])]
-                print(f"  {kind:8} {statistics.median(own):8.1f} tokens/s   {statistics.median(ratios):.3f} of free"
+                base = BASES.get(kind, "free")
+                ratios = [one / other for one, other in zip(own, rates[base])]
+                print(f"  {kind:8} {statistics.median(own):8.1f} tokens/s   {statistics.median(ratios):.3f} of {base}"
                       f" ({min(ratios):.3f} to {max(ratios):.3f})")
     finally:
         server.stop()
