@@ -99,7 +99,7 @@ static void write_generation_settings(const Server *server, JsonWriter *writer)
     json_write_object_end(writer);
 }
 
-static void write_abilities(JsonWriter *writer)
+static void write_abilities(const ServerModel *model, JsonWriter *writer)
 {
     json_write_key(writer, "modalities");
     json_write_object_begin(writer);
@@ -111,6 +111,9 @@ static void write_abilities(JsonWriter *writer)
     json_write_key(writer, "capabilities");
     json_write_array_begin(writer);
     json_write_text(writer, "completion");
+    json_write_text(writer, "tools");
+    if (chat_template_markup(model->chat)->think_close.len > 0)
+        json_write_text(writer, "thinking");
     json_write_array_end(writer);
 }
 
@@ -137,7 +140,7 @@ void status_handle_props(HttpRequest *request)
     json_write_string(&writer, request->server->options.model_name);
     json_write_key(&writer, "chat_template");
     json_write_string(&writer, chat_template_source(model->chat));
-    write_abilities(&writer);
+    write_abilities(model, &writer);
     json_write_key(&writer, "bos_token");
     json_write_string(&writer, chat_template_bos_token(model->chat));
     json_write_key(&writer, "eos_token");

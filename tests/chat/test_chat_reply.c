@@ -305,6 +305,64 @@ static void test_short_ids(void **state)
                  TOOL, "9 True abcdefghi");
 }
 
+/* Calls, results and tools, written and taken apart. */
+static bool render_and_take_apart(const ChatTemplate *tmpl, Error *err)
+{
+    static const char messages[] =
+        "[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":null,"
+        "\"tool_calls\":[{\"id\":\"1\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]},"
+        "{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":\"A\"}]";
+    static const char text[] =
+        "a<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>";
+    Arena arena;
+    Buffer out;
+    ChatReply reply;
+    Parts parts = {0};
+    const ChatPartTaker taker = {take, &parts};
+    ChatRequest request = {.for_reply = true};
+    arena_init(&arena, 1 << 20);
+    buffer_init(&out, 1 << 20);
+    chat_reply_init(&reply, chat_template_markup(tmpl));
+    bool ok = json_parse(slice_of(messages), &arena, &request.messages, err) &&
+              json_parse(slice_of(TOOL), &arena, &request.tools, err) &&
+              chat_template_render(tmpl, &request, &arena, &out, err) &&
+              chat_reply_push(&reply, slice_of(text), &taker, err);
+    chat_reply_finish(&reply, &taker);
+    chat_reply_reset(&reply);
+    buffer_reset(&out);
+    arena_reset(&arena);
+    return ok;
+}
+
+static void test_failing_allocations(void **state)
+{
+    (void)state;
+    static const char *const sources[] = {
+        BARE, BARE "{# System role not supported #}",
+        "{{ messages | length }}{# tools tool_calls alphanumeric strings with length 9 #}"};
+    for (size_t i = 0; i < ARRAY_COUNT(sources); i++) {
+        ChatTemplate *tmpl;
+        Error err = {0};
+        bool done = false;
+        uint64_t n = 1;
+        assert_true(
+            chat_template_create(slice_of(sources[i]), "t", SLICE_EMPTY, SLICE_EMPTY, &tmpl, &err));
+        for (; !done && n < 500; n++) {
+            err = (Error){0};
+            fault_fail_allocation(n);
+            bool ok = render_and_take_apart(tmpl, &err);
+            done = fault_allocation_count() < n;
+            fault_fail_allocation(0);
+            if (!ok)
+                assert_int_equal(err.code, ERROR_MEMORY);
+            else
+                assert_true(done);
+        }
+        assert_true(done && n > 5);
+        chat_template_free(tmpl);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -317,6 +375,7 @@ int main(void)
         cmocka_unit_test(test_tools_in_messages),
         cmocka_unit_test(test_history_in_messages),
         cmocka_unit_test(test_short_ids),
+        cmocka_unit_test(test_failing_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -188,12 +188,46 @@ static void the_limit_holds_within_a_stretch(void **state)
     close_tokenizer(&setup);
 }
 
+static void failing_allocations_leave_nothing(void **state)
+{
+    (void)state;
+    Setup setup;
+    Error err = {0};
+    Grammar *grammar;
+    Constraint *constraint;
+    const Slice choice = SLICE("the quick brown fox");
+    const GrammarSource source = {.kind = GRAMMAR_CHOICE, .choices = &choice, .n_choices = 1};
+    open_tokenizer(&setup, TOKENIZERS[0]);
+    assert_true(grammar_create(&source, setup.vocabulary, &grammar, &err));
+    assert_true(constraint_from_grammar(grammar, setup.tokenizer, &constraint, &err));
+    bool done = false;
+    uint64_t n = 1;
+    for (; !done && n < 1000; n++) {
+        TokenList tokens = {0};
+        err = (Error){0};
+        fault_fail_allocation(n);
+        bool ok = constraint->ops->append_forced(constraint, &tokens, &err);
+        done = fault_allocation_count() < n;
+        fault_fail_allocation(0);
+        if (!ok)
+            assert_int_equal(err.code, ERROR_MEMORY);
+        else
+            assert_true(done && tokens.count > 2);
+        token_list_reset(&tokens);
+    }
+    assert_true(done && n > 5);
+    constraint_free(constraint);
+    grammar_release(grammar);
+    close_tokenizer(&setup);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_do_not_change_the_tokens),
         cmocka_unit_test(the_cut_is_the_tokenizers),
         cmocka_unit_test(the_limit_holds_within_a_stretch),
+        cmocka_unit_test(failing_allocations_leave_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

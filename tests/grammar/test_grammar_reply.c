@@ -176,6 +176,34 @@ static void test_equal_replies_share_a_grammar(void **state)
     grammar_vocabulary_release(vocabulary);
 }
 
+static void test_failing_allocations(void **state)
+{
+    (void)state;
+    Markup markup = MARKUP;
+    const GrammarSource content = {
+        .kind = GRAMMAR_JSON_SCHEMA, .text = TEXT("{\"x-note\":1}"), .ignores_unknown = true};
+    GrammarReply reply = {.markup = &markup, .tools = TOOLS, .n_tools = 2};
+    const GrammarSource source = {.kind = GRAMMAR_REPLY, .reply = &reply};
+    for (int bound = 0; bound < 2; bound++) {
+        reply.content = bound ? &content : NULL;
+        markup.only_at_start = bound;
+        bool done = false;
+        uint64_t n = 1;
+        for (; !done && n < 5000; n++) {
+            Error err = {0};
+            Grammar *grammar;
+            fault_fail_allocation(n);
+            bool ok = grammar_create(&source, NULL, &grammar, &err);
+            done = fault_allocation_count() < n;
+            fault_fail_allocation(0);
+            if (!ok) /* an arena does not tell a missing byte from its own limit */
+                assert_true(err.code == ERROR_MEMORY || err.code == ERROR_LIMIT);
+            grammar_release(grammar);
+        }
+        assert_true(done && n > 20);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -185,6 +213,7 @@ int main(void)
         cmocka_unit_test(test_bound_content),
         cmocka_unit_test(test_impossible_parts),
         cmocka_unit_test(test_equal_replies_share_a_grammar),
+        cmocka_unit_test(test_failing_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
