@@ -120,7 +120,7 @@ static bool append_forced(Constraint *constraint, TokenList *out, Error *err)
 {
     GrammarConstraint *own = (GrammarConstraint *)constraint;
     char forced[FORCED_BYTES_MAX];
-    size_t length, cut, certain;
+    size_t length, cut = SIZE_MAX, certain = 0;
     if (!grammar_run_forced_bytes(own->run, forced, sizeof(forced), &length, err))
         return false;
     if (length < 2)
@@ -137,9 +137,7 @@ static bool append_forced(Constraint *constraint, TokenList *out, Error *err)
         ok = tokenizer_encode(own->tokenizer, whole, false, &tokens, err) &&
              find_cut(own->tokenizer, &tokens, whole, before, &cut, err) &&
              (cut == SIZE_MAX || count_certain(own->tokenizer, whole, &tokens, &certain, err));
-    else
-        cut = SIZE_MAX;
-    for (size_t i = cut; ok && cut != SIZE_MAX && i < certain; i++)
+    for (size_t i = cut; ok && i < certain; i++)
         ok = token_list_append(out, tokens.ids[i], err);
     token_list_reset(&tokens);
     buffer_reset(&text);

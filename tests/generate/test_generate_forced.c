@@ -54,8 +54,8 @@ static void generate(const Setup *setup, const GrammarSource *source, bool logpr
 {
     Error err = {0};
     Grammar *grammar;
-    Constraint *constraint;
-    Generation *generation;
+    Constraint *constraint = NULL;
+    Generation *generation = NULL;
     GenerationOptions options;
     float *logits = malloc(setup->vocab_size * sizeof(*logits));
     assert_non_null(logits);
@@ -194,7 +194,7 @@ static void failing_allocations_leave_nothing(void **state)
     Setup setup;
     Error err = {0};
     Grammar *grammar;
-    Constraint *constraint;
+    Constraint *constraint = NULL;
     const Slice choice = SLICE("the quick brown fox");
     const GrammarSource source = {.kind = GRAMMAR_CHOICE, .choices = &choice, .n_choices = 1};
     open_tokenizer(&setup, TOKENIZERS[0]);
