@@ -97,6 +97,13 @@ void *memory_allocate_array(size_t count, size_t size) WARN_UNUSED;
 void *memory_resize_array(void *old, size_t count, size_t size) WARN_UNUSED;
 /* alignment: a power of two, at least sizeof(void *). Free with memory_free. */
 void *memory_allocate_aligned(size_t alignment, size_t size) WARN_UNUSED;
+/* For large blocks that are read in streams: aligned to huge pages, and the system is asked to use
+ * them, which it may decline. Below MEMORY_HUGE_PAYS_BYTES, where rounding the start up would waste
+ * too much, aligned to 64 bytes. Free with memory_free. */
+void *memory_allocate_huge(size_t size) WARN_UNUSED;
+enum { MEMORY_HUGE_PAGE_BYTES = 2 << 20, MEMORY_HUGE_PAYS_BYTES = 4 * MEMORY_HUGE_PAGE_BYTES };
+/* The whole pages within [start, start + size) may lose their content and their memory. */
+void memory_release_pages(void *start, size_t size);
 void memory_free(void *ptr);
 
 /* Grows *items (count used, *capacity allocated, item_size each) so that one more fits.

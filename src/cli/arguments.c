@@ -76,6 +76,8 @@ static const Option options[] = {
      "engine (default: auto)"},
     {"precision", OPTION_CHOICE, LOADS, AT(precision), 0, 0, "int16|int8|f32",
      "activations: int8 is fastest, f32 the reference (default: int16)"},
+    {"kv-bits", OPTION_CHOICE, LOADS | FOR(INFO), AT(kv_bits), 0, 0, "16|8",
+     "of keys and values in the cache: 8 halves their memory (default: 16, with f32 32)"},
     {"threads", OPTION_INT, LOADS, AT(threads), 1, 1024, "N",
      "worker threads (default: the cores that this process may use)"},
     {"file", OPTION_TEXT, FOR(PERPLEXITY), AT(input), 0, 0, "FILE", "text to predict"},
@@ -256,6 +258,8 @@ static bool store_choice(const Option *option, const char *text, Arguments *out,
                          option->value);
     if (option->offset == AT(backend))
         out->backend = (EngineBackend)choice;
+    else if (option->offset == AT(kv_bits))
+        out->kv_bits = choice == 0 ? 16 : 8;
     else if (option->offset == AT(precision))
         out->precision = (EnginePrecision)choice;
     else

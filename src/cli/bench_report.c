@@ -40,6 +40,13 @@ static const char *precision_name(EnginePrecision precision)
     return names[precision];
 }
 
+static size_t kv_bits(const Arguments *arguments)
+{
+    if (arguments->kv_bits > 0)
+        return (size_t)arguments->kv_bits;
+    return arguments->precision == ENGINE_PRECISION_F32 ? 32 : 16;
+}
+
 static void add_text(Fields *fields, const char *name, const char *text)
 {
     fields->items[fields->count++] = (Field){.name = name, .kind = FIELD_TEXT, .text = text};
@@ -64,6 +71,7 @@ static void fill_fields(const BenchReport *report, const BenchPrefill *prefill,
     add_text(out, "backend", report->engine.backend);
     add_text(out, "device", report->engine.device);
     add_text(out, "precision", precision_name(arguments->precision));
+    add_count(out, "kv_bits", kv_bits(arguments));
     add_count(out, "bits", arguments->shape ? (size_t)arguments->bits : 0);
     add_count(out, "group_size", arguments->shape ? (size_t)arguments->group_size : 0);
     add_count(out, "threads", report->engine.threads);
@@ -182,9 +190,11 @@ static void print_table(const BenchReport *report)
     printf("machine  reads %.1f GB/s, %s int8 %.1f G multiply-adds/s\n",
            report->limits.read_bytes_per_second * 1e-9, report->limits.instruction_set,
            report->limits.int8_macs_per_second * 1e-9);
-    printf("memory   weights %.1f MB, KV %zu bytes a token, peak %.1f MB; loaded in %.2f s\n",
-           (double)report->engine.weight_bytes * 1e-6, report->engine.kv_bytes_per_token,
-           (double)report->peak_bytes * 1e-6, report->load_seconds);
+    printf(
+        "memory   weights %.1f MB, KV %zu bytes a token (%zu bits), peak %.1f MB; loaded in %.2f "
+        "s\n",
+        (double)report->engine.weight_bytes * 1e-6, report->engine.kv_bytes_per_token,
+        kv_bits(arguments), (double)report->peak_bytes * 1e-6, report->load_seconds);
     printf("\nprefill    tokens            tokens/s       min       max   of int8 rate\n");
     for (size_t i = 0; i < report->n_prefill; i++) {
         const BenchPrefill *row = &report->prefill[i];

@@ -60,6 +60,7 @@ typedef struct Arguments {
     bool strict_model, strict_fields, insecure;             /* serve */
     int64_t max_tokens, port, threads, ctx, parallel, seed, greedy;
     int64_t decode, repeat, bits, group_size;
+    int64_t kv_bits;   /* 0: the engine's choice */
     int64_t kv_memory; /* bytes; 0: chosen from what the machine has */
     IntList prefill, depth, batch;
     double temp;

@@ -64,7 +64,10 @@ static void collect_modules(InfoReport *report)
 static void collect_kv(InfoReport *report)
 {
     const ModelConfig *config = &report->loaded->model->config;
-    size_t layer = (size_t)config->num_key_value_heads * config->head_dim * 2 * sizeof(uint16_t);
+    /* Without padding, but for what a scale takes, as the engine's own bytes a token. */
+    size_t row = report->kv_bits == 8 ? config->head_dim + (config->head_dim + 63) / 64 * 4
+                                      : config->head_dim * sizeof(uint16_t);
+    size_t layer = (size_t)config->num_key_value_heads * row * 2;
     for (uint32_t i = 0; i < config->num_hidden_layers; i++) {
         uint32_t window = config->layers[i].sliding_window;
         report->sliding_layers += window > 0;
@@ -78,14 +81,15 @@ static void collect_kv(InfoReport *report)
 static bool collect(const Arguments *arguments, InfoReport *report, Error *err)
 {
     collect_modules(report);
+    report->kv_bits = arguments->kv_bits == 8 ? 8 : 16;
     collect_kv(report);
     report->parallel = (size_t)arguments->parallel;
     report->backend = engine_choose_backend(&report->loaded->model->config, arguments->backend,
                                             report->backend_reason, sizeof(report->backend_reason));
     size_t sequence;
     if (!loaded_model_context(report->loaded, arguments, &report->ctx, err) ||
-        !engine_kv_bytes(&report->loaded->model->config, ENGINE_PRECISION_INT16, report->ctx,
-                         &sequence, err))
+        !engine_kv_bytes(&report->loaded->model->config, ENGINE_PRECISION_INT16, report->kv_bits,
+                         report->ctx, &sequence, err))
         return false;
     if (!size_multiply(sequence, report->parallel, &report->kv_bytes))
         return error_set(err, ERROR_LIMIT, "KV cache of %zu sequences: size does not fit",

@@ -31,7 +31,8 @@ typedef struct InfoReport {
     size_t n_kinds;
     size_t ctx, parallel;
     size_t sliding_layers;
-    uint32_t sliding_window;   /* the largest; 0: none */
+    uint32_t sliding_window; /* the largest; 0: none */
+    unsigned kv_bits;
     size_t kv_bytes_per_token; /* of all layers */
     size_t kv_growing_bytes;   /* of the layers that see everything: beyond the window */
     EngineBackend backend;     /* that would run it */

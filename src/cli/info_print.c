@@ -96,7 +96,8 @@ static void print_config(const InfoReport *report)
     char size[32];
     printf("parameters     %.1f M in %s\n", (double)weights->parameter_count * 1e-6,
            format_bytes(weights->bytes, size));
-    printf("KV cache       %zu bytes a token (fp16)", report->kv_bytes_per_token);
+    printf("KV cache       %zu bytes a token (%s)", report->kv_bytes_per_token,
+           report->kv_bits == 8 ? "8 bits" : "fp16");
     if (report->sliding_layers > 0)
         printf(", %zu beyond the window", report->kv_growing_bytes);
     printf("\n               %s for %zu at once with a context of %zu\n",
@@ -207,6 +208,7 @@ static void write_config(JsonWriter *w, const InfoReport *report)
     write_uint(w, "weight_bytes", weights->bytes);
     write_uint(w, "skipped_tensors", weights->n_skipped);
     write_uint(w, "skipped_bytes", weights->skipped_bytes);
+    write_uint(w, "kv_bits", report->kv_bits);
     write_uint(w, "kv_bytes_per_token", report->kv_bytes_per_token);
     write_uint(w, "kv_bytes_per_token_beyond_window", report->kv_growing_bytes);
     json_write_key(w, "backend");

@@ -48,7 +48,8 @@ static bool choose_kv_bytes(const LoadedModel *loaded, const Arguments *argument
     if (arguments->command != COMMAND_SERVE || *out > 0)
         return true;
     if (!loaded_model_context(loaded, arguments, &context, err) ||
-        !engine_kv_bytes(&loaded->model->config, arguments->precision, context, &one, err))
+        !engine_kv_bytes(&loaded->model->config, arguments->precision, (unsigned)arguments->kv_bits,
+                         context, &one, err))
         return false;
     if (!size_multiply(one, (size_t)arguments->parallel, out))
         *out = SIZE_MAX;
@@ -87,6 +88,7 @@ bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *
             .backend = arguments->backend,
             .precision = arguments->precision,
             .threads = (size_t)arguments->threads,
+            .kv_bits = (unsigned)arguments->kv_bits,
         };
         if (!choose_kv_bytes(out, arguments, &options.kv_bytes_max, err) ||
             !engine_open(out->model, &options, &out->engine, err))

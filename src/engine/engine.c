@@ -35,10 +35,10 @@ bool engine_open(const Model *model, const EngineOptions *options, Engine **out,
     return mlx && mlx->open(model, options, out, err);
 }
 
-bool engine_kv_bytes(const ModelConfig *config, EnginePrecision precision, size_t max_tokens,
-                     size_t *out, Error *err)
+bool engine_kv_bytes(const ModelConfig *config, EnginePrecision precision, unsigned kv_bits,
+                     size_t max_tokens, size_t *out, Error *err)
 {
-    return kv_cache_count_bytes(config, precision != ENGINE_PRECISION_F32, max_tokens,
+    return kv_cache_count_bytes(config, cpu_kv_type(precision, kv_bits), max_tokens,
                                 CPU_BATCH_TOKENS_DEFAULT, out, err);
 }
 

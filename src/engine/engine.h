@@ -34,6 +34,7 @@ typedef struct EngineOptions {
     size_t threads;          /* 0: process_usable_cores() */
     size_t max_batch_tokens; /* most tokens in one forward; 0: the backend's choice */
     size_t kv_bytes_max;     /* of all sequences together; 0: no limit */
+    unsigned kv_bits;        /* of keys and values: 8 or 16; 0: 16, with F32 32 */
 } EngineOptions;
 
 typedef enum EngineLogits {
@@ -132,8 +133,8 @@ void engine_close(Engine *engine); /* accepts NULL */
 /* Bytes that the KV cache of one sequence of max_tokens takes in the CPU engine, opened with its
  * default max_batch_tokens: what sequence_create would reserve, without an engine. Sliding-window
  * layers count with their bound. ERROR_LIMIT as sequence_create. Any thread. */
-bool engine_kv_bytes(const ModelConfig *config, EnginePrecision precision, size_t max_tokens,
-                     size_t *out, Error *err) WARN_UNUSED;
+bool engine_kv_bytes(const ModelConfig *config, EnginePrecision precision, unsigned kv_bits,
+                     size_t max_tokens, size_t *out, Error *err) WARN_UNUSED;
 
 /* Shorthands for engine->ops->name(engine, ...). */
 void engine_describe(const Engine *engine, EngineDescription *out);

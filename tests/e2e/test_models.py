@@ -47,6 +47,10 @@ def test_info_counts_kv_memory():
     assert large["kv_bytes"] == pytest.approx(4 * small["kv_bytes"], rel=0.01)
     assert small["kv_bytes"] == pytest.approx(1024 * small["kv_bytes_per_token"], rel=0.1)
     assert info(MODEL, "--ctx", 1024, "--parallel", 3)["kv_bytes"] == 3 * small["kv_bytes"]
+    eight = info(MODEL, "--ctx", 1024, "--parallel", 1, "--kv-bits", 8)
+    assert eight["kv_bits"] == 8 and small["kv_bits"] == 16
+    assert 0.5 < eight["kv_bytes"] / small["kv_bytes"] < 0.54  # a byte, and a scale for 64
+    assert eight["kv_bytes"] == pytest.approx(1024 * eight["kv_bytes_per_token"], rel=0.01)
     # Sliding layers stop growing at their window and a chunk.
     short, long = (info(TINY_MODELS / "gemma3-text-q4-g64", "--ctx", ctx, "--parallel", 1) for ctx in (4096, 8192))
     grown = long["kv_bytes"] - short["kv_bytes"]

@@ -8,7 +8,8 @@
 
 #include <cmocka.h>
 
-#include "cpu/attention.h"
+#include "cpu/attention_int8.h"
+#include "cpu/matrix.h"
 #include "weights.h"
 
 #include <math.h>
@@ -19,7 +20,7 @@ typedef struct Case {
     size_t n_heads, n_kv_heads, head_dim, n_tokens, max_chunk;
     uint32_t sliding_window;
     float soft_cap;
-    bool is_half;
+    KvType type;
 } Case;
 
 typedef struct World {
@@ -36,14 +37,21 @@ static float random_value(uint32_t *seed)
     return (float)(*seed >> 8) / (float)(1 << 23) - 1.0f;
 }
 
-static float *random_rows(size_t n, uint32_t seed, float range, bool is_half)
+/* n values, as a cache of that type holds them: with 8 bits, rows of head_dim whose runs of 64 have
+ * codes up to 127 and a scale. */
+static float *random_rows(size_t n, uint32_t seed, float range, KvType type, size_t head_dim)
 {
     float *x = malloc(n * sizeof *x);
     assert_non_null(x);
     for (size_t i = 0; i < n; i++) {
         x[i] = random_value(&seed) * range;
-        if (is_half)
+        if (type == KV_F16)
             x[i] = float_from_f16(float_to_f16(x[i]));
+        if (type == KV_INT8) {
+            size_t row = i / head_dim, d = i % head_dim, run = row * 7 + d / KV_SCALE_DIMS;
+            float scale = range * (float)(run % 5 + 1) / 5.0f / 127.0f;
+            x[i] = (d % KV_SCALE_DIMS == 0 ? 127.0f : rintf(x[i] / range * 127.0f)) * scale;
+        }
     }
     return x;
 }
@@ -56,9 +64,9 @@ static void make_world(Case c, World *w)
                               .num_attention_heads = (uint32_t)c.n_heads,
                               .num_key_value_heads = (uint32_t)c.n_kv_heads,
                               .head_dim = (uint32_t)c.head_dim};
-    w->q = random_rows(c.n_tokens * c.n_heads * c.head_dim, 1, 2.0f, false);
-    w->k = random_rows(c.n_tokens * c.n_kv_heads * c.head_dim, 2, 2.0f, c.is_half);
-    w->v = random_rows(c.n_tokens * c.n_kv_heads * c.head_dim, 3, 2.0f, c.is_half);
+    w->q = random_rows(c.n_tokens * c.n_heads * c.head_dim, 1, 2.0f, KV_F32, 1);
+    w->k = random_rows(c.n_tokens * c.n_kv_heads * c.head_dim, 2, 2.0f, c.type, c.head_dim);
+    w->v = random_rows(c.n_tokens * c.n_kv_heads * c.head_dim, 3, 2.0f, c.type, c.head_dim);
 }
 
 static void free_world(World *w)
@@ -72,9 +80,16 @@ static void store_token(const World *w, const CpuOps *ops, const KvCache *cache,
 {
     for (size_t h = 0; h < w->c.n_kv_heads; h++) {
         size_t at = (position * w->c.n_kv_heads + h) * w->c.head_dim;
+        if (w->c.type == KV_INT8) {
+            attention_store_int8(w->k + at, w->v + at, w->c.head_dim,
+                                 kv_cache_keys(cache, &cache->pool->layers[0], h, position),
+                                 kv_cache_values(cache, &cache->pool->layers[0], h, position),
+                                 position % KV_BLOCK);
+            continue;
+        }
         void *key = kv_cache_key(cache, &cache->pool->layers[0], h, position);
         void *value = kv_cache_value(cache, &cache->pool->layers[0], h, position);
-        if (w->c.is_half) {
+        if (w->c.type == KV_F16) {
             ops->store_half(w->k + at, w->c.head_dim, key, KV_KEY_TILE);
             ops->store_half(w->v + at, w->c.head_dim, value, 1);
             memset((uint16_t *)value + w->c.head_dim, 0,
@@ -108,10 +123,11 @@ static void attend(World *w, const CpuOps *ops, size_t threads, size_t chunk, fl
     CpuPool *pool = NULL;
     AttentionScratch *scratch;
     size_t cols = w->c.n_heads * w->c.head_dim;
-    AttentionShape shape = {w->c.n_heads, w->c.n_kv_heads, w->c.head_dim,
-                            1.0f / sqrtf((float)w->c.head_dim), w->c.soft_cap};
+    AttentionShape shape = {w->c.n_heads,  w->c.n_kv_heads,
+                            w->c.head_dim, 1.0f / sqrtf((float)w->c.head_dim),
+                            w->c.soft_cap, w->c.type};
     w->config.layers = &w->layer;
-    assert_true(kv_pool_init(&kv, &w->config, w->c.is_half, w->c.max_chunk, 0, &err));
+    assert_true(kv_pool_init(&kv, &w->config, w->c.type, w->c.max_chunk, 0, &err));
     assert_true(kv_cache_create(&kv, w->c.n_tokens, &cache, &err));
     spoil_blocks(&cache);
     assert_true(cpu_pool_create(threads, &pool, &err));
@@ -172,9 +188,11 @@ static void check_values(const World *w, const float *found)
         for (size_t h = 0; h < w->c.n_heads; h++) {
             expect(w, t, h, expected);
             const float *row = found + (t * w->c.n_heads + h) * w->c.head_dim;
-            /* Values are at most 2; scores up to 4 sqrt(head_dim) carry errors of about 1e-6. */
+            /* Values are at most 2; scores up to 4 sqrt(head_dim) carry errors of about 1e-6. With
+             * 8 bits queries are rounded to 2 / 65278, which moves a score by about 2e-5. */
+            double allowed = w->c.type == KV_INT8 ? 2e-4 : 2e-5;
             for (size_t d = 0; d < w->c.head_dim; d++) {
-                if (!(fabs((double)row[d] - expected[d]) <= 2e-5))
+                if (!(fabs((double)row[d] - expected[d]) <= allowed))
                     fail_msg("token %zu head %zu dim %zu: %.9g, expected %.9g", t, h, d,
                              (double)row[d], expected[d]);
             }
@@ -184,37 +202,60 @@ static void check_values(const World *w, const float *found)
 }
 
 static const Case CASES[] = {
-    {.n_heads = 9, .n_kv_heads = 3, .head_dim = 64, .n_tokens = 150, .is_half = true},
-    {.n_heads = 4, .n_kv_heads = 4, .head_dim = 48, .n_tokens = 130, .is_half = true},
-    {.n_heads = 8, .n_kv_heads = 2, .head_dim = 16, .n_tokens = 97, .is_half = false},
-    {.n_heads = 2, .n_kv_heads = 1, .head_dim = 10, .n_tokens = 70, .is_half = true},
-    {.n_heads = 5, .n_kv_heads = 1, .head_dim = 2, .n_tokens = 66, .is_half = false},
-    {.n_heads = 64, .n_kv_heads = 1, .head_dim = 24, .n_tokens = 70, .is_half = true},
+    {.n_heads = 9, .n_kv_heads = 3, .head_dim = 64, .n_tokens = 150, .type = KV_F16},
+    {.n_heads = 4, .n_kv_heads = 4, .head_dim = 48, .n_tokens = 130, .type = KV_F16},
+    {.n_heads = 8, .n_kv_heads = 2, .head_dim = 16, .n_tokens = 97, .type = KV_F32},
+    {.n_heads = 2, .n_kv_heads = 1, .head_dim = 10, .n_tokens = 70, .type = KV_F16},
+    {.n_heads = 5, .n_kv_heads = 1, .head_dim = 2, .n_tokens = 66, .type = KV_F32},
+    {.n_heads = 64, .n_kv_heads = 1, .head_dim = 24, .n_tokens = 70, .type = KV_F16},
     {.n_heads = 4,
      .n_kv_heads = 2,
      .head_dim = 32,
      .n_tokens = 300,
      .soft_cap = 2.0f,
-     .is_half = true},
+     .type = KV_F16},
     {.n_heads = 4,
      .n_kv_heads = 1,
      .head_dim = 32,
      .n_tokens = 300,
      .sliding_window = 16,
-     .is_half = true},
+     .type = KV_F16},
     {.n_heads = 4,
      .n_kv_heads = 2,
      .head_dim = 40,
      .n_tokens = 700,
      .sliding_window = 100,
-     .is_half = false},
-    {.n_heads = 6, .n_kv_heads = 1, .head_dim = 72, .n_tokens = 600, .is_half = true},
+     .type = KV_F32},
+    {.n_heads = 6, .n_kv_heads = 1, .head_dim = 72, .n_tokens = 600, .type = KV_F16},
     {.n_heads = 2,
      .n_kv_heads = 2,
      .head_dim = 8,
      .n_tokens = 290,
      .sliding_window = 1,
-     .is_half = true},
+     .type = KV_F16},
+    {.n_heads = 9, .n_kv_heads = 3, .head_dim = 64, .n_tokens = 150, .type = KV_INT8},
+    {.n_heads = 2, .n_kv_heads = 1, .head_dim = 10, .n_tokens = 70, .type = KV_INT8},
+    {.n_heads = 4, .n_kv_heads = 1, .head_dim = 128, .n_tokens = 600, .type = KV_INT8},
+    {.n_heads = 5, .n_kv_heads = 1, .head_dim = 80, .n_tokens = 130, .type = KV_INT8},
+    {.n_heads = 64, .n_kv_heads = 1, .head_dim = 24, .n_tokens = 70, .type = KV_INT8},
+    {.n_heads = 6,
+     .n_kv_heads = 1,
+     .head_dim = 96,
+     .n_tokens = 300,
+     .soft_cap = 2.0f,
+     .type = KV_INT8},
+    {.n_heads = 4,
+     .n_kv_heads = 2,
+     .head_dim = 40,
+     .n_tokens = 700,
+     .sliding_window = 100,
+     .type = KV_INT8},
+    {.n_heads = 2,
+     .n_kv_heads = 2,
+     .head_dim = 8,
+     .n_tokens = 290,
+     .sliding_window = 1,
+     .type = KV_INT8},
 };
 
 static void check_case(Case c, const CpuOps *ops)
@@ -254,6 +295,31 @@ static void test_set(void **state)
         check_case(CASES[i], cpu_ops(set));
 }
 
+/* A key that is no number spoils the tokens that see it, and no other. */
+static void test_int8_not_finite(void **state)
+{
+    (void)state;
+    for (InstructionSet set = INSTRUCTIONS_PLAIN; set <= cpu_instructions_available(); set++) {
+        World w;
+        make_world((Case){.n_heads = 3,
+                          .n_kv_heads = 1,
+                          .head_dim = 16,
+                          .n_tokens = 40,
+                          .max_chunk = 40,
+                          .type = KV_INT8},
+                   &w);
+        w.v[38 * 16 + 3] = INFINITY;
+        w.k[39 * 16 + 3] = NAN;
+        float out[40 * 48];
+        attend(&w, cpu_ops(set), 1, 40, out);
+        for (size_t i = 0; i < 38 * 48; i++)
+            assert_true(fabsf(out[i]) <= 2.0f);
+        for (size_t i = 38 * 48; i < 40 * 48; i++)
+            assert_true(isnan(out[i]));
+        free_world(&w);
+    }
+}
+
 /* Keys beyond fp16 are kept finite, so that a hidden one cannot turn a sum into NaN. */
 static void test_huge_values(void **state)
 {
@@ -264,7 +330,7 @@ static void test_huge_values(void **state)
                       .head_dim = 16,
                       .n_tokens = 40,
                       .max_chunk = 40,
-                      .is_half = true},
+                      .type = KV_F16},
                &w);
     for (size_t d = 0; d < 16; d++)
         w.v[39 * 16 + d] = 1e30f;
@@ -280,7 +346,7 @@ static void test_huge_values(void **state)
 static void test_no_memory(void **state)
 {
     (void)state;
-    AttentionShape shape = {4, 2, 32, 1.0f, 0.0f};
+    AttentionShape shape = {4, 2, 32, 1.0f, 0.0f, KV_INT8};
     AttentionScratch *scratch = NULL;
     for (uint64_t nth = 1; !scratch; nth++) {
         Error err = {0};
@@ -301,7 +367,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         {"plain", test_set, NULL, NULL, &sets[0]},  {"avx2", test_set, NULL, NULL, &sets[1]},
         {"avx512", test_set, NULL, NULL, &sets[2]}, cmocka_unit_test(test_huge_values),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_no_memory),           cmocka_unit_test(test_int8_not_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,14 +20,19 @@ typedef struct World {
     size_t vocab;
 } World;
 
-static void open_world(const char *directory, size_t batch, World *w)
+static void open_kv_world(const char *directory, size_t batch, unsigned kv_bits, World *w)
 {
     Error err = {0};
-    EngineOptions options = {.threads = 2, .max_batch_tokens = batch};
+    EngineOptions options = {.threads = 2, .max_batch_tokens = batch, .kv_bits = kv_bits};
     if (!model_open(directory, &w->model, &err) ||
         !engine_open(w->model, &options, &w->engine, &err))
         fail_msg("%s", err.message);
     w->vocab = w->model->config.vocab_size;
+}
+
+static void open_world(const char *directory, size_t batch, World *w)
+{
+    open_kv_world(directory, batch, 0, w);
 }
 
 static void close_world(World *w)
@@ -90,6 +95,9 @@ static void test_mlx_is_refused(void **state)
     assert_false(engine_open(model, &options, &engine, &err));
     assert_int_equal(err.code, ERROR_UNSUPPORTED);
     assert_null(engine);
+    options = (EngineOptions){.kv_bits = 4};
+    assert_false(engine_open(model, &options, &engine, &err));
+    assert_int_equal(err.code, ERROR_INVALID);
     options = (EngineOptions){.threads = 100000};
     assert_false(engine_open(model, &options, &engine, &err));
     assert_int_equal(err.code, ERROR_LIMIT);
@@ -144,11 +152,12 @@ static void test_refused_calls(void **state)
 }
 
 /* Truncated and forked sequences continue with the bits of a fresh one. */
-static void check_truncate_and_fork(const char *directory, size_t length, size_t cut, size_t batch)
+static void check_truncate_and_fork(const char *directory, size_t length, size_t cut, size_t batch,
+                                    unsigned kv_bits)
 {
     World w;
     Error err = {0};
-    open_world(directory, batch, &w);
+    open_kv_world(directory, batch, kv_bits, &w);
     size_t bytes = w.vocab * sizeof(float);
     float *expected = malloc(bytes), *found = malloc(bytes);
     EngineSequence *fresh = create(&w, 1000), *changed = create(&w, 1000), *fork;
@@ -181,9 +190,12 @@ static void check_truncate_and_fork(const char *directory, size_t length, size_t
 static void test_truncate_and_fork(void **state)
 {
     (void)state;
-    check_truncate_and_fork(MODELS "llama3-q4-g64", 290, 33, 0);
-    check_truncate_and_fork(MODELS "gemma3-text-q4-g64", 90, 70, 0);
-    check_truncate_and_fork(MODELS "gemma3-text-q4-g64", 290, 280, 16);
+    static const unsigned bits[] = {0, 8};
+    for (size_t i = 0; i < ARRAY_COUNT(bits); i++) {
+        check_truncate_and_fork(MODELS "llama3-q4-g64", 290, 33, 0, bits[i]);
+        check_truncate_and_fork(MODELS "gemma3-text-q4-g64", 90, 70, 0, bits[i]);
+        check_truncate_and_fork(MODELS "gemma3-text-q4-g64", 290, 280, 16, bits[i]);
+    }
 }
 
 /* The fork frees nothing of its source, and a window that is gone is not made up. */
@@ -212,10 +224,11 @@ static void test_long_context_bits(void **state)
 {
     (void)state;
     static const char *const models[] = {MODELS "llama3-q4-g64", MODELS "gemma3-text-q4-g64"};
-    for (size_t i = 0; i < ARRAY_COUNT(models); i++) {
+    for (size_t i = 0; i < 2 * ARRAY_COUNT(models); i++) {
         World w, small;
-        open_world(models[i], 0, &w);
-        open_world(models[i], 48, &small);
+        unsigned bits = i < ARRAY_COUNT(models) ? 16 : 8;
+        open_kv_world(models[i % ARRAY_COUNT(models)], 0, bits, &w);
+        open_kv_world(models[i % ARRAY_COUNT(models)], 48, bits, &small);
         size_t bytes = w.vocab * sizeof(float);
         float *expected = malloc(bytes), *found = malloc(bytes);
         EngineSequence *whole = create(&w, 600), *steps = create(&small, 500);

@@ -17,20 +17,34 @@
 
 enum { CONTEXT = 256 };
 
+typedef struct Numbers {
+    EnginePrecision precision;
+    unsigned kv_bits;
+} Numbers;
+
+static const Numbers WITH_F32 = {ENGINE_PRECISION_F32, 0};
+static const Numbers WITH_INT16 = {ENGINE_PRECISION_INT16, 0};
+static const Numbers WITH_INT8 = {ENGINE_PRECISION_INT8, 0};
+static const Numbers WITH_KV8 = {ENGINE_PRECISION_INT16, 8};
+static const Numbers WITH_F32_KV8 = {ENGINE_PRECISION_F32, 8};
+
 typedef struct Fixture {
     Golden golden;
     Model *model;
     Engine *engine;
 } Fixture;
 
-static void open_fixture(Fixture *f, const char *name, EnginePrecision precision, size_t batch,
+static void open_fixture(Fixture *f, const char *name, Numbers numbers, size_t batch,
                          InstructionSet best_set)
 {
     Error err = {0};
     golden_open(name, &f->golden);
     if (!model_open(f->golden.directory, &f->model, &err))
         fail_msg("%s: %s", name, err.message);
-    EngineOptions options = {.precision = precision, .threads = 2, .max_batch_tokens = batch};
+    EngineOptions options = {.precision = numbers.precision,
+                             .threads = 2,
+                             .max_batch_tokens = batch,
+                             .kv_bits = numbers.kv_bits};
     if (!cpu_engine_open(f->model, &options, best_set, &f->engine, &err))
         fail_msg("%s: %s", name, err.message);
 }
@@ -114,11 +128,11 @@ static void check_greedy(Fixture *f, const GoldenPrompt *prompt, bool exact)
     free(logits);
 }
 
-static void check_model(const char *name, EnginePrecision precision, InstructionSet best_set,
+static void check_model(const char *name, Numbers numbers, InstructionSet best_set,
                         Tolerance tolerance)
 {
     Fixture f;
-    open_fixture(&f, name, precision, 0, best_set);
+    open_fixture(&f, name, numbers, 0, best_set);
     double worst[2] = {0};
     assert_int_equal(f.golden.vocab_size, f.model->config.vocab_size);
     for (size_t i = 0; i < f.golden.n_prompts; i++) {
@@ -137,6 +151,7 @@ static void check_model(const char *name, EnginePrecision precision, Instruction
 
 static const Tolerance FLOAT32 = {.difference = 1e-4, .divergence = 1e-8, .exact_greedy = true};
 static const Tolerance INT16 = {.divergence = 1e-6};
+static const Tolerance KV8 = {.divergence = 2e-4};
 static const Tolerance INT8 = {.divergence = 1e-3};
 
 /* The plain kernels are slow, above all under sanitizers. With quantised activations they take the
@@ -148,42 +163,56 @@ static void test_float32(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_F32, INSTRUCTIONS_AMX, FLOAT32);
+        check_model(GOLDEN_MODELS[i], WITH_F32, INSTRUCTIONS_AMX, FLOAT32);
 }
 
 static void test_float32_plain(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_F32, INSTRUCTIONS_PLAIN, FLOAT32);
+        check_model(GOLDEN_MODELS[i], WITH_F32, INSTRUCTIONS_PLAIN, FLOAT32);
 }
 
 static void test_int16(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, INSTRUCTIONS_AMX, INT16);
+        check_model(GOLDEN_MODELS[i], WITH_INT16, INSTRUCTIONS_AMX, INT16);
 }
 
 static void test_int16_plain(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_COUNT(PLAIN_MODELS); i++)
-        check_model(PLAIN_MODELS[i], ENGINE_PRECISION_INT16, INSTRUCTIONS_PLAIN, INT16);
+        check_model(PLAIN_MODELS[i], WITH_INT16, INSTRUCTIONS_PLAIN, INT16);
 }
 
 static void test_int8(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_model(GOLDEN_MODELS[i], ENGINE_PRECISION_INT8, INSTRUCTIONS_AMX, INT8);
+        check_model(GOLDEN_MODELS[i], WITH_INT8, INSTRUCTIONS_AMX, INT8);
 }
 
 static void test_int8_plain(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_COUNT(PLAIN_MODELS); i++)
-        check_model(PLAIN_MODELS[i], ENGINE_PRECISION_INT8, INSTRUCTIONS_PLAIN, INT8);
+        check_model(PLAIN_MODELS[i], WITH_INT8, INSTRUCTIONS_PLAIN, INT8);
+}
+
+static void test_kv8(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
+        check_model(GOLDEN_MODELS[i], WITH_KV8, INSTRUCTIONS_AMX, KV8);
+}
+
+static void test_kv8_plain(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_COUNT(PLAIN_MODELS); i++)
+        check_model(PLAIN_MODELS[i], WITH_F32_KV8, INSTRUCTIONS_PLAIN, KV8);
 }
 
 /* ---- The same bits, however the tokens are cut ---- */
@@ -245,11 +274,11 @@ static void check_batch(Fixture *f, float *const *whole)
     free(logits);
 }
 
-static void check_same_bits(const char *name, EnginePrecision precision, size_t batch,
+static void check_same_bits(const char *name, Numbers numbers, size_t batch,
                             InstructionSet best_set)
 {
     Fixture f;
-    open_fixture(&f, name, precision, batch, best_set);
+    open_fixture(&f, name, numbers, batch, best_set);
     float *whole[8];
     assert_true(f.golden.n_prompts <= ARRAY_COUNT(whole));
     for (size_t i = 0; i < f.golden.n_prompts; i++) {
@@ -272,8 +301,8 @@ static void test_same_bits_int16(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++) {
-        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, 0, INSTRUCTIONS_AMX);
-        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT16, 5, INSTRUCTIONS_AMX);
+        check_same_bits(GOLDEN_MODELS[i], WITH_INT16, 0, INSTRUCTIONS_AMX);
+        check_same_bits(GOLDEN_MODELS[i], WITH_INT16, 5, INSTRUCTIONS_AMX);
     }
 }
 
@@ -281,22 +310,31 @@ static void test_same_bits_int8(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_INT8, 70, INSTRUCTIONS_AMX);
+        check_same_bits(GOLDEN_MODELS[i], WITH_INT8, 70, INSTRUCTIONS_AMX);
+}
+
+static void test_same_bits_kv8(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
+        check_same_bits(GOLDEN_MODELS[i], WITH_KV8, 70, INSTRUCTIONS_AMX);
 }
 
 static void test_same_bits_float32(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
-        check_same_bits(GOLDEN_MODELS[i], ENGINE_PRECISION_F32, 24, INSTRUCTIONS_AMX);
+        check_same_bits(GOLDEN_MODELS[i], WITH_F32, 24, INSTRUCTIONS_AMX);
 }
 
 static void test_same_bits_plain(void **state)
 {
     (void)state;
-    check_same_bits("llama3-q4-g64", ENGINE_PRECISION_INT16, 0, INSTRUCTIONS_AVX2);
-    check_same_bits("llama3-q4-g64", ENGINE_PRECISION_INT16, 0, INSTRUCTIONS_PLAIN);
-    check_same_bits("gemma3-text-q4-g64", ENGINE_PRECISION_INT8, 9, INSTRUCTIONS_PLAIN);
+    check_same_bits("llama3-q4-g64", WITH_INT16, 0, INSTRUCTIONS_AVX2);
+    check_same_bits("llama3-q4-g64", WITH_INT16, 0, INSTRUCTIONS_PLAIN);
+    check_same_bits("gemma3-text-q4-g64", WITH_INT8, 9, INSTRUCTIONS_PLAIN);
+    check_same_bits("gemma3-text-q4-g64", WITH_KV8, 9, INSTRUCTIONS_PLAIN);
+    check_same_bits("gemma3-text-q4-g64", WITH_KV8, 9, INSTRUCTIONS_AVX2);
 }
 
 int main(void)
@@ -308,8 +346,11 @@ int main(void)
         cmocka_unit_test(test_int16_plain),
         cmocka_unit_test(test_int8),
         cmocka_unit_test(test_int8_plain),
+        cmocka_unit_test(test_kv8),
+        cmocka_unit_test(test_kv8_plain),
         cmocka_unit_test(test_same_bits_int16),
         cmocka_unit_test(test_same_bits_int8),
+        cmocka_unit_test(test_same_bits_kv8),
         cmocka_unit_test(test_same_bits_float32),
         cmocka_unit_test(test_same_bits_plain),
     };

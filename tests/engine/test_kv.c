@@ -28,7 +28,7 @@ typedef struct Sequence {
 static void pool_init(KvPool *pool, size_t limit)
 {
     Error err = {0};
-    if (!kv_pool_init(pool, &CONFIG, true, CHUNK, limit, &err))
+    if (!kv_pool_init(pool, &CONFIG, KV_F16, CHUNK, limit, &err))
         fail_msg("%s", err.message);
 }
 
@@ -119,9 +119,9 @@ static void test_sizes(void **state)
     assert_int_equal(pool.used_bytes, (16 + 4) * BLOCK);
     size_t bytes;
     Error err = {0};
-    assert_true(kv_cache_count_bytes(&CONFIG, true, 1000, CHUNK, &bytes, &err));
+    assert_true(kv_cache_count_bytes(&CONFIG, KV_F16, 1000, CHUNK, &bytes, &err));
     assert_int_equal(bytes, pool.used_bytes);
-    assert_false(kv_cache_count_bytes(&CONFIG, true, 0, CHUNK, &bytes, &err));
+    assert_false(kv_cache_count_bytes(&CONFIG, KV_F16, 0, CHUNK, &bytes, &err));
     assert_int_equal(err.code, ERROR_LIMIT);
     kv_cache_free(&s.cache);
     create(&pool, 65, &s);
@@ -131,8 +131,9 @@ static void test_sizes(void **state)
     assert_int_equal(pool.used_bytes, 2 * BLOCK);
     kv_cache_free(&s.cache);
     assert_int_equal(pool.used_bytes, 0);
-    assert_int_equal(kv_bytes_per_token(&CONFIG, true), 2 * (12 + 16) * 2);
-    assert_int_equal(kv_bytes_per_token(&CONFIG, false), 4 * (12 + 16) * 2);
+    assert_int_equal(kv_bytes_per_token(&CONFIG, KV_F16), 2 * (12 + 16) * 2);
+    assert_int_equal(kv_bytes_per_token(&CONFIG, KV_F32), 4 * (12 + 16) * 2);
+    assert_int_equal(kv_bytes_per_token(&CONFIG, KV_INT8), (16 + 16 + 2 * 4) * 2);
     assert_int_equal(kv_pool_fitting_tokens(&pool, 500), 500);
     kv_pool_reset(&pool);
     pool_init(&pool, 10 * BLOCK);
@@ -338,8 +339,8 @@ static void test_refusals(void **state)
     check_all(&from);
     kv_cache_free(&from.cache);
     kv_pool_reset(&pool);
-    for (uint64_t nth = 1; nth <= 5; nth++) {
-        pool_init(&pool, 16 * block); /* without free blocks */
+    for (uint64_t nth = 1; nth <= 4; nth++) { /* two tables and two slabs */
+        pool_init(&pool, 16 * block);         /* without free blocks */
         fault_fail_allocation(nth);
         assert_false(kv_cache_create(&pool, 100, &cache, &err));
         fault_fail_allocation(0);
@@ -348,7 +349,7 @@ static void test_refusals(void **state)
         kv_pool_reset(&pool);
     }
     fault_fail_allocation(1);
-    assert_false(kv_pool_init(&pool, &CONFIG, true, CHUNK, 0, &err));
+    assert_false(kv_pool_init(&pool, &CONFIG, KV_F16, CHUNK, 0, &err));
     fault_fail_allocation(0);
 }
 

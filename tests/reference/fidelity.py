@@ -3,7 +3,7 @@
 
     python3 tests/reference/fidelity.py [--binary PATH] [--model DIR --text FILE...]
 
-Fixtures: every tests/data/models/NAME with golden.json, in each precision: the worst KL divergence of the golden
+Fixtures: every tests/data/models/NAME with golden.json, in each precision, and with keys and values of 8 bits: the worst KL divergence of the golden
 from the computed distribution and the worst difference in units of the golden logits' standard deviation over all
 golden positions; how many of the greedy tokens agree, computed step by step after the golden ids.
 With --model and --text: perplexity in each precision.
@@ -17,7 +17,13 @@ import pathlib
 import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PRECISIONS = ("f32", "int16", "int8")
+VARIANTS = {  # name in the tables: options
+    "f32": ("--precision", "f32"),
+    "int16": ("--precision", "int16"),
+    "int8": ("--precision", "int8"),
+    "f32, 8-bit KV": ("--precision", "f32", "--kv-bits", "8"),
+    "int16, 8-bit KV": ("--precision", "int16", "--kv-bits", "8"),
+}
 
 
 def ask(binary, *arguments):
@@ -36,14 +42,14 @@ def divergence(golden, found):
     return sum(math.exp(a) * (a - b) for a, b in zip(p, q))
 
 
-def compare(binary, directory, precision):
+def compare(binary, directory, variant):
     golden = json.loads((directory / "golden.json").read_text())
     worst_kl = worst = 0.0
     same = total = top_errors = 0
     for prompt in golden["prompts"]:
         ids, steps = prompt["tokens"], prompt["greedy"]["ids"]
         found = ask(binary, "logits", directory, "--tokens", ",".join(map(str, ids + steps[:-1])), "--positions", "all",
-                    "--precision", precision)["positions"]
+                    *variant)["positions"]
         for expected in prompt["positions"]:
             values = array.array("f", base64.b64decode(expected["logits_f32_b64"]))
             logits = found[expected["pos"]]["logits"]
@@ -64,19 +70,20 @@ def main():
     parser.add_argument("--model")
     parser.add_argument("--text", nargs="*", default=[])
     options = parser.parse_args()
-    print("| model | " + " | ".join("%s: KL, difference, greedy" % p for p in PRECISIONS) + " |")
-    print("|---|" + "---|" * len(PRECISIONS))
+    print("| model | " + " | ".join("%s: KL, difference, greedy" % p for p in VARIANTS) + " |")
+    print("|---|" + "---|" * len(VARIANTS))
     for path in sorted((ROOT / "tests/data/models").glob("*/golden.json")):
         cells = []
-        for precision in PRECISIONS:
-            kl, worst, same, total, wrong = compare(options.binary, path.parent, precision)
+        for variant in VARIANTS.values():
+            kl, worst, same, total, wrong = compare(options.binary, path.parent, variant)
             cells.append("%.0e, %.0e std, %d/%d%s" % (kl, worst, same, total, " TOP TOKEN" if wrong else ""))
         print("| %s | %s |" % (path.parent.name, " | ".join(cells)))
     for text in options.text:
-        figures = [ask(options.binary, "perplexity", options.model, "--file", text, "--precision", p) for p in PRECISIONS]
+        figures = [ask(options.binary, "perplexity", options.model, "--file", text, *v)
+                   for v in VARIANTS.values()]
         print("\n%s: %d tokens, " % (pathlib.Path(text).name, figures[0]["tokens"])
               + ", ".join("%s %.4f (%+.3f%%)" % (p, f["perplexity"], 100 * (f["perplexity"] / figures[0]["perplexity"] - 1))
-                          for p, f in zip(PRECISIONS, figures)))
+                          for p, f in zip(VARIANTS, figures)))
 
 
 if __name__ == "__main__":

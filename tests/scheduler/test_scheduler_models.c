@@ -235,8 +235,8 @@ static void capped_memory_changes_nothing(void **state)
         world_open(models[m], 4, true, &w);
         scheduler_free(w.scheduler);
         engine_close(w.engine);
-        assert_true(
-            engine_kv_bytes(&w.model->config, ENGINE_PRECISION_INT16, PROMPT + 100, &bytes, &err));
+        assert_true(engine_kv_bytes(&w.model->config, ENGINE_PRECISION_INT16, 0, PROMPT + 100,
+                                    &bytes, &err));
         EngineOptions options = {.threads = 2, .kv_bytes_max = bytes};
         assert_true(engine_open(w.model, &options, &w.engine, &err));
         SchedulerOptions scheduling = {.slots = 4, .max_context = TEXT_MAX};

@@ -1,5 +1,5 @@
 /* Attention: tiles, segments, merging, and the kernel in plain C (the formula). */
-#include "attention.h"
+#include "attention_int8.h"
 
 #include "weights.h"
 
@@ -24,6 +24,8 @@ typedef struct State {
 typedef struct WorkerScratch {
     float *queries, *key_block, *value_block;
     size_t *positions;
+    int16_t *query_codes; /* with keys of 8 bits */
+    AttentionQueryScale *query_scales;
     State segment, total;
 } WorkerScratch;
 
@@ -36,6 +38,8 @@ struct AttentionScratch {
     WorkerScratch *workers; /* [threads] */
     float *worker_memory;
     size_t *position_memory;
+    int16_t *code_memory; /* NULL unless keys have 8 bits */
+    AttentionQueryScale *scale_memory;
     float *partials; /* states of split segments */
     size_t partial_floats;
     size_t slot_queries; /* queries of a state in partials, in the current split */
@@ -164,7 +168,22 @@ static void lay_out_workers(AttentionScratch *s)
         w->segment = take_state(&at, s->tile_queries, s->padded_dim);
         w->total = take_state(&at, s->tile_queries, s->padded_dim);
         w->positions = s->position_memory + i * s->tile_queries;
+        size_t rows = i * s->tile_queries * int8_scale_rows(s->padded_dim);
+        w->query_codes = s->code_memory ? s->code_memory + rows * KV_SCALE_DIMS : NULL;
+        w->query_scales = s->scale_memory ? s->scale_memory + rows : NULL;
     }
+}
+
+/* Room for queries as codes. */
+static bool create_codes(AttentionScratch *s)
+{
+    size_t rows = s->threads * s->tile_queries * int8_scale_rows(s->padded_dim);
+    if (s->shape.kv_type != KV_INT8)
+        return true;
+    s->code_memory = memory_allocate_array(rows, KV_SCALE_DIMS * sizeof *s->code_memory);
+    s->scale_memory = memory_allocate_array(rows, sizeof *s->scale_memory);
+    s->bytes += rows * (KV_SCALE_DIMS * sizeof *s->code_memory + sizeof *s->scale_memory);
+    return s->code_memory && s->scale_memory;
 }
 
 bool attention_scratch_create(AttentionShape shape, size_t max_tokens, size_t max_context,
@@ -195,12 +214,13 @@ bool attention_scratch_create(AttentionShape shape, size_t max_tokens, size_t ma
     s->position_memory = memory_allocate_array(positions, sizeof *s->position_memory);
     s->partials = memory_allocate_array(s->partial_floats, sizeof *s->partials);
     s->tiles = memory_allocate_array(max_tokens, sizeof *s->tiles);
-    if (!s->workers || !s->worker_memory || !s->position_memory || !s->partials || !s->tiles) {
+    if (!s->workers || !s->worker_memory || !s->position_memory || !s->partials || !s->tiles ||
+        !create_codes(s)) {
         attention_scratch_free(s);
         return error_no_memory(err, "attention scratch");
     }
-    s->bytes = floats + positions * sizeof *s->position_memory +
-               s->partial_floats * sizeof *s->partials + max_tokens * sizeof *s->tiles;
+    s->bytes += floats + positions * sizeof *s->position_memory +
+                s->partial_floats * sizeof *s->partials + max_tokens * sizeof *s->tiles;
     lay_out_workers(s);
     *out = s;
     return true;
@@ -212,6 +232,8 @@ void attention_scratch_free(AttentionScratch *s)
         return;
     memory_free(s->tiles);
     memory_free(s->partials);
+    memory_free(s->scale_memory);
+    memory_free(s->code_memory);
     memory_free(s->position_memory);
     memory_free(s->worker_memory);
     memory_free(s->workers);
@@ -278,6 +300,8 @@ static void gather_queries(const Run *run, const Tile *tile, size_t kv_head, Wor
             w->positions[i] = slice->first_position + token;
         }
     }
+    if (w->query_codes)
+        attention_quantize_queries(w->queries, i, s->padded_dim, w->query_codes, w->query_scales);
 }
 
 static void run_segment(const Run *run, const Tile *tile, size_t kv_head, WorkerScratch *w,
@@ -294,7 +318,9 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
         .positions = w->positions,
         .sliding_window = layer->sliding_window,
         .soft_cap = s->shape.soft_cap,
-        .is_half = cache->pool->element_size == 2,
+        .is_half = cache->pool->type == KV_F16,
+        .query_codes = w->query_codes,
+        .query_scales = w->query_scales,
         .first_key = first,
         .end_key = end,
         .key_block = w->key_block,
@@ -304,10 +330,14 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
         .output = result.output,
     };
     for (size_t at = first / KV_BLOCK * KV_BLOCK; at < end; at += KV_BLOCK) {
-        argument.keys[block_index(at)] = kv_cache_key(cache, layer, kv_head, at);
-        argument.values[block_index(at)] = kv_cache_value(cache, layer, kv_head, at);
+        argument.keys[block_index(at)] = kv_cache_keys(cache, layer, kv_head, at);
+        argument.values[block_index(at)] = kv_cache_values(cache, layer, kv_head, at);
     }
-    run->ops->attention_segment(&argument);
+    const Int8Loops *loops = run->ops->int8_loops ? run->ops->int8_loops : &int8_loops_plain;
+    if (cache->pool->type == KV_INT8)
+        attention_segment_int8(&argument, loops);
+    else
+        run->ops->attention_segment(&argument);
 }
 
 static void reset_state(State state, size_t n_queries, size_t padded_dim)

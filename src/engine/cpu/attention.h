@@ -21,6 +21,8 @@ enum {
     ATTENTION_TILE_QUERIES = 48, /* tokens times heads of a tile, unless one token has more */
 };
 
+typedef struct AttentionQueryScale AttentionQueryScale;
+
 /* Queries of one KV head, and a run of keys within one segment: the kernel's argument. */
 struct AttentionTile {
     size_t n_queries, head_dim, padded_dim; /* padded_dim: to KV_VALUE_UNIT */
@@ -33,6 +35,9 @@ struct AttentionTile {
      * KV_BLOCK % ATTENTION_SEGMENT_BLOCKS. */
     const void *keys[ATTENTION_SEGMENT_BLOCKS], *values[ATTENTION_SEGMENT_BLOCKS];
     bool is_half;
+    /* With keys and values of 8 bits, the queries once more (attention_int8.h). */
+    const int16_t *query_codes;
+    const AttentionQueryScale *query_scales;
     size_t first_key, end_key; /* positions [first_key, end_key), all of them held */
 
     float *key_block, *value_block; /* [KV_BLOCK, padded_dim] each: scratch of this thread */
@@ -58,6 +63,7 @@ typedef struct AttentionSlice {
 typedef struct AttentionShape {
     size_t n_heads, n_kv_heads, head_dim;
     float scale, soft_cap;
+    KvType kv_type;
 } AttentionShape;
 
 /* Scratch for batches of max_tokens tokens; owned by the engine. */

@@ -15,7 +15,7 @@
  * and a hidden key adds an exact zero: grouping is free to change with the shape of the batch. With
  * many queries fp16 keys and values are widened once to the thread's scratch; with few they are
  * widened in the loop. */
-#include "attention.h"
+#include "attention_int8.h"
 
 #include "avx2_math.h"
 
@@ -179,14 +179,12 @@ ALWAYS_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const float *
     }
 }
 
-/* Scores to weights for one query of the block; keys outside [first, end) are hidden. Returns by
- * how much what was summed before shrinks. */
-static float soften(float scores[KV_BLOCK], int first, int end, float soft_cap, float *max,
-                    float *sum)
+float attention_soften_avx2(float scores[KV_BLOCK], size_t first, size_t end, float soft_cap,
+                            float *max, float *sum)
 {
     const __m256 hidden = _mm256_set1_ps(-INFINITY);
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i low = _mm256_set1_epi32(first - 1), high = _mm256_set1_epi32(end);
+    const __m256i low = _mm256_set1_epi32((int)first - 1), high = _mm256_set1_epi32((int)end);
     __m256 s[BLOCK_TILES], most = hidden;
     UNROLL for (int t = 0; t < BLOCK_TILES; t++)
     {
@@ -318,10 +316,10 @@ static void group_block(const AttentionTile *t, const Block *b, size_t at, size_
         to = to < position + 1 ? to : position + 1;
         from = from < to ? from : to;
         /* Both ends may lie before the block for a query that sees none of it. */
-        int first_lane = from > b->position ? (int)(from - b->position) : 0;
-        int end_lane = to > b->position ? (int)(to - b->position) : 0;
-        corrections[i] = soften(weights[i], first_lane, end_lane, t->soft_cap, &t->maxima[at + i],
-                                &t->sums[at + i]);
+        size_t first_lane = from > b->position ? from - b->position : 0;
+        size_t end_lane = to > b->position ? to - b->position : 0;
+        corrections[i] = attention_soften_avx2(weights[i], first_lane, end_lane, t->soft_cap,
+                                               &t->maxima[at + i], &t->sums[at + i]);
     }
     weigh_group(t, b, n, end, (const float(*)[KV_BLOCK])weights, corrections,
                 t->output + at * t->padded_dim);

@@ -12,7 +12,7 @@
  * the thread's scratch. With few, as in decoding, they are widened in the loop and come from
  * memory: a block's keys and its values are short runs at far places, so the next run is asked for
  * while this one is worked on. */
-#include "attention.h"
+#include "attention_int8.h"
 
 #include "avx512_math.h"
 
@@ -142,10 +142,8 @@ ALWAYS_INLINE void weigh_block(const AttentionTile *t, const Block *b, size_t en
         weigh_vectors(t, b, end, d, weights, corrections, output, is_half, n, 1);
 }
 
-/* Scores to weights for one query of the block; keys outside [first, end) are hidden. Returns by
- * how much what was summed before shrinks. */
-static float soften(float scores[KV_BLOCK], size_t first, size_t end, float soft_cap, float *max,
-                    float *sum)
+float attention_soften_avx512(float scores[KV_BLOCK], size_t first, size_t end, float soft_cap,
+                              float *max, float *sum)
 {
     const __m512 hidden = _mm512_set1_ps(-INFINITY);
     uint64_t seen = (end < 64 ? ((uint64_t)1 << end) : 0) - 1;
@@ -245,9 +243,10 @@ static void group_block(const AttentionTile *t, const Block *b, size_t at, size_
         to = to < position + 1 ? to : position + 1;
         from = from < to ? from : to;
         /* Both ends may lie before the block for a query that sees none of it. */
-        corrections[i] = soften(weights[i], from > b->position ? from - b->position : 0,
-                                to > b->position ? to - b->position : 0, t->soft_cap,
-                                &t->maxima[at + i], &t->sums[at + i]);
+        corrections[i] =
+            attention_soften_avx512(weights[i], from > b->position ? from - b->position : 0,
+                                    to > b->position ? to - b->position : 0, t->soft_cap,
+                                    &t->maxima[at + i], &t->sums[at + i]);
     }
     weigh_group(t, b, n, end, (const float(*)[KV_BLOCK])weights, corrections,
                 t->output + at * t->padded_dim);

@@ -31,7 +31,7 @@ static void cpu_describe(const Engine *engine, EngineDescription *out)
         .backend = "cpu",
         .weight_bytes = cpu->weight_bytes,
         .scratch_bytes = cpu->scratch.bytes,
-        .kv_bytes_per_token = kv_bytes_per_token(config, !cpu->is_f32),
+        .kv_bytes_per_token = kv_bytes_per_token(config, cpu->kv.type),
         .kv_bytes_max = cpu->kv.limit_bytes,
         .kv_slides = cpu->kv.largest_window > 0,
         .max_sequence_tokens = kv_pool_fitting_tokens(&cpu->kv, config->max_position_embeddings),
@@ -236,15 +236,24 @@ static const EngineOps CPU_OPS = {
     .forward = cpu_forward,
 };
 
+KvType cpu_kv_type(EnginePrecision precision, unsigned kv_bits)
+{
+    if (kv_bits == 8)
+        return KV_INT8;
+    return kv_bits == 0 && precision == ENGINE_PRECISION_F32 ? KV_F32 : KV_F16;
+}
+
 static bool read_options(CpuEngine *cpu, const EngineOptions *options, Error *err)
 {
     cpu->threads = options->threads ? options->threads : process_usable_cores();
     cpu->max_batch_tokens =
         options->max_batch_tokens ? options->max_batch_tokens : CPU_BATCH_TOKENS_DEFAULT;
-    cpu->is_f32 = options->precision == ENGINE_PRECISION_F32;
-    cpu->precision = cpu->is_f32                                   ? ACTIVATIONS_F32
+    cpu->precision = options->precision == ENGINE_PRECISION_F32    ? ACTIVATIONS_F32
                      : options->precision == ENGINE_PRECISION_INT8 ? ACTIVATIONS_INT8
                                                                    : ACTIVATIONS_INT16;
+    if (options->kv_bits != 0 && options->kv_bits != 8 && options->kv_bits != 16)
+        return error_set(err, ERROR_INVALID, "keys and values of %u bits, expected 8 or 16",
+                         options->kv_bits);
     if (cpu->threads > CPU_THREADS_MAX)
         return error_set(err, ERROR_LIMIT, "%zu threads, expected at most %d", cpu->threads,
                          CPU_THREADS_MAX);
@@ -266,8 +275,8 @@ bool cpu_engine_open(const Model *model, const EngineOptions *options, Instructi
     cpu->instruction_set = cpu_kernels_select(best_set);
     cpu->ops = cpu_ops(cpu->instruction_set);
     if (!read_options(cpu, options, err) || !cpu_pool_create(cpu->threads, &cpu->pool, err) ||
-        !kv_pool_init(&cpu->kv, &model->config, !cpu->is_f32, cpu->max_batch_tokens,
-                      options->kv_bytes_max, err) ||
+        !kv_pool_init(&cpu->kv, &model->config, cpu_kv_type(options->precision, options->kv_bits),
+                      cpu->max_batch_tokens, options->kv_bytes_max, err) ||
         !cpu_scratch_create(cpu, err) || !cpu_weights_load(cpu, err)) {
         cpu_close(&cpu->base);
         return false;

@@ -69,7 +69,6 @@ typedef struct CpuEngine {
     CpuPool *pool;
     size_t threads, max_batch_tokens;
     ActivationPrecision precision;
-    bool is_f32;                    /* products and KV */
     PackedMatrix *embedding, *head; /* the same when tied */
     CpuLayer *layers;               /* [num_hidden_layers] */
     size_t weight_bytes;
@@ -83,6 +82,8 @@ struct EngineSequence {
     KvCache cache;
     uint64_t last_call;
 };
+
+KvType cpu_kv_type(EnginePrecision precision, unsigned kv_bits);
 
 /* Uses the best available instruction set up to best_set: tests ask for less than all. */
 bool cpu_engine_open(const Model *model, const EngineOptions *options, InstructionSet best_set,

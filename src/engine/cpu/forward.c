@@ -10,6 +10,7 @@
  * A layer is five parallel sections of products and attention; between them lie row sections (a
  * norm and the quantisation of its result, say), which run on the caller alone while there are few
  * tokens. What a block adds to x is added by the row section that follows, with its norm. */
+#include "attention_int8.h"
 #include "cpu_engine.h"
 
 #include <math.h>
@@ -147,9 +148,14 @@ static void store_row(const CpuOps *ops, const KvCache *cache, const KvLayer *la
                       size_t position, const float *k, const float *v)
 {
     const KvPool *pool = cache->pool;
+    if (pool->type == KV_INT8) {
+        attention_store_int8(k, v, pool->head_dim, kv_cache_keys(cache, layer, head, position),
+                             kv_cache_values(cache, layer, head, position), position % KV_BLOCK);
+        return;
+    }
     void *key = kv_cache_key(cache, layer, head, position);
     void *value = kv_cache_value(cache, layer, head, position);
-    if (pool->element_size == 2) {
+    if (pool->type == KV_F16) {
         ops->store_half(k, pool->head_dim, key, KV_KEY_TILE);
         ops->store_half(v, pool->head_dim, value, 1);
         for (size_t d = pool->head_dim; d < pool->value_stride; d++)

@@ -3,7 +3,16 @@
 #include <assert.h>
 #include <string.h>
 
-enum { KV_ALIGNMENT = 64 };
+enum {
+    KV_ALIGNMENT = 64,
+    KV_SLAB_BYTES = 32 << 20, /* at most, unless one block is larger */
+    KV_SLAB_BLOCKS = 16,
+};
+
+/* Its blocks follow, KV_ALIGNMENT from the start. */
+typedef struct KvSlab {
+    struct KvSlab *next;
+} KvSlab;
 
 static size_t round_up(size_t n, size_t unit)
 {
@@ -22,32 +31,51 @@ static size_t smaller(size_t a, size_t b)
 
 /* ---- Pool ---- */
 
-size_t kv_bytes_per_token(const ModelConfig *config, bool is_half)
+/* One head's keys in a block, and its values. */
+static size_t key_bytes(const ModelConfig *config, KvType type)
 {
-    size_t row = config->head_dim + round_up(config->head_dim, KV_VALUE_UNIT);
-    size_t per_layer = row * config->num_key_value_heads * (is_half ? 2 : 4);
+    size_t head_dim = config->head_dim, padded = round_up(head_dim, KV_VALUE_UNIT);
+    if (type == KV_INT8)
+        return KV_BLOCK * (padded + round_up(head_dim, KV_SCALE_DIMS) / KV_SCALE_DIMS * 4);
+    return KV_BLOCK * head_dim * (type == KV_F16 ? 2 : 4);
+}
+
+static size_t value_bytes(const ModelConfig *config, KvType type)
+{
+    size_t padded = round_up(config->head_dim, KV_VALUE_UNIT);
+    if (type == KV_INT8)
+        return key_bytes(config, type);
+    return KV_BLOCK * padded * (type == KV_F16 ? 2 : 4);
+}
+
+size_t kv_bytes_per_token(const ModelConfig *config, KvType type)
+{
+    size_t head = (key_bytes(config, type) + value_bytes(config, type)) / KV_BLOCK;
     size_t n_full = 0;
     for (uint32_t i = 0; i < config->num_hidden_layers; i++)
         n_full += config->layers[i].sliding_window == 0;
-    return per_layer * n_full;
+    return head * config->num_key_value_heads * n_full;
 }
 
 /* A layer's part of a block is bounded (64 positions, 2^20 dimensions of all heads); their sum fits
  * 64 bits. */
-bool kv_pool_init(KvPool *pool, const ModelConfig *config, bool is_half, size_t max_chunk,
+bool kv_pool_init(KvPool *pool, const ModelConfig *config, KvType type, size_t max_chunk,
                   size_t limit_bytes, Error *err)
 {
-    *pool = (KvPool){.n_layers = config->num_hidden_layers,
+    *pool = (KvPool){.type = type,
+                     .n_layers = config->num_hidden_layers,
                      .n_heads = config->num_key_value_heads,
                      .head_dim = config->head_dim,
                      .value_stride = round_up(config->head_dim, KV_VALUE_UNIT),
-                     .element_size = is_half ? 2 : 4,
+                     .element_size = type == KV_F32   ? 4
+                                     : type == KV_F16 ? 2
+                                                      : 1,
                      .limit_bytes = limit_bytes};
     pool->layers = memory_allocate_zeroed(pool->n_layers, sizeof *pool->layers);
     if (!pool->layers)
         return error_no_memory(err, "KV cache");
-    pool->key_bytes = KV_BLOCK * pool->head_dim * pool->element_size;
-    pool->head_bytes = pool->key_bytes + KV_BLOCK * pool->value_stride * pool->element_size;
+    pool->key_bytes = key_bytes(config, type);
+    pool->head_bytes = pool->key_bytes + value_bytes(config, type);
     size_t content[KV_KINDS] = {0};
     for (size_t i = 0; i < pool->n_layers; i++) {
         KvLayer *layer = &pool->layers[i];
@@ -65,22 +93,13 @@ bool kv_pool_init(KvPool *pool, const ModelConfig *config, bool is_half, size_t 
     return true;
 }
 
-static KvBlock *take_free(KvPool *pool, KvKind kind)
-{
-    KvBlock *block = pool->free_blocks[kind];
-    if (block) {
-        pool->free_blocks[kind] = block->next;
-        pool->free_bytes -= pool->block_bytes[kind];
-    }
-    return block;
-}
-
 void kv_pool_reset(KvPool *pool)
 {
     assert(pool->used_bytes == 0);
-    for (KvKind kind = KV_FULL; kind < KV_KINDS; kind++) {
-        while (pool->free_blocks[kind])
-            memory_free(take_free(pool, kind));
+    while (pool->slabs) {
+        KvSlab *slab = pool->slabs;
+        pool->slabs = slab->next;
+        memory_free(slab);
     }
     memory_free(pool->layers);
     *pool = (KvPool){0};
@@ -131,15 +150,68 @@ static bool check_room(const KvPool *pool, size_t n_full, size_t n_sliding, size
 
 /* ---- Blocks ---- */
 
+static uint8_t *block_content(KvBlock *block)
+{
+    return (uint8_t *)block + KV_ALIGNMENT;
+}
+
+static KvBlock *pop_block(KvBlock **list)
+{
+    KvBlock *block = *list;
+    if (block)
+        *list = block->next;
+    return block;
+}
+
+static KvBlock *take_free(KvPool *pool, KvKind kind)
+{
+    KvBlock *block = pop_block(&pool->free_blocks[kind]);
+    if (block)
+        pool->free_bytes -= pool->block_bytes[kind];
+    return block;
+}
+
 /* Free blocks of one kind must not keep the other from its share of the limit. */
-static KvBlock *allocate_block(KvPool *pool, KvKind kind)
+static void make_room(KvPool *pool, KvKind kind)
 {
     KvKind other = kind == KV_FULL ? KV_SLIDING : KV_FULL;
     size_t bytes = pool->block_bytes[kind];
     while (pool->limit_bytes > 0 && pool->free_blocks[other] &&
-           pool->used_bytes + pool->free_bytes + bytes > pool->limit_bytes)
-        memory_free(take_free(pool, other));
-    return memory_allocate_aligned(KV_ALIGNMENT, bytes);
+           pool->used_bytes + pool->free_bytes + bytes > pool->limit_bytes) {
+        KvBlock *block = take_free(pool, other);
+        memory_release_pages(block_content(block), pool->block_bytes[other] - KV_ALIGNMENT);
+        block->next = pool->bare_blocks[other];
+        pool->bare_blocks[other] = block;
+    }
+}
+
+static bool begin_slab(KvPool *pool, KvKind kind)
+{
+    size_t count = KV_SLAB_BYTES / pool->block_bytes[kind], bytes;
+    count = count < 1 ? 1 : smaller(count, KV_SLAB_BLOCKS);
+    if (!size_multiply(count, pool->block_bytes[kind], &bytes) ||
+        !size_add(bytes, KV_ALIGNMENT, &bytes))
+        return false;
+    KvSlab *slab = memory_allocate_huge(bytes);
+    if (!slab)
+        return false;
+    slab->next = pool->slabs;
+    pool->slabs = slab;
+    pool->slab_left[kind] = count;
+    pool->slab_next[kind] = (uint8_t *)slab + KV_ALIGNMENT;
+    return true;
+}
+
+static KvBlock *allocate_block(KvPool *pool, KvKind kind)
+{
+    make_room(pool, kind);
+    KvBlock *block = pop_block(&pool->bare_blocks[kind]);
+    if (block || (pool->slab_left[kind] == 0 && !begin_slab(pool, kind)))
+        return block;
+    block = (KvBlock *)(void *)pool->slab_next[kind];
+    pool->slab_left[kind]--;
+    pool->slab_next[kind] += pool->block_bytes[kind];
+    return block;
 }
 
 static KvBlock *block_create(KvPool *pool, KvKind kind, Error *err)
@@ -165,11 +237,6 @@ static void block_drop(KvPool *pool, KvKind kind, KvBlock *block)
     pool->free_bytes += pool->block_bytes[kind];
     block->next = pool->free_blocks[kind];
     pool->free_blocks[kind] = block;
-}
-
-static uint8_t *block_content(KvBlock *block)
-{
-    return (uint8_t *)block + KV_ALIGNMENT;
 }
 
 static void copy_content(const KvPool *pool, KvKind kind, KvBlock *to, KvBlock *from)
@@ -246,13 +313,13 @@ static bool check_length(size_t max_tokens, Error *err)
     return true;
 }
 
-bool kv_cache_count_bytes(const ModelConfig *config, bool is_half, size_t max_tokens,
+bool kv_cache_count_bytes(const ModelConfig *config, KvType type, size_t max_tokens,
                           size_t max_chunk, size_t *out, Error *err)
 {
     KvPool pool;
     size_t n = blocks_of(max_tokens);
     *out = 0;
-    if (!check_length(max_tokens, err) || !kv_pool_init(&pool, config, is_half, max_chunk, 0, err))
+    if (!check_length(max_tokens, err) || !kv_pool_init(&pool, config, type, max_chunk, 0, err))
         return false;
     bool fits = count_bytes(&pool, n, spares_needed(&pool, 0, n), out);
     kv_pool_reset(&pool);
@@ -378,24 +445,29 @@ fail:
     return false;
 }
 
-static uint8_t *head_of(const KvCache *cache, const KvLayer *layer, size_t head, size_t position)
+uint8_t *kv_cache_keys(const KvCache *cache, const KvLayer *layer, size_t head, size_t position)
 {
     KvBlock *block = cache->blocks[layer->kind][position / KV_BLOCK];
     return block_content(block) + layer->offset + head * cache->pool->head_bytes;
+}
+
+uint8_t *kv_cache_values(const KvCache *cache, const KvLayer *layer, size_t head, size_t position)
+{
+    return kv_cache_keys(cache, layer, head, position) + cache->pool->key_bytes;
 }
 
 uint8_t *kv_cache_key(const KvCache *cache, const KvLayer *layer, size_t head, size_t position)
 {
     size_t slot = position % KV_BLOCK, lane = slot % KV_KEY_TILE;
     size_t element = (slot - lane) * cache->pool->head_dim + lane;
-    return head_of(cache, layer, head, position) + element * cache->pool->element_size;
+    return kv_cache_keys(cache, layer, head, position) + element * cache->pool->element_size;
 }
 
 uint8_t *kv_cache_value(const KvCache *cache, const KvLayer *layer, size_t head, size_t position)
 {
     const KvPool *pool = cache->pool;
     size_t element = position % KV_BLOCK * pool->value_stride;
-    return head_of(cache, layer, head, position) + pool->key_bytes + element * pool->element_size;
+    return kv_cache_values(cache, layer, head, position) + element * pool->element_size;
 }
 
 /* ---- Moving on ---- */

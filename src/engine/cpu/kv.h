@@ -8,7 +8,15 @@
  *                                           product with 16 keys needs no sum across lanes
  *   values  [KV_BLOCK][value_stride]        rows; value_stride is head_dim rounded up to 16
  *
- * in fp16, or float32 for the reference precision. Blocks count their references. A block with more
+ * in fp16, or float32 for the reference precision. With 8 bits, a row of 64 dimensions (or what is
+ * left of a head) has a scale, a code is unsigned with 128 for zero, and four that a product adds
+ * up lie together:
+ *
+ *   keys    [value_stride / 4][KV_BLOCK][4]   4 dimensions of a key; then float32 scales
+ *                                             [dimensions / 64, rounded up][KV_BLOCK]
+ *   values  [KV_BLOCK / 4][value_stride][4]   4 positions of a dimension; then scales likewise
+ *
+ * Blocks count their references. A block with more
  * than one is never written: a fork shares the whole blocks of its prefix and copies the one that
  * the prefix ends in.
  *
@@ -33,6 +41,9 @@ enum {
     KV_TOKENS_MAX = 1 << 30,
 };
 
+typedef enum KvType { KV_F32, KV_F16, KV_INT8 } KvType;
+enum { KV_INT8_ZERO = 128, KV_SCALE_DIMS = 64 };
+
 typedef enum KvKind { KV_FULL, KV_SLIDING, KV_KINDS } KvKind;
 
 typedef struct KvLayer {
@@ -41,11 +52,12 @@ typedef struct KvLayer {
     size_t offset;           /* of its first head in a block */
 } KvLayer;
 
-/* Per model. Blocks that nobody holds stay with the pool: they are the next to be taken, their
- * pages already there, and the memory of the process does not grow by what malloc puts between
- * them. */
+/* Per model. Blocks are cut from slabs, which are large enough for huge pages; what was never
+ * touched takes no memory. Blocks that nobody holds stay with the pool: they are the next to be
+ * taken, their pages already there. */
 typedef struct KvPool {
     KvLayer *layers; /* [n_layers] */
+    KvType type;
     size_t n_layers, n_heads, head_dim, value_stride, element_size;
     size_t key_bytes, head_bytes; /* of one head in a block: its keys; keys and values */
     size_t block_bytes[KV_KINDS]; /* with the header; 0: no layer of this kind */
@@ -55,6 +67,10 @@ typedef struct KvPool {
     size_t used_bytes;            /* of the blocks that sequences hold */
     size_t free_bytes;            /* of the free blocks; with used_bytes within the limit */
     struct KvBlock *free_blocks[KV_KINDS];
+    struct KvBlock *bare_blocks[KV_KINDS]; /* free ones that have given their pages back */
+    struct KvSlab *slabs; /* what blocks are cut from, until the pool is reset; newest first */
+    size_t slab_left[KV_KINDS]; /* blocks of the kind's newest slab that were never taken */
+    uint8_t *slab_next[KV_KINDS];
 } KvPool;
 
 /* The content follows, aligned like the header. */
@@ -76,17 +92,17 @@ typedef struct KvCache {
 } KvCache;
 
 /* Bytes of keys and values of one token in the full-attention layers. */
-size_t kv_bytes_per_token(const ModelConfig *config, bool is_half);
+size_t kv_bytes_per_token(const ModelConfig *config, KvType type);
 
 /* max_chunk: most tokens that are appended before attention reads. */
-bool kv_pool_init(KvPool *pool, const ModelConfig *config, bool is_half, size_t max_chunk,
+bool kv_pool_init(KvPool *pool, const ModelConfig *config, KvType type, size_t max_chunk,
                   size_t limit_bytes, Error *err) WARN_UNUSED;
 void kv_pool_reset(KvPool *pool);
 /* Most tokens of a sequence that has the whole limit for itself, at most max_tokens. */
 size_t kv_pool_fitting_tokens(const KvPool *pool, size_t max_tokens);
 
 /* The bytes that kv_cache_create would take. ERROR_LIMIT as there. */
-bool kv_cache_count_bytes(const ModelConfig *config, bool is_half, size_t max_tokens,
+bool kv_cache_count_bytes(const ModelConfig *config, KvType type, size_t max_tokens,
                           size_t max_chunk, size_t *out, Error *err) WARN_UNUSED;
 
 /* ERROR_LIMIT for a size out of range, ERROR_MEMORY for one that the limit or the system has no
@@ -97,8 +113,11 @@ bool kv_cache_fork(KvCache *from, size_t length, size_t max_tokens, KvCache *out
                    Error *err) WARN_UNUSED;
 void kv_cache_free(KvCache *cache);
 
-/* Where one head's key of a position starts (its next dimension is KV_KEY_TILE elements on), and
- * its value. */
+/* Where the keys and the values of one head begin in the block of a position. */
+uint8_t *kv_cache_keys(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);
+uint8_t *kv_cache_values(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);
+/* Not with 8 bits: where one head's key of a position starts (its next dimension is KV_KEY_TILE
+ * elements on), and its value. */
 uint8_t *kv_cache_key(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);
 uint8_t *kv_cache_value(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);
 

@@ -9,10 +9,6 @@
 #include "instruction_set.h"
 #include "pool.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,7 +16,6 @@
 enum {
     READ_ROUNDS = 5,
     MULTIPLY_ROUNDS = 5,
-    READ_ALIGNMENT = 2 << 20,
 };
 static const size_t READ_BYTES = (size_t)256 << 20;
 static const double MULTIPLY_SECONDS = 0.02; /* of a round; the first calibrates */
@@ -152,14 +147,11 @@ bool engine_measure_machine(size_t threads, MachineLimits *out, Error *err)
         threads = process_usable_cores();
     if (!cpu_pool_create(threads, &pool, err))
         goto cleanup;
-    m.data = memory_allocate_aligned(READ_ALIGNMENT, READ_BYTES);
+    m.data = memory_allocate_huge(READ_BYTES);
     if (!m.data) {
         error_no_memory(err, "bandwidth measurement");
         goto cleanup;
     }
-#if defined(__linux__)
-    (void)madvise(m.data, READ_BYTES, MADV_HUGEPAGE); /* advice: may fail */
-#endif
     /* Some parts a thread, so that one that is held up does not decide the figure. */
     size_t n_parts = threads * 8;
     m.slice = READ_BYTES / n_parts / 4096 * 4096;

@@ -4,16 +4,10 @@
  * vector. A tile is some kilobytes, so its sixteen passes stay in the first-level cache. */
 #include "kernels.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <assert.h>
 #include <string.h>
 
 enum {
-    HUGE_PAGE_BYTES = 2 << 20,
-    HUGE_PAGE_PAYS_BYTES = 4 * HUGE_PAGE_BYTES, /* below, rounding the start up wastes too much */
     PACK_PART_BYTES = 256 << 10,
 };
 
@@ -253,18 +247,6 @@ static bool compute_sizes(PackedMatrix *m)
            size_multiply(m->n_tiles, m->tile_bytes, &m->bytes);
 }
 
-static uint8_t *allocate_weights(size_t bytes)
-{
-    size_t alignment = bytes >= HUGE_PAGE_PAYS_BYTES ? HUGE_PAGE_BYTES : 64;
-    uint8_t *data = memory_allocate_aligned(alignment, bytes);
-#if defined(__linux__)
-    /* Streaming through 4 KiB pages loses some of the bandwidth to page walks. Advice: may fail. */
-    if (data && alignment == HUGE_PAGE_BYTES)
-        (void)madvise(data, bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES, MADV_HUGEPAGE);
-#endif
-    return data;
-}
-
 bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *pool,
                           PackedMatrix **out, Error *err)
 {
@@ -290,7 +272,7 @@ bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *po
     /* A row's values, or its codes with scales and biases: never more than 2 floats a column. */
     size_t scratch_floats = 2 * m->cols + 16;
     scratch = memory_allocate_array(cpu_pool_threads(pool), scratch_floats * sizeof(float));
-    m->data = allocate_weights(m->bytes);
+    m->data = memory_allocate_huge(m->bytes);
     if (!scratch || !m->data) {
         error_no_memory(err, "packed matrix");
         goto cleanup;

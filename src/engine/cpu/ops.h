@@ -30,8 +30,10 @@ typedef struct CpuOps {
     void (*rotate)(float *x, const float *cosines, const float *sines, size_t half);
     /* float32 to fp16, to nearest even, what is finite kept finite; to out[i * stride]. */
     void (*store_half)(const float *x, size_t n, uint16_t *out, size_t stride);
-    /* Attention of a tile of queries over keys of one segment. */
+    /* Attention of a tile of queries over keys of one segment, of fp16 or float32. */
     void (*attention_segment)(const AttentionTile *tile);
+    /* The loops over keys and values of 8 bits (attention_int8.h). Optional (NULL): in plain C. */
+    const struct Int8Loops *int8_loops;
 } CpuOps;
 
 extern const CpuOps ops_plain;

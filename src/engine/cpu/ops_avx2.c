@@ -2,7 +2,7 @@
  * so that a value's bits do not depend on where in a row it stands. */
 #include "ops.h"
 
-#include "attention.h"
+#include "attention_int8.h"
 
 #include "avx2_math.h"
 
@@ -169,4 +169,5 @@ const CpuOps ops_avx2 = {
     .rotate = rotate_avx2,
     .store_half = store_half_avx2,
     .attention_segment = attention_segment_avx2,
+    .int8_loops = &int8_loops_avx2,
 };

@@ -2,7 +2,7 @@
  * depend on where in a row it stands. */
 #include "ops.h"
 
-#include "attention.h"
+#include "attention_int8.h"
 #include "avx512_math.h"
 
 #include <math.h>
@@ -138,4 +138,5 @@ const CpuOps ops_avx512 = {
     .rotate = rotate_avx512,
     .store_half = store_half_avx512,
     .attention_segment = attention_segment_avx512,
+    .int8_loops = &int8_loops_avx512,
 };

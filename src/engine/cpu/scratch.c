@@ -91,7 +91,8 @@ bool cpu_scratch_create(CpuEngine *engine, Error *err)
                             .n_kv_heads = c->num_key_value_heads,
                             .head_dim = c->head_dim,
                             .scale = c->attention_scale,
-                            .soft_cap = c->attn_logit_softcapping};
+                            .soft_cap = c->attn_logit_softcapping,
+                            .kv_type = engine->kv.type};
     if (!attention_scratch_create(shape, rows, c->max_position_embeddings, engine->threads,
                                   &s->attention, err))
         return false;

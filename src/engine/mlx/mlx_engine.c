@@ -442,6 +442,9 @@ static bool open_engine(const Model *model, const EngineOptions *options, Engine
     if (options->max_batch_tokens > MLX_BATCH_TOKENS_MAX)
         return error_set(err, ERROR_LIMIT, "max_batch_tokens %zu, expected at most %d",
                          options->max_batch_tokens, MLX_BATCH_TOKENS_MAX);
+    if (options->kv_bits == 8)
+        return error_set(err, ERROR_UNSUPPORTED,
+                         "the mlx engine keeps keys and values as the model's type, not in 8 bits");
     MlxEngine *engine = memory_allocate_zeroed(1, sizeof *engine);
     if (!engine)
         return error_no_memory(err, "engine");

@@ -1,0 +1,111 @@
+/* Attention alone, as decoding and as prefill do it. CSV on stdout: for fp16 and 8-bit keys and
+ * values, one layer after the other over a cache that no processor cache holds; the best and the
+ * median of the rounds, and the rate at which keys and values were read.
+ * Usage: bench_attention [heads kv_heads head_dim layers [context [tokens [threads]]]] */
+#include "cpu/attention_int8.h"
+#include "cpu/matrix.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { ROUNDS = 200 };
+static const double SECONDS = 3; /* at most, of a figure */
+
+typedef struct Bench {
+    size_t n_heads, n_kv_heads, head_dim, layers, context, n_tokens, threads;
+} Bench;
+
+static float *random_floats(size_t n)
+{
+    float *x = memory_allocate_array(n, sizeof *x);
+    for (size_t i = 0; x && i < n; i++)
+        x[i] = (float)rand() / (float)RAND_MAX - 0.5f;
+    return x;
+}
+
+static void fill(const Bench *b, const CpuOps *ops, const KvCache *cache, const float *row)
+{
+    const KvPool *pool = cache->pool;
+    for (size_t i = 0; i < b->layers * b->n_kv_heads * b->context; i++) {
+        size_t position = i % b->context, head = i / b->context % b->n_kv_heads;
+        const KvLayer *layer = &pool->layers[i / b->context / b->n_kv_heads];
+        const float *k = row + i % 1000, *v = row + i % 997;
+        if (pool->type == KV_INT8) {
+            attention_store_int8(k, v, b->head_dim, kv_cache_keys(cache, layer, head, position),
+                                 kv_cache_values(cache, layer, head, position),
+                                 position % KV_BLOCK);
+            continue;
+        }
+        ops->store_half(k, b->head_dim, (void *)kv_cache_key(cache, layer, head, position),
+                        KV_KEY_TILE);
+        ops->store_half(v, b->head_dim, (void *)kv_cache_value(cache, layer, head, position), 1);
+    }
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static bool measure(const Bench *b, KvType type, CpuPool *pool, Error *err)
+{
+    const CpuOps *ops = cpu_ops(cpu_instructions_available());
+    LayerConfig *layer = memory_allocate_zeroed(b->layers, sizeof *layer);
+    ModelConfig config = {.num_hidden_layers = (uint32_t)b->layers,
+                          .num_attention_heads = (uint32_t)b->n_heads,
+                          .num_key_value_heads = (uint32_t)b->n_kv_heads,
+                          .head_dim = (uint32_t)b->head_dim,
+                          .layers = layer};
+    AttentionShape shape = {b->n_heads, b->n_kv_heads, b->head_dim, 0.1f, 0.0f, type};
+    AttentionScratch *scratch = NULL;
+    KvPool kv;
+    KvCache cache;
+    size_t cols = b->n_heads * b->head_dim, end = b->context + b->n_tokens;
+    float *q = random_floats(b->n_tokens * cols + 2048), *out = random_floats(b->n_tokens * cols);
+    if (!layer || !q || !out || !kv_pool_init(&kv, &config, type, b->n_tokens, 0, err) ||
+        !kv_cache_create(&kv, end, &cache, err) ||
+        !attention_scratch_create(shape, b->n_tokens, end, b->threads, &scratch, err))
+        return false;
+    fill(b, ops, &cache, q);
+    AttentionSlice slice = {&cache, 0, b->n_tokens, b->context - b->n_tokens};
+    attention_plan(scratch, &slice, 1);
+    double times[ROUNDS], start = clock_monotonic_seconds();
+    size_t rounds = 0;
+    for (; rounds < ROUNDS && clock_monotonic_seconds() - start < SECONDS; rounds++) {
+        double began = clock_monotonic_seconds();
+        for (size_t i = 0; i < b->layers; i++)
+            attention_run(scratch, ops, i, q, cols, out, cols, pool);
+        times[rounds] = clock_monotonic_seconds() - began;
+    }
+    qsort(times, rounds, sizeof *times, compare);
+    double bytes = (double)kv_bytes_per_token(&config, type) * (double)b->context;
+    printf("%s,%zu,%zu,%.3f,%.3f,%.1f\n", type == KV_INT8 ? "int8" : "fp16", b->context,
+           b->n_tokens, times[0] * 1e3, times[rounds / 2] * 1e3, bytes / times[0] * 1e-9);
+    attention_scratch_free(scratch);
+    kv_cache_free(&cache);
+    kv_pool_reset(&kv);
+    memory_free(q);
+    memory_free(out);
+    memory_free(layer);
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    size_t n[] = {9, 3, 64, 30, 4096, 1, process_usable_cores()};
+    for (int i = 1; i < argc && i <= (int)ARRAY_COUNT(n); i++)
+        n[i - 1] = strtoul(argv[i], NULL, 10);
+    Bench b = {n[0], n[1], n[2], n[3], n[4], n[5], n[6]};
+    Error err = {0};
+    CpuPool *pool = NULL;
+    cpu_kernels_select(cpu_instructions_available());
+    printf("type,context,tokens,best_ms,median_ms,read_gbps\n");
+    if (!cpu_pool_create(b.threads, &pool, &err) || !measure(&b, KV_F16, pool, &err) ||
+        !measure(&b, KV_INT8, pool, &err)) {
+        fprintf(stderr, "%s\n", err.message);
+        return 1;
+    }
+    cpu_pool_free(pool);
+    return 0;
+}
