@@ -7,13 +7,18 @@
 #include <math.h>
 #include <string.h>
 
-enum { SPLIT_PARTS_PER_THREAD = 4, PARTIAL_FLOATS_MAX = 4 << 20 };
+enum {
+    SPLIT_PARTS_PER_THREAD = 6, /* of a run that is split: enough that the last ones end together */
+    PARTIAL_FLOATS_MAX = 4 << 20,
+    LINE_BYTES = 64,
+};
 
 typedef struct Tile {
     uint32_t slice;
     uint32_t first_token; /* within the slice */
     uint32_t n_tokens;
-    uint32_t first_part; /* of a split run: index of its first (head, segment) part */
+    uint32_t first_part; /* of a split run: index of its first (head, segments) part */
+    uint32_t first_slot; /* of its first (head, segment) state */
 } Tile;
 
 /* Running state of a tile's queries, as in AttentionTile. */
@@ -42,7 +47,8 @@ struct AttentionScratch {
     AttentionQueryScale *scale_memory;
     float *partials; /* states of split segments */
     size_t partial_floats;
-    size_t slot_queries; /* queries of a state in partials, in the current split */
+    size_t slot_queries;  /* queries of a state in partials, in the current split */
+    size_t part_segments; /* of a part of the current split, at most */
     Tile *tiles;
     size_t n_tiles;
     const AttentionSlice *slices;
@@ -304,8 +310,19 @@ static void gather_queries(const Run *run, const Tile *tile, size_t kv_head, Wor
         attention_quantize_queries(w->queries, i, s->padded_dim, w->query_codes, w->query_scales);
 }
 
+/* Few queries wait for memory, and a part's first keys nobody has asked for. */
+static void prefetch_keys(const Run *run, const Tile *tile, size_t kv_head, size_t position)
+{
+    const KvCache *cache = run->scratch->slices[tile->slice].cache;
+    const KvLayer *layer = &cache->pool->layers[run->layer];
+    const uint8_t *keys = kv_cache_keys(cache, layer, kv_head, position);
+    for (size_t i = 0; i < cache->pool->key_bytes; i += LINE_BYTES)
+        __builtin_prefetch(keys + i);
+}
+
+/* Keys [first, end) of one segment; the same thread goes on as far as `stop`. */
 static void run_segment(const Run *run, const Tile *tile, size_t kv_head, WorkerScratch *w,
-                        size_t first, size_t end, State result)
+                        size_t first, size_t end, size_t stop, State result)
 {
     const AttentionScratch *s = run->scratch;
     const KvCache *cache = s->slices[tile->slice].cache;
@@ -333,6 +350,8 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
         argument.keys[block_index(at)] = kv_cache_keys(cache, layer, kv_head, at);
         argument.values[block_index(at)] = kv_cache_values(cache, layer, kv_head, at);
     }
+    if (end < stop)
+        argument.next_keys = kv_cache_keys(cache, layer, kv_head, end);
     const Int8Loops *loops = run->ops->int8_loops ? run->ops->int8_loops : &int8_loops_plain;
     if (cache->pool->type == KV_INT8)
         attention_segment_int8(&argument, loops);
@@ -399,16 +418,16 @@ static void tile_part(void *context, size_t part, size_t n_parts)
     while (first < end) {
         size_t stop = (first / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
         stop = stop < end ? stop : end;
-        run_segment(run, tile, kv_head, w, first, stop, w->segment);
+        run_segment(run, tile, kv_head, w, first, stop, end, w->segment);
         merge_state(w->total, w->segment, n_queries, s->padded_dim);
         first = stop;
     }
     write_output(run, tile, kv_head, w->total);
 }
 
-static State partial_state(const AttentionScratch *s, size_t part)
+static State partial_state(const AttentionScratch *s, size_t slot)
 {
-    float *at = s->partials + part * s->slot_queries * (s->padded_dim + 2);
+    float *at = s->partials + slot * s->slot_queries * (s->padded_dim + 2);
     return (State){at, at + s->slot_queries, at + 2 * s->slot_queries};
 }
 
@@ -419,7 +438,12 @@ static size_t tile_segments(const Run *run, const Tile *tile)
     return (end - 1) / ATTENTION_SEGMENT - first / ATTENTION_SEGMENT + 1;
 }
 
-/* One segment of one KV head of a tile. */
+static size_t tile_parts(const AttentionScratch *s, size_t n_segments)
+{
+    return (n_segments + s->part_segments - 1) / s->part_segments;
+}
+
+/* Some segments of one KV head of a tile. */
 static void segment_part(void *context, size_t part, size_t n_parts)
 {
     const Run *run = context;
@@ -429,17 +453,25 @@ static void segment_part(void *context, size_t part, size_t n_parts)
     while (s->tiles[i].first_part > part)
         i--;
     const Tile *tile = &s->tiles[i];
-    size_t n_segments = tile_segments(run, tile);
-    size_t kv_head = (part - tile->first_part) / n_segments;
-    size_t index = (part - tile->first_part) % n_segments;
+    size_t n_segments = tile_segments(run, tile), n_runs = tile_parts(s, n_segments);
+    size_t kv_head = (part - tile->first_part) / n_runs;
+    size_t index = (part - tile->first_part) % n_runs * s->part_segments;
     WorkerScratch *w = &s->workers[cpu_pool_worker_index()];
-    size_t first, end;
+    size_t first, end, base;
     visible_keys(run, tile, &first, &end);
-    size_t start = (first / ATTENTION_SEGMENT + index) * ATTENTION_SEGMENT;
-    size_t stop = start + ATTENTION_SEGMENT;
+    base = first / ATTENTION_SEGMENT;
+    size_t stop = (base + index + s->part_segments) * ATTENTION_SEGMENT;
+    size_t at = (base + index) * ATTENTION_SEGMENT;
+    at = at > first ? at : first;
+    stop = stop < end ? stop : end;
+    prefetch_keys(run, tile, kv_head, at);
     gather_queries(run, tile, kv_head, w);
-    run_segment(run, tile, kv_head, w, start > first ? start : first, stop < end ? stop : end,
-                partial_state(s, part));
+    for (size_t slot = tile->first_slot + kv_head * n_segments + index; at < stop; slot++) {
+        size_t until = (at / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
+        until = until < stop ? until : stop;
+        run_segment(run, tile, kv_head, w, at, until, stop, partial_state(s, slot));
+        at = until;
+    }
 }
 
 static void merge_segments(const Run *run)
@@ -448,12 +480,12 @@ static void merge_segments(const Run *run)
     State total = s->workers[0].total;
     for (size_t i = 0; i < s->n_tiles; i++) {
         const Tile *tile = &s->tiles[i];
-        size_t n_segments = tile_segments(run, tile), part = tile->first_part;
+        size_t n_segments = tile_segments(run, tile), slot = tile->first_slot;
         size_t n_queries = tile->n_tokens * s->group;
         for (size_t head = 0; head < s->shape.n_kv_heads; head++) {
             reset_state(total, n_queries, s->padded_dim);
-            for (size_t j = 0; j < n_segments; j++, part++)
-                merge_state(total, partial_state(s, part), n_queries, s->padded_dim);
+            for (size_t j = 0; j < n_segments; j++, slot++)
+                merge_state(total, partial_state(s, slot), n_queries, s->padded_dim);
             write_output(run, tile, head, total);
         }
     }
@@ -463,18 +495,23 @@ static void merge_segments(const Run *run)
 static size_t plan_split(const Run *run)
 {
     AttentionScratch *s = run->scratch;
-    size_t parts = 0, most_tokens = 0;
-    if (s->threads == 1 || s->n_tiles * s->shape.n_kv_heads >= SPLIT_PARTS_PER_THREAD * s->threads)
+    size_t parts = 0, slots = 0, most_tokens = 0, wanted = SPLIT_PARTS_PER_THREAD * s->threads;
+    if (s->threads == 1 || s->n_tiles * s->shape.n_kv_heads >= wanted)
         return 0;
     for (size_t i = 0; i < s->n_tiles; i++) {
-        s->tiles[i].first_part = (uint32_t)parts;
-        parts += tile_segments(run, &s->tiles[i]) * s->shape.n_kv_heads;
+        s->tiles[i].first_slot = (uint32_t)slots;
+        slots += tile_segments(run, &s->tiles[i]) * s->shape.n_kv_heads;
         most_tokens = s->tiles[i].n_tokens > most_tokens ? s->tiles[i].n_tokens : most_tokens;
+    }
+    s->part_segments = slots > wanted ? slots / wanted : 1;
+    for (size_t i = 0; i < s->n_tiles; i++) {
+        s->tiles[i].first_part = (uint32_t)parts;
+        parts += tile_parts(s, tile_segments(run, &s->tiles[i])) * s->shape.n_kv_heads;
     }
     s->slot_queries = most_tokens * s->group;
     size_t state = s->slot_queries * (s->padded_dim + 2);
     bool pays = parts > s->n_tiles * s->shape.n_kv_heads;
-    return pays && parts <= s->partial_floats / state ? parts : 0;
+    return pays && slots <= s->partial_floats / state ? parts : 0;
 }
 
 void attention_run(AttentionScratch *s, const CpuOps *ops, size_t layer, const float *q,

@@ -34,6 +34,7 @@ struct AttentionTile {
     /* Of this KV head, as in kv.h, block by block: that of a position is at index position /
      * KV_BLOCK % ATTENTION_SEGMENT_BLOCKS. */
     const void *keys[ATTENTION_SEGMENT_BLOCKS], *values[ATTENTION_SEGMENT_BLOCKS];
+    const void *next_keys; /* of the block after the last, to ask the memory for; NULL: none */
     bool is_half;
     /* With keys and values of 8 bits, the queries once more (attention_int8.h). */
     const int16_t *query_codes;

@@ -345,9 +345,9 @@ static void widen_block(const AttentionTile *t, Block *b)
 static void look_ahead(const AttentionTile *t, size_t index, Block *b)
 {
     b->values_ahead = (Ahead){b->values, b->end * t->padded_dim * sizeof(uint16_t) / LINE_BYTES};
-    if (b->position + KV_BLOCK < t->end_key)
-        b->keys_ahead =
-            (Ahead){t->keys[index + 1], KV_BLOCK * t->head_dim * sizeof(uint16_t) / LINE_BYTES};
+    const void *next = b->position + KV_BLOCK < t->end_key ? t->keys[index + 1] : t->next_keys;
+    if (next)
+        b->keys_ahead = (Ahead){next, KV_BLOCK * t->head_dim * sizeof(uint16_t) / LINE_BYTES};
 }
 
 void attention_segment_avx2(const AttentionTile *t)

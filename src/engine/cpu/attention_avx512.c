@@ -279,7 +279,7 @@ void attention_segment_avx512(const AttentionTile *t)
             .end = t->end_key - at < KV_BLOCK ? t->end_key - at : KV_BLOCK,
             .keys = t->keys[index],
             .values = t->values[index],
-            .next_keys = at + KV_BLOCK < t->end_key ? t->keys[index + 1] : NULL,
+            .next_keys = at + KV_BLOCK < t->end_key ? t->keys[index + 1] : t->next_keys,
             .is_half = t->is_half,
             .prefetches = t->end_key - at >= KV_BLOCK,
         };

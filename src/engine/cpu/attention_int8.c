@@ -222,7 +222,7 @@ void attention_segment_int8(const AttentionTile *t, const Int8Loops *loops)
             .value_scales = (const float *)(const void *)(values + code_bytes),
             .padded_dim = t->padded_dim,
             .looks_ahead = true,
-            .next = at + KV_BLOCK < t->end_key ? t->keys[index + 1] : NULL,
+            .next = at + KV_BLOCK < t->end_key ? t->keys[index + 1] : t->next_keys,
             .next_bytes = (size_t)(values - keys),
         };
         for (size_t i = 0; i < t->n_queries; i += INT8_GROUP_QUERIES) {
