@@ -71,6 +71,7 @@ typedef struct CpuEngine {
     ActivationPrecision precision;
     PackedMatrix *embedding, *head; /* the same when tied */
     CpuLayer *layers;               /* [num_hidden_layers] */
+    PackedStore store;              /* of the matrices' memory */
     size_t weight_bytes;
     CpuScratch scratch;
     KvPool kv;

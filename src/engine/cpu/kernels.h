@@ -60,7 +60,8 @@ struct PackedMatrix {
     size_t group_blocks; /* blocks of a group: 1, or an even number; 1 when dense */
     size_t group_bytes;  /* quantised: a group of a tile, scales included; dense: a block's */
     size_t tile_bytes;
-    size_t bytes; /* of data */
+    size_t bytes;   /* of data */
+    bool is_stored; /* data belongs to a PackedStore */
     PackedFormat format;
     ScaleType scale_type;
     uint32_t code_bits; /* of PACKED_BYTES: 5, 6 or 8 */

@@ -15,7 +15,7 @@ static void release_pages(const CpuEngine *engine, const WeightMatrix *matrix)
 
 static bool pack(CpuEngine *engine, const WeightMatrix *source, PackedMatrix **out, Error *err)
 {
-    if (!packed_matrix_create(source, 0, engine->pool, out, err))
+    if (!packed_matrix_create_in(&engine->store, source, 0, engine->pool, out, err))
         return false;
     engine->weight_bytes += packed_matrix_bytes(*out);
     release_pages(engine, source);
@@ -48,7 +48,8 @@ static bool pack_stack(CpuEngine *engine, const WeightMatrix *source, PackedMatr
     for (size_t e = 0; e < source->n_experts; e++) {
         WeightMatrix one = source->experts ? source->experts[e] : *source;
         one.global_scale = NULL;
-        if (!packed_matrix_create(&one, source->experts ? 0 : e, engine->pool, &(*out)[e], err))
+        if (!packed_matrix_create_in(&engine->store, &one, source->experts ? 0 : e, engine->pool,
+                                     &(*out)[e], err))
             return false;
         engine->weight_bytes += packed_matrix_bytes((*out)[e]);
         if (source->experts)
@@ -124,4 +125,5 @@ void cpu_weights_free(CpuEngine *engine)
     if (engine->head != engine->embedding)
         packed_matrix_free(engine->head);
     packed_matrix_free(engine->embedding);
+    packed_store_reset(&engine->store);
 }

@@ -35,6 +35,17 @@ typedef struct PackedMatrix PackedMatrix;
  * F32/F16/BF16. */
 bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *pool,
                           PackedMatrix **out, Error *err) WARN_UNUSED;
+/* Memory for many matrices: what is too small for huge pages of its own lies in slabs of them.
+ * Caller-owned, zeroed to begin with; reset after its matrices are freed. */
+typedef struct PackedStore {
+    struct PackedSlab *slabs;
+    uint8_t *next; /* of the newest slab */
+    size_t left;
+} PackedStore;
+void packed_store_reset(PackedStore *store);
+/* packed_matrix_create in a store. One caller at a time. */
+bool packed_matrix_create_in(PackedStore *store, const WeightMatrix *source, size_t expert,
+                             CpuPool *pool, PackedMatrix **out, Error *err) WARN_UNUSED;
 void packed_matrix_free(PackedMatrix *matrix); /* accepts NULL */
 size_t packed_matrix_bytes(const PackedMatrix *matrix);
 size_t packed_matrix_rows(const PackedMatrix *matrix);

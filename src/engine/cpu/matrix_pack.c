@@ -9,6 +9,8 @@
 
 enum {
     PACK_PART_BYTES = 256 << 10,
+    STORE_ALIGNMENT = 64,
+    STORE_SLAB_BYTES = 32 << 20,
 };
 
 typedef struct PackJob {
@@ -247,8 +249,44 @@ static bool compute_sizes(PackedMatrix *m)
            size_multiply(m->n_tiles, m->tile_bytes, &m->bytes);
 }
 
+typedef struct PackedSlab {
+    _Alignas(STORE_ALIGNMENT) struct PackedSlab *next;
+} PackedSlab;
+
+static void *take_from_store(PackedStore *store, size_t bytes)
+{
+    bytes = (bytes + STORE_ALIGNMENT - 1) / STORE_ALIGNMENT * STORE_ALIGNMENT;
+    if (bytes > store->left) { /* what is left of the old slab was never touched */
+        PackedSlab *slab = memory_allocate_huge(STORE_SLAB_BYTES);
+        if (!slab)
+            return NULL;
+        slab->next = store->slabs;
+        *store = (PackedStore){slab, (uint8_t *)(slab + 1), STORE_SLAB_BYTES - sizeof *slab};
+    }
+    void *taken = store->next;
+    store->next += bytes;
+    store->left -= bytes;
+    return taken;
+}
+
+void packed_store_reset(PackedStore *store)
+{
+    while (store->slabs) {
+        PackedSlab *slab = store->slabs;
+        store->slabs = slab->next;
+        memory_free(slab);
+    }
+    *store = (PackedStore){0};
+}
+
 bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *pool,
                           PackedMatrix **out, Error *err)
+{
+    return packed_matrix_create_in(NULL, source, expert, pool, out, err);
+}
+
+bool packed_matrix_create_in(PackedStore *store, const WeightMatrix *source, size_t expert,
+                             CpuPool *pool, PackedMatrix **out, Error *err)
 {
     PackedMatrix *m = NULL;
     float *scratch = NULL;
@@ -272,7 +310,8 @@ bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *po
     /* A row's values, or its codes with scales and biases: never more than 2 floats a column. */
     size_t scratch_floats = 2 * m->cols + 16;
     scratch = memory_allocate_array(cpu_pool_threads(pool), scratch_floats * sizeof(float));
-    m->data = memory_allocate_huge(m->bytes);
+    m->is_stored = store && m->bytes < MEMORY_HUGE_PAYS_BYTES;
+    m->data = m->is_stored ? take_from_store(store, m->bytes) : memory_allocate_huge(m->bytes);
     if (!scratch || !m->data) {
         error_no_memory(err, "packed matrix");
         goto cleanup;
@@ -295,7 +334,8 @@ void packed_matrix_free(PackedMatrix *matrix)
 {
     if (!matrix)
         return;
-    memory_free(matrix->data);
+    if (!matrix->is_stored)
+        memory_free(matrix->data);
     memory_free(matrix);
 }
 
