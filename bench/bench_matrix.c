@@ -183,7 +183,7 @@ int main(int argc, char **argv)
                 "usage: bench_matrix [threads [prefill tokens [part of a shape's name [int8]]]]\n");
         return 2;
     }
-    printf("# %s kernels", instruction_set_name(cpu_kernels_select(INSTRUCTIONS_AMX)));
+    printf("# %s kernels", instruction_set_name(cpu_kernels_select(INSTRUCTIONS_BEST)));
     if (!engine_measure_machine(threads, &limits, &err) || !cpu_pool_create(threads, &pool, &err)) {
         fprintf(stderr, "%s\n", err.message);
         return 1;

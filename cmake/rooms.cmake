@@ -34,7 +34,8 @@ function(mlx_serve_test name)
     add_executable(${name} ${name}.c ${TEST_SOURCES})
     target_link_libraries(${name} PRIVATE ${TEST_USES} mlx_serve_options PkgConfig::CMOCKA
         Threads::Threads m)
-    target_compile_definitions(${name} PRIVATE TEST_DATA_DIR="${PROJECT_SOURCE_DIR}/tests/data")
+    target_compile_definitions(${name} PRIVATE TEST_DATA_DIR="${PROJECT_SOURCE_DIR}/tests/data"
+        TEST_EMULATED=$<IF:$<BOOL:${CMAKE_CROSSCOMPILING}>,1,0>)
     add_test(NAME ${name} COMMAND ${name})
     set_tests_properties(${name} PROPERTIES TIMEOUT 300)
 endfunction()

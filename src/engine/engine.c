@@ -30,7 +30,7 @@ bool engine_open(const Model *model, const EngineOptions *options, Engine **out,
     *out = NULL;
     if (engine_choose_backend(&model->config, options->backend, why, sizeof why) ==
         ENGINE_BACKEND_CPU)
-        return cpu_engine_open(model, options, INSTRUCTIONS_AMX, out, err);
+        return cpu_engine_open(model, options, INSTRUCTIONS_BEST, out, err);
     const MlxPlugin *mlx = mlx_plugin_load(err);
     return mlx && mlx->open(model, options, out, err);
 }

@@ -151,7 +151,7 @@ static double log_sum_exp(const float *x, size_t n)
 {
     double max = (double)-INFINITY, sum = 0.0;
     for (size_t i = 0; i < n; i++)
-        max = fmax(max, (double)x[i]);
+        max = (double)x[i] > max ? (double)x[i] : max; /* fmax breaks GCC 12 for Arm */
     for (size_t i = 0; i < n; i++)
         sum += exp((double)x[i] - max);
     return max + log(sum);

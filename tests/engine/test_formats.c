@@ -116,7 +116,7 @@ static void check_all(const Formats *f)
 
 static void test_formats(void **state)
 {
-    cpu_kernels_select(INSTRUCTIONS_AMX);
+    cpu_kernels_select(INSTRUCTIONS_BEST);
     check_all(*state);
 }
 

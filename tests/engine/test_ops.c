@@ -20,7 +20,9 @@ static size_t n_tables;
 static int choose_tables(void **state)
 {
     (void)state;
-    for (int set = 0; set <= (int)cpu_instructions_available(); set++) {
+    for (int set = 0; set < INSTRUCTION_SETS; set++) {
+        if (!cpu_has_instructions((InstructionSet)set))
+            continue;
         const CpuOps *ops = cpu_ops((InstructionSet)set);
         if (n_tables == 0 || ops != tables[n_tables - 1])
             tables[n_tables++] = ops;

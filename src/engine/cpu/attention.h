@@ -51,6 +51,7 @@ struct AttentionTile {
 void attention_segment_plain(const AttentionTile *tile);
 void attention_segment_avx2(const AttentionTile *tile);
 void attention_segment_avx512(const AttentionTile *tile);
+void attention_segment_neon(const AttentionTile *tile);
 
 /* Tokens of one sequence in the batch. Its keys and values are stored already, those tokens' too.
  */

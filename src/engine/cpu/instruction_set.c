@@ -51,34 +51,115 @@ static bool has_amx(void)
 #endif
 }
 
-static InstructionSet detect(void)
+static bool detect(InstructionSet set)
 {
-    if (!has_avx2())
-        return INSTRUCTIONS_PLAIN;
-    if (!has_avx512())
-        return INSTRUCTIONS_AVX2;
-    return has_amx() ? INSTRUCTIONS_AMX : INSTRUCTIONS_AVX512;
+    switch (set) {
+    case INSTRUCTIONS_AVX2:
+        return has_avx2();
+    case INSTRUCTIONS_AVX512:
+        return has_avx2() && has_avx512();
+    case INSTRUCTIONS_AMX:
+        return has_avx2() && has_avx512() && has_amx();
+    default:
+        return true;
+    }
+}
+
+#elif CPU_HAS_ARM_KERNELS
+#if defined(__linux__)
+#include <sys/auxv.h>
+
+static bool has_dotprod(void)
+{
+    const unsigned long hwcap_asimddp = 1UL << 20;
+    return (getauxval(AT_HWCAP) & hwcap_asimddp) != 0;
+}
+
+static bool has_i8mm(void)
+{
+    const unsigned long hwcap2_i8mm = 1UL << 13;
+    return (getauxval(AT_HWCAP2) & hwcap2_i8mm) != 0;
+}
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+
+static bool has_feature(const char *name)
+{
+    int value = 0;
+    size_t size = sizeof(value);
+    return sysctlbyname(name, &value, &size, NULL, 0) == 0 && value != 0;
+}
+
+static bool has_dotprod(void)
+{
+    return has_feature("hw.optional.arm.FEAT_DotProd");
+}
+
+static bool has_i8mm(void)
+{
+    return has_feature("hw.optional.arm.FEAT_I8MM");
 }
 #else
-static InstructionSet detect(void)
+static bool has_dotprod(void)
 {
-    return INSTRUCTIONS_PLAIN;
+    return false;
+}
+
+static bool has_i8mm(void)
+{
+    return false;
+}
+#endif
+
+static bool detect(InstructionSet set)
+{
+    switch (set) {
+    case INSTRUCTIONS_DOTPROD:
+        return has_dotprod();
+    case INSTRUCTIONS_I8MM:
+        return has_dotprod() && has_i8mm();
+    default:
+        return true;
+    }
+}
+#else
+static bool detect(InstructionSet set)
+{
+    return set == INSTRUCTIONS_PLAIN;
 }
 #endif
 
 const char *instruction_set_name(InstructionSet set)
 {
-    static const char *const names[INSTRUCTION_SETS] = {"plain", "avx2", "avx512", "amx"};
+    static const char *const names[INSTRUCTION_SETS] = {
+        "plain",
+#if CPU_HAS_X86_KERNELS
+        "avx2",
+        "avx512",
+        "amx",
+#elif CPU_HAS_ARM_KERNELS
+        "neon",
+        "dotprod",
+        "i8mm",
+#endif
+    };
     return names[set];
 }
 
-InstructionSet cpu_instructions_available(void)
+bool cpu_has_instructions(InstructionSet set)
 {
-    InstructionSet available = detect();
     const char *wanted = getenv("MLX_SERVE_INSTRUCTIONS");
-    for (int set = 0; wanted && set < (int)available; set++) {
-        if (strcmp(wanted, instruction_set_name((InstructionSet)set)) == 0)
-            return (InstructionSet)set;
+    for (int lower = 0; wanted && lower < (int)set; lower++) {
+        if (strcmp(wanted, instruction_set_name((InstructionSet)lower)) == 0 &&
+            detect((InstructionSet)lower))
+            return false;
     }
-    return available;
+    return detect(set);
+}
+
+InstructionSet cpu_best_instructions(InstructionSet most)
+{
+    while (!cpu_has_instructions(most))
+        most = (InstructionSet)((int)most - 1);
+    return most;
 }

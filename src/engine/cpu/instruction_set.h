@@ -2,9 +2,11 @@
  *
  * One table of kernels a set. Results differ between sets by rounding only; within one they do not
  * depend on how many tokens a product has. INSTRUCTIONS_AVX512 and INSTRUCTIONS_AMX give the same
- * bits. */
+ * bits, and so do the three sets for Arm. */
 #ifndef ENGINE_CPU_INSTRUCTION_SET_H
 #define ENGINE_CPU_INSTRUCTION_SET_H
+
+#include <stdbool.h>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define CPU_HAS_X86_KERNELS 1
@@ -12,19 +14,35 @@
 #define CPU_HAS_X86_KERNELS 0
 #endif
 
-/* Instruction sets in order of preference; each contains those before it. */
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__AARCH64EB__)
+#define CPU_HAS_ARM_KERNELS 1
+#else
+#define CPU_HAS_ARM_KERNELS 0
+#endif
+
+/* What this build has kernels for, in order of preference. */
 typedef enum InstructionSet {
-    INSTRUCTIONS_PLAIN,  /* portable C */
+    INSTRUCTIONS_PLAIN, /* portable C */
+#if CPU_HAS_X86_KERNELS
     INSTRUCTIONS_AVX2,   /* with FMA and F16C */
     INSTRUCTIONS_AVX512, /* F, BW, VL, DQ and VNNI */
     INSTRUCTIONS_AMX,    /* AVX-512 with 8-bit tiles, which the system must allow */
-    INSTRUCTION_SETS
+#elif CPU_HAS_ARM_KERNELS
+    INSTRUCTIONS_NEON,    /* every 64-bit Arm processor */
+    INSTRUCTIONS_DOTPROD, /* with FEAT_DotProd: SDOT */
+    INSTRUCTIONS_I8MM,    /* with FEAT_I8MM too: USDOT, USMMLA */
+#endif
+    INSTRUCTION_SETS,
+    INSTRUCTIONS_BEST = INSTRUCTION_SETS - 1
 } InstructionSet;
 
-const char *instruction_set_name(InstructionSet set); /* "plain", "avx2", "avx512", "amx" */
-/* The best that this build, processor and system have. MLX_SERVE_INSTRUCTIONS=NAME in the
- * environment lowers it, for measuring and tests; a name that is unknown or not available is as if
- * it were not set. */
-InstructionSet cpu_instructions_available(void);
+/* "plain", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm" */
+const char *instruction_set_name(InstructionSet set);
+/* Whether a set can be used here. MLX_SERVE_INSTRUCTIONS=NAME in the environment hides the sets
+ * after NAME, for measuring and tests; a name that is unknown or not available is as if it were not
+ * set. */
+bool cpu_has_instructions(InstructionSet set);
+/* The best usable set up to `most`. */
+InstructionSet cpu_best_instructions(InstructionSet most);
 
 #endif

@@ -67,7 +67,7 @@ static void load_config(int span_blocks)
 
 /* Blocks [first, first + count) of a tile. */
 static FORCE_INLINE void unpack_chunk(const PackedMatrix *m, size_t tile, size_t first,
-                                      size_t count, Kind kind, Chunk *chunk)
+                                      size_t count, KernelKind kind, Chunk *chunk)
 {
     const size_t scale_bytes = TILE_ROWS * scale_type_bytes(m->scale_type);
     uint8_t *to = chunk->unpacked;
@@ -129,7 +129,7 @@ static FORCE_INLINE void scale_sums(const Sums *sums, __m512 scales, __m512 bias
 
 /* Adds a chunk that begins at block `first` to the accumulators of 16 tokens. */
 static FORCE_INLINE void add_chunk(const KernelJob *job, const Chunk *chunk, size_t first,
-                                   size_t token, Kind kind, __m512 *to)
+                                   size_t token, KernelKind kind, __m512 *to)
 {
     const size_t step = activation_index(job->x, token, 1) - activation_index(job->x, token, 0);
     const size_t x_block = first * WEIGHT_BLOCK / ACTIVATION_BLOCK;
@@ -162,7 +162,7 @@ static FORCE_INLINE void add_chunk(const KernelJob *job, const Chunk *chunk, siz
 
 /* `tiles` tiles with tokens [token, token + width). */
 static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_t tiles,
-                                        size_t token, size_t width, Kind kind)
+                                        size_t token, size_t width, KernelKind kind)
 {
     const PackedMatrix *m = job->matrix;
     __m512 acc[ROW_TILES][TOKENS];
@@ -184,7 +184,7 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
     }
 }
 
-static FORCE_INLINE void multiply_kind(const KernelJob *job, Kind kind)
+static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 {
     const size_t n_tokens = job->x->n_tokens;
     load_config(kind.span_blocks);
@@ -198,36 +198,11 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, Kind kind)
     _tile_release();
 }
 
-static FORCE_INLINE void multiply_format(const KernelJob *job, PackedFormat format)
-{
-    const bool wide = job->matrix->group_blocks > 1;
-    if (job->x->planes == 2) {
-        if (wide)
-            multiply_kind(job, (Kind){format, 2, 2});
-        else
-            multiply_kind(job, (Kind){format, 1, 2});
-    } else {
-        if (wide)
-            multiply_kind(job, (Kind){format, 2, 1});
-        else
-            multiply_kind(job, (Kind){format, 1, 1});
-    }
-}
-
 void amx_multiply_quantized(const KernelJob *job)
 {
     if (job->x->n_tokens <= FEW_TOKENS) {
         avx512_multiply_few(job);
         return;
     }
-    switch (job->matrix->format) {
-    case PACKED_NIBBLES:
-        multiply_format(job, PACKED_NIBBLES);
-        break;
-    case PACKED_FP4:
-        multiply_format(job, PACKED_FP4);
-        break;
-    default:
-        multiply_format(job, PACKED_BYTES);
-    }
+    KERNEL_BY_FORMAT(multiply_kind, job);
 }

@@ -1,9 +1,5 @@
 /* Private to the AVX-512 and AMX kernel files, which are compiled with the flags of AVX-512 F, BW,
- * VL, DQ and VNNI: loads and stores of the packed layout, whose vectors are registers here.
- *
- * A kernel is compiled for a format, a span and a number of columns. The type of the scales is left
- * to a branch, which goes one way throughout a matrix, so that there are a third as many kernels.
- */
+ * VL, DQ and VNNI: loads and stores of the packed layout, whose vectors are registers here. */
 #ifndef ENGINE_CPU_KERNELS_AVX512_H
 #define ENGINE_CPU_KERNELS_AVX512_H
 
@@ -24,13 +20,6 @@ void avx512_multiply_few(
 void avx512_multiply_many(const KernelJob *job);  /* ... faster when there are many */
 void avx512_multiply_dense(const KernelJob *job); /* dense formats */
 void avx512_multiply_f32(const KernelJob *job);   /* every format, float32 products */
-
-/* What is fixed while one kernel is compiled. */
-typedef struct Kind {
-    PackedFormat format;
-    int span_blocks;
-    size_t planes; /* of the activations */
-} Kind;
 
 /* Sixteen values of a type, one a row. */
 static FORCE_INLINE __m512 load_rows(const uint8_t *at, ScaleType type)

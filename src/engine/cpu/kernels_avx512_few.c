@@ -12,8 +12,8 @@
 enum { TOKENS_AT_ONCE = 8, PREFETCH_BYTES = 2048 };
 
 /* Adds the products of a block's codes to the sums: sums[token * planes + plane]. */
-static FORCE_INLINE void add_block(const uint8_t *block, const int8_t *x, size_t columns, Kind kind,
-                                   __m512i *sums)
+static FORCE_INLINE void add_block(const uint8_t *block, const int8_t *x, size_t columns,
+                                   KernelKind kind, __m512i *sums)
 {
     UNROLL
     for (int pair = 0; pair < BLOCK_VECTORS / 2; pair++) {
@@ -28,7 +28,7 @@ static FORCE_INLINE void add_block(const uint8_t *block, const int8_t *x, size_t
     }
 }
 
-static FORCE_INLINE void prefetch_block(const uint8_t *block, Kind kind)
+static FORCE_INLINE void prefetch_block(const uint8_t *block, KernelKind kind)
 {
     UNROLL
     for (size_t i = 0; i < block_bytes(kind.format); i += 64)
@@ -37,7 +37,7 @@ static FORCE_INLINE void prefetch_block(const uint8_t *block, Kind kind)
 
 /* One tile with tokens [token, token + count), which are all in one token tile. */
 static FORCE_INLINE void multiply_tile(const KernelJob *job, size_t tile, size_t token,
-                                       const size_t count, Kind kind)
+                                       const size_t count, KernelKind kind)
 {
     const PackedMatrix *m = job->matrix;
     const ScaleType type = m->scale_type;
@@ -90,7 +90,7 @@ static FORCE_INLINE void multiply_tile(const KernelJob *job, size_t tile, size_t
 
 /* One tile with `count` tokens of a token tile, in pieces of 8, 4, 2 and 1. */
 static FORCE_INLINE void multiply_tokens(const KernelJob *job, size_t tile, size_t token,
-                                         size_t count, Kind kind)
+                                         size_t count, KernelKind kind)
 {
     for (; count >= 8; count -= 8, token += 8)
         multiply_tile(job, tile, token, 8, kind);
@@ -108,7 +108,7 @@ static FORCE_INLINE void multiply_tokens(const KernelJob *job, size_t tile, size
         multiply_tile(job, tile, token, 1, kind);
 }
 
-static FORCE_INLINE void multiply_kind(const KernelJob *job, Kind kind)
+static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 {
     for (size_t i = 0; i < job->n_tiles; i++) {
         for (size_t token = 0; token < job->x->n_tokens; token += ACTIVATION_TILE) {
@@ -119,32 +119,7 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, Kind kind)
     }
 }
 
-static FORCE_INLINE void multiply_format(const KernelJob *job, PackedFormat format)
-{
-    const bool wide = job->matrix->group_blocks > 1;
-    if (job->x->planes == 2) {
-        if (wide)
-            multiply_kind(job, (Kind){format, 2, 2});
-        else
-            multiply_kind(job, (Kind){format, 1, 2});
-    } else {
-        if (wide)
-            multiply_kind(job, (Kind){format, 2, 1});
-        else
-            multiply_kind(job, (Kind){format, 1, 1});
-    }
-}
-
 void avx512_multiply_few(const KernelJob *job)
 {
-    switch (job->matrix->format) {
-    case PACKED_NIBBLES:
-        multiply_format(job, PACKED_NIBBLES);
-        break;
-    case PACKED_FP4:
-        multiply_format(job, PACKED_FP4);
-        break;
-    default:
-        multiply_format(job, PACKED_BYTES);
-    }
+    KERNEL_BY_FORMAT(multiply_kind, job);
 }

@@ -27,7 +27,7 @@ typedef struct Span {
 } Span;
 
 static FORCE_INLINE void unpack_span(const PackedMatrix *m, size_t tile, size_t block, size_t i,
-                                     Kind kind, Span *span)
+                                     KernelKind kind, Span *span)
 {
     const size_t scale_bytes = TILE_ROWS * scale_type_bytes(m->scale_type);
     const uint8_t *at = packed_group(m, tile, block / m->group_blocks);
@@ -46,7 +46,7 @@ static FORCE_INLINE void unpack_span(const PackedMatrix *m, size_t tile, size_t 
 
 /* Adds a span of `tiles` tiles to the accumulators of tokens [t, t + count). */
 static FORCE_INLINE void add_tokens(const Span *span, size_t tiles, size_t t, size_t count,
-                                    Kind kind, __m512 (*acc)[ACTIVATION_TILE])
+                                    KernelKind kind, __m512 (*acc)[ACTIVATION_TILE])
 {
     const size_t columns = count * kind.planes;
     const int8_t *codes = span->x_codes + t * kind.planes * ACTIVATION_BLOCK;
@@ -87,7 +87,7 @@ static FORCE_INLINE void add_tokens(const Span *span, size_t tiles, size_t t, si
  * width). */
 static FORCE_INLINE void add_chunk(const KernelJob *job, size_t tile, size_t tiles, size_t token,
                                    size_t width, size_t first, size_t count,
-                                   __m512 (*acc)[ACTIVATION_TILE], Kind kind)
+                                   __m512 (*acc)[ACTIVATION_TILE], KernelKind kind)
 {
     const size_t at_once = COLUMNS_AT_ONCE / kind.planes;
     Span span;
@@ -107,7 +107,7 @@ static FORCE_INLINE void add_chunk(const KernelJob *job, size_t tile, size_t til
     }
 }
 
-static FORCE_INLINE void multiply_kind(const KernelJob *job, Kind kind)
+static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 {
     const PackedMatrix *m = job->matrix;
     __m512 acc[ROW_TILES][ACTIVATION_TILE];
@@ -137,32 +137,7 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, Kind kind)
     }
 }
 
-static FORCE_INLINE void multiply_format(const KernelJob *job, PackedFormat format)
-{
-    const bool wide = job->matrix->group_blocks > 1;
-    if (job->x->planes == 2) {
-        if (wide)
-            multiply_kind(job, (Kind){format, 2, 2});
-        else
-            multiply_kind(job, (Kind){format, 1, 2});
-    } else {
-        if (wide)
-            multiply_kind(job, (Kind){format, 2, 1});
-        else
-            multiply_kind(job, (Kind){format, 1, 1});
-    }
-}
-
 void avx512_multiply_many(const KernelJob *job)
 {
-    switch (job->matrix->format) {
-    case PACKED_NIBBLES:
-        multiply_format(job, PACKED_NIBBLES);
-        break;
-    case PACKED_FP4:
-        multiply_format(job, PACKED_FP4);
-        break;
-    default:
-        multiply_format(job, PACKED_BYTES);
-    }
+    KERNEL_BY_FORMAT(multiply_kind, job);
 }

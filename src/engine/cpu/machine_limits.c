@@ -131,9 +131,13 @@ static const LimitLoops *select_loops(void)
         [INSTRUCTIONS_AVX2] = &limit_loops_avx2,
         [INSTRUCTIONS_AVX512] = &limit_loops_avx512,
         [INSTRUCTIONS_AMX] = &limit_loops_amx,
+#elif CPU_HAS_ARM_KERNELS
+        [INSTRUCTIONS_NEON] = &limit_loops_neon,
+        [INSTRUCTIONS_DOTPROD] = &limit_loops_dotprod,
+        [INSTRUCTIONS_I8MM] = &limit_loops_i8mm,
 #endif
     };
-    return loops[cpu_instructions_available()];
+    return loops[cpu_best_instructions(INSTRUCTIONS_BEST)];
 }
 
 bool engine_measure_machine(size_t threads, MachineLimits *out, Error *err)

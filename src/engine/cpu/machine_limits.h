@@ -14,6 +14,7 @@ typedef struct LimitLoops {
 
 extern const LimitLoops limit_loops_plain;
 extern const LimitLoops limit_loops_avx2, limit_loops_avx512, limit_loops_amx;
+extern const LimitLoops limit_loops_neon, limit_loops_dotprod, limit_loops_i8mm;
 
 /* The read loop of AVX-512, which AMX machines have too. */
 uint64_t avx512_read_bytes(const uint8_t *data, size_t size);

@@ -33,11 +33,13 @@ InstructionSet cpu_kernels_select(InstructionSet set)
         [INSTRUCTIONS_AVX2] = &kernels_avx2,
         [INSTRUCTIONS_AVX512] = &kernels_avx512,
         [INSTRUCTIONS_AMX] = &kernels_amx,
+#elif CPU_HAS_ARM_KERNELS
+        [INSTRUCTIONS_NEON] = &kernels_neon,
+        [INSTRUCTIONS_DOTPROD] = &kernels_dotprod,
+        [INSTRUCTIONS_I8MM] = &kernels_i8mm,
 #endif
     };
-    InstructionSet available = cpu_instructions_available();
-    if (set > available)
-        set = available;
+    set = cpu_best_instructions(set);
     selected_kernels = tables[set];
     return set;
 }

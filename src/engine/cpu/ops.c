@@ -87,15 +87,19 @@ const CpuOps ops_plain = {
 
 const CpuOps *cpu_ops(InstructionSet set)
 {
+    static const CpuOps *const tables[INSTRUCTION_SETS] = {
+        [INSTRUCTIONS_PLAIN] = &ops_plain,
 #if CPU_HAS_X86_KERNELS
-    if (set >= INSTRUCTIONS_AVX512)
-        return &ops_avx512;
-    if (set >= INSTRUCTIONS_AVX2)
-        return &ops_avx2;
-#else
-    (void)set;
+        [INSTRUCTIONS_AVX2] = &ops_avx2,
+        [INSTRUCTIONS_AVX512] = &ops_avx512,
+        [INSTRUCTIONS_AMX] = &ops_avx512,
+#elif CPU_HAS_ARM_KERNELS
+        [INSTRUCTIONS_NEON] = &ops_neon,
+        [INSTRUCTIONS_DOTPROD] = &ops_neon,
+        [INSTRUCTIONS_I8MM] = &ops_neon,
 #endif
-    return &ops_plain;
+    };
+    return tables[set];
 }
 
 void ops_softmax(float *x, size_t n)

@@ -14,7 +14,7 @@
 typedef struct AttentionTile AttentionTile;
 
 typedef struct CpuOps {
-    const char *name; /* "plain", "avx2" */
+    const char *name; /* "plain", "avx2", ... */
     /* out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; out may be x. */
     void (*rms_norm)(const float *x, const float *weight, size_t n, float eps, float *out);
     /* x[i] += y[i] */
@@ -39,6 +39,8 @@ typedef struct CpuOps {
 extern const CpuOps ops_plain;
 #if CPU_HAS_X86_KERNELS
 extern const CpuOps ops_avx2, ops_avx512;
+#elif CPU_HAS_ARM_KERNELS
+extern const CpuOps ops_neon;
 #endif
 /* The table for an instruction set that is available. */
 const CpuOps *cpu_ops(InstructionSet set);
