@@ -99,7 +99,7 @@ int main(int argc, char **argv)
     Bench b = {n[0], n[1], n[2], n[3], n[4], n[5], n[6]};
     Error err = {0};
     CpuPool *pool = NULL;
-    cpu_kernels_select(cpu_instructions_available());
+    cpu_kernels_select(INSTRUCTIONS_BEST);
     printf("type,context,tokens,best_ms,median_ms,read_gbps\n");
     if (!cpu_pool_create(b.threads, &pool, &err) || !measure(&b, KV_F16, pool, &err) ||
         !measure(&b, KV_INT8, pool, &err)) {

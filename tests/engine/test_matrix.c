@@ -433,6 +433,7 @@ static void test_batch_does_not_change_bits(void **state)
 /* Sets that are promised to give the same bits. */
 static const InstructionSet EQUAL_SETS[][2] = {
 #if CPU_HAS_X86_KERNELS
+    {INSTRUCTIONS_AVXVNNI, INSTRUCTIONS_AVX2},
     {INSTRUCTIONS_AMX, INSTRUCTIONS_AVX512},
 #elif CPU_HAS_ARM_KERNELS
     {INSTRUCTIONS_DOTPROD, INSTRUCTIONS_NEON},
@@ -744,7 +745,8 @@ int main(void)
 #elif CPU_HAS_X86_KERNELS
 #define FOR_EACH_SET(test)                                                                         \
     WITH_SET(test, INSTRUCTIONS_PLAIN), WITH_SET(test, INSTRUCTIONS_AVX2),                         \
-        WITH_SET(test, INSTRUCTIONS_AVX512), WITH_SET(test, INSTRUCTIONS_AMX)
+        WITH_SET(test, INSTRUCTIONS_AVXVNNI), WITH_SET(test, INSTRUCTIONS_AVX512),                 \
+        WITH_SET(test, INSTRUCTIONS_AMX)
 #elif CPU_HAS_ARM_KERNELS
 #define FOR_EACH_SET(test)                                                                         \
     WITH_SET(test, INSTRUCTIONS_PLAIN), WITH_SET(test, INSTRUCTIONS_NEON),                         \

@@ -14,6 +14,7 @@
 #endif
 
 enum {
+    CPUID_LEAF7_1_EAX_AVX_VNNI = 1 << 4,
     CPUID_LEAF7_EDX_AMX_TILE = 1 << 24,
     CPUID_LEAF7_EDX_AMX_INT8 = 1 << 25,
     ARCH_REQUEST_STATE = 0x1023, /* Linux: ARCH_REQ_XCOMP_PERM */
@@ -27,6 +28,13 @@ static bool has_avx2(void)
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
+
+static bool has_avxvnni(void)
+{
+    unsigned eax = 0, ebx, ecx, edx;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
+           (eax & CPUID_LEAF7_1_EAX_AVX_VNNI) != 0;
 }
 
 static bool has_avx512(void)
@@ -56,6 +64,8 @@ static bool detect(InstructionSet set)
     switch (set) {
     case INSTRUCTIONS_AVX2:
         return has_avx2();
+    case INSTRUCTIONS_AVXVNNI:
+        return has_avx2() && has_avxvnni();
     case INSTRUCTIONS_AVX512:
         return has_avx2() && has_avx512();
     case INSTRUCTIONS_AMX:
@@ -135,6 +145,7 @@ const char *instruction_set_name(InstructionSet set)
         "plain",
 #if CPU_HAS_X86_KERNELS
         "avx2",
+        "avxvnni",
         "avx512",
         "amx",
 #elif CPU_HAS_ARM_KERNELS

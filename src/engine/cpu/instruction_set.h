@@ -1,8 +1,8 @@
 /* Private to engine/cpu: the instruction sets that kernels are written for, and which can be used.
  *
  * One table of kernels a set. Results differ between sets by rounding only; within one they do not
- * depend on how many tokens a product has. INSTRUCTIONS_AVX512 and INSTRUCTIONS_AMX give the same
- * bits, and so do the three sets for Arm. */
+ * depend on how many tokens a product has. AVX2 and AVX-VNNI give the same bits, so do
+ * AVX-512 and AMX, and so do the three sets for Arm. */
 #ifndef ENGINE_CPU_INSTRUCTION_SET_H
 #define ENGINE_CPU_INSTRUCTION_SET_H
 
@@ -24,9 +24,10 @@
 typedef enum InstructionSet {
     INSTRUCTIONS_PLAIN, /* portable C */
 #if CPU_HAS_X86_KERNELS
-    INSTRUCTIONS_AVX2,   /* with FMA and F16C */
-    INSTRUCTIONS_AVX512, /* F, BW, VL, DQ and VNNI */
-    INSTRUCTIONS_AMX,    /* AVX-512 with 8-bit tiles, which the system must allow */
+    INSTRUCTIONS_AVX2,    /* with FMA and F16C */
+    INSTRUCTIONS_AVXVNNI, /* AVX2 with its own form of VNNI; machines with AVX-512 may lack it */
+    INSTRUCTIONS_AVX512,  /* F, BW, VL, DQ and VNNI */
+    INSTRUCTIONS_AMX,     /* AVX-512 with 8-bit tiles, which the system must allow */
 #elif CPU_HAS_ARM_KERNELS
     INSTRUCTIONS_NEON,    /* every 64-bit Arm processor */
     INSTRUCTIONS_DOTPROD, /* with FEAT_DotProd: SDOT */
@@ -36,7 +37,7 @@ typedef enum InstructionSet {
     INSTRUCTIONS_BEST = INSTRUCTION_SETS - 1
 } InstructionSet;
 
-/* "plain", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm" */
+/* "plain", "avx2", "avxvnni", "avx512", "amx", "neon", "dotprod", "i8mm" */
 const char *instruction_set_name(InstructionSet set);
 /* Whether a set can be used here. MLX_SERVE_INSTRUCTIONS=NAME in the environment hides the sets
  * after NAME, for measuring and tests; a name that is unknown or not available is as if it were not

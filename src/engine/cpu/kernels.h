@@ -99,7 +99,7 @@ typedef struct KernelTable {
 
 extern const KernelTable kernels_plain;
 #if CPU_HAS_X86_KERNELS
-extern const KernelTable kernels_avx2, kernels_avx512, kernels_amx;
+extern const KernelTable kernels_avx2, kernels_avxvnni, kernels_avx512, kernels_amx;
 #elif CPU_HAS_ARM_KERNELS
 extern const KernelTable kernels_neon, kernels_dotprod, kernels_i8mm;
 #endif
@@ -108,33 +108,34 @@ const KernelTable *cpu_kernels(void); /* the selected table */
 /* What is fixed while a kernel of quantised weights is compiled. */
 typedef struct KernelKind {
     PackedFormat format;
-    int span_blocks; /* packed_span_blocks */
-    size_t planes;   /* of the activations */
+    uint32_t code_bits; /* for kernels that care: of PACKED_BYTES 5, 6 or 8, else 4 */
+    int span_blocks;    /* packed_span_blocks */
+    size_t planes;      /* of the activations */
 } KernelKind;
 
 /* Calls multiply(job, kind) with what fits the job. A macro, since each call must have constants to
  * be compiled for: a function would pass them at run time. The type of the scales is left to
  * branches, which go one way throughout a matrix: a third of the kernels. */
-#define KERNEL_BY_SPAN(multiply, job, format)                                                      \
+#define KERNEL_BY_SPAN(multiply, job, format, bits)                                                \
     do {                                                                                           \
         const bool wide = (job)->matrix->group_blocks > 1;                                         \
         if ((job)->x->planes == 2 && wide)                                                         \
-            multiply(job, (KernelKind){format, 2, 2});                                             \
+            multiply(job, (KernelKind){format, bits, 2, 2});                                       \
         else if ((job)->x->planes == 2)                                                            \
-            multiply(job, (KernelKind){format, 1, 2});                                             \
+            multiply(job, (KernelKind){format, bits, 1, 2});                                       \
         else if (wide)                                                                             \
-            multiply(job, (KernelKind){format, 2, 1});                                             \
+            multiply(job, (KernelKind){format, bits, 2, 1});                                       \
         else                                                                                       \
-            multiply(job, (KernelKind){format, 1, 1});                                             \
+            multiply(job, (KernelKind){format, bits, 1, 1});                                       \
     } while (0)
 #define KERNEL_BY_FORMAT(multiply, job)                                                            \
     do {                                                                                           \
         if ((job)->matrix->format == PACKED_NIBBLES)                                               \
-            KERNEL_BY_SPAN(multiply, job, PACKED_NIBBLES);                                         \
+            KERNEL_BY_SPAN(multiply, job, PACKED_NIBBLES, 4);                                      \
         else if ((job)->matrix->format == PACKED_FP4)                                              \
-            KERNEL_BY_SPAN(multiply, job, PACKED_FP4);                                             \
+            KERNEL_BY_SPAN(multiply, job, PACKED_FP4, 4);                                          \
         else                                                                                       \
-            KERNEL_BY_SPAN(multiply, job, PACKED_BYTES);                                           \
+            KERNEL_BY_SPAN(multiply, job, PACKED_BYTES, 8);                                        \
     } while (0)
 
 static inline size_t scale_type_bytes(ScaleType type)

@@ -1,23 +1,19 @@
-/* AVX2: quantising activations, and the table of this instruction set.
+/* AVX2: quantising activations, and the tables of this instruction set and of AVX-VNNI, which
+ * differ in the quantised products only.
  *
- * The products rest on vpmaddubsw, which multiplies 32 unsigned bytes with 32 signed ones and adds
- * pairs of products into 16 bits. A register of weights holds 4 inputs of 8 rows, the activations'
- * 4 codes are broadcast, and sums are widened to 32 bits before they could overflow
- * (sums_in_16_bits); so every dot is exact, and the kernels for few and for many tokens may sum it
+ * The products of AVX2 rest on vpmaddubsw, which multiplies 32 unsigned bytes with 32 signed ones
+ * and adds pairs of products into 16 bits. A register of weights holds 4 inputs of 8 rows, the
+ * activations' 4 codes are broadcast, and sums are widened to 32 bits before they could overflow
+ * (vectors_in_sums); so every dot is exact, and the kernels for few and for many tokens may sum it
  * in any order. What is in float32 follows the order that kernels.h fixes. */
 #include "kernels_avx2.h"
 
 #include <math.h>
 
-static void multiply_quantized(const KernelJob *job)
+/* Two planes keep a token in the registers of two. */
+static bool is_few(const KernelJob *job)
 {
-    if (job->x->n_tokens == 0)
-        return;
-    /* Two planes keep a token in the registers of two. */
-    if (job->x->n_tokens * job->x->planes <= AVX2_FEW_TOKENS)
-        avx2_multiply_few(job);
-    else
-        avx2_multiply_many(job);
+    return job->x->n_tokens * job->x->planes <= AVX2_FEW_TOKENS;
 }
 
 enum { QUANTIZE_VECTORS = ACTIVATION_BLOCK / 8 };
@@ -113,12 +109,24 @@ void avx2_store_part(const KernelJob *job, size_t first_row, size_t token, __m25
         y[r] = job->bias ? values[r] + job->bias[first_row + r] : values[r];
 }
 
-const KernelTable kernels_avx2 = {
-    .name = "avx2",
-    .quantize_block = quantize_block,
-    .quantize_block_int16 = quantize_block_int16,
-    .multiply = {multiply_quantized, multiply_quantized, multiply_quantized, avx2_multiply_dense,
-                 avx2_multiply_dense, avx2_multiply_dense},
-    .multiply_f32 = {avx2_multiply_f32, avx2_multiply_f32, avx2_multiply_f32, avx2_multiply_dense,
-                     avx2_multiply_dense, avx2_multiply_dense},
-};
+#define AVX2_TABLE(set)                                                                            \
+    static void set##_multiply_quantized(const KernelJob *job)                                     \
+    {                                                                                              \
+        if (job->x->n_tokens == 0)                                                                 \
+            return;                                                                                \
+        if (is_few(job))                                                                           \
+            set##_multiply_few(job);                                                               \
+        else                                                                                       \
+            set##_multiply_many(job);                                                              \
+    }                                                                                              \
+    const KernelTable kernels_##set = {                                                            \
+        .name = #set,                                                                              \
+        .quantize_block = quantize_block,                                                          \
+        .quantize_block_int16 = quantize_block_int16,                                              \
+        .multiply = {set##_multiply_quantized, set##_multiply_quantized, set##_multiply_quantized, \
+                     avx2_multiply_dense, avx2_multiply_dense, avx2_multiply_dense},               \
+        .multiply_f32 = {avx2_multiply_f32, avx2_multiply_f32, avx2_multiply_f32,                  \
+                         avx2_multiply_dense, avx2_multiply_dense, avx2_multiply_dense}}
+
+AVX2_TABLE(avx2);
+AVX2_TABLE(avxvnni);

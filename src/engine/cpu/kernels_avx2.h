@@ -1,5 +1,10 @@
 /* Private to the AVX2 kernel files, which are compiled with -mavx2 -mfma -mf16c: loads and stores
- * of the packed layout, and the loops over tokens that the quantised formats share. */
+ * of the packed layout, and the products of codes.
+ *
+ * kernels_avx2_few.c, kernels_avx2_many.c and machine_limits_avx2.c are compiled for AVX2 and again
+ * for AVX-VNNI, with AVX2_VNNI telling which: where AVX2 multiplies and adds in pairs to 16 bits,
+ * whose sums must be widened before they overflow, VNNI's vpdpbusd adds fours to 32 bits. Dots are
+ * exact either way, so both give the same bits. */
 #ifndef ENGINE_CPU_KERNELS_AVX2_H
 #define ENGINE_CPU_KERNELS_AVX2_H
 
@@ -22,6 +27,8 @@ enum { AVX2_FEW_TOKENS = 7 };
 
 void avx2_multiply_few(const KernelJob *job); /* 1 .. AVX2_FEW_TOKENS tokens, quantised formats */
 void avx2_multiply_many(const KernelJob *job);
+void avxvnni_multiply_few(const KernelJob *job);
+void avxvnni_multiply_many(const KernelJob *job);
 void avx2_multiply_dense(const KernelJob *job); /* dense formats */
 void avx2_multiply_f32(const KernelJob *job);   /* every format, float32 products */
 /* Writes those of 8 rows that exist; a function, to keep it out of every kernel. */
@@ -85,12 +92,55 @@ static FORCE_INLINE void unpack_pair(const uint8_t *at, bool is_fp4, __m256i *fi
     }
 }
 
-/* How many sums of vpmaddubsw stay within 16 bits: each adds two products of a code and -128. */
-static FORCE_INLINE int sums_in_16_bits(PackedFormat format, uint32_t code_bits)
+#if defined(AVX2_VNNI)
+#if AVX2_VNNI
+#define AVX2_NAME(function) avxvnni_##function
+
+/* Adds the products of unsigned and signed bytes to sums that stand for 32-bit lanes. */
+static FORCE_INLINE __m256i add_products(__m256i sums, __m256i codes, __m256i x)
 {
-    if (format == PACKED_FP4)
+    return _mm256_dpbusd_avx_epi32(sums, codes, x);
+}
+
+/* The lanes of sums, times a power of two. */
+static FORCE_INLINE __m256i widen_sums(__m256i sums, int step)
+{
+    return step == 1 ? sums : _mm256_slli_epi32(sums, __builtin_ctz((unsigned)step));
+}
+
+/* How many vectors of codes may be added up before the sums are widened. */
+static FORCE_INLINE int vectors_in_sums(KernelKind kind)
+{
+    return kind.span_blocks * BLOCK_VECTORS;
+}
+
+/* Whether codes are multiplied as two planes of nibbles. */
+static FORCE_INLINE bool has_nibble_planes(KernelKind kind)
+{
+    (void)kind;
+    return false;
+}
+
+#define AVX2_BY_FORMAT KERNEL_BY_FORMAT
+#else
+#define AVX2_NAME(function) avx2_##function
+
+static FORCE_INLINE __m256i add_products(__m256i sums, __m256i codes, __m256i x)
+{
+    return _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x));
+}
+
+static FORCE_INLINE __m256i widen_sums(__m256i sums, int step)
+{
+    return _mm256_madd_epi16(sums, _mm256_set1_epi16((int16_t)step));
+}
+
+/* Each sum of vpmaddubsw adds two products of a code and -128; all must stay within 16 bits. */
+static FORCE_INLINE int vectors_in_sums(KernelKind kind)
+{
+    if (kind.format == PACKED_FP4)
         return 4; /* 4 * 2 * 24 * 128 = 24,576 */
-    switch (format == PACKED_BYTES ? code_bits : 4) {
+    switch (kind.code_bits) {
     case 5:
         return 4; /* 4 * 2 * 31 * 128 = 31,744 */
     case 6:
@@ -100,6 +150,24 @@ static FORCE_INLINE int sums_in_16_bits(PackedFormat format, uint32_t code_bits)
     }
 }
 
+static FORCE_INLINE bool has_nibble_planes(KernelKind kind)
+{
+    return kind.format == PACKED_BYTES && kind.code_bits == 8;
+}
+
+/* KERNEL_BY_FORMAT, with the widths of codes apart. */
+#define AVX2_BY_FORMAT(multiply, job)                                                              \
+    do {                                                                                           \
+        if ((job)->matrix->format != PACKED_BYTES || (job)->matrix->code_bits == 8)                \
+            KERNEL_BY_FORMAT(multiply, job);                                                       \
+        else if ((job)->matrix->code_bits == 5)                                                    \
+            KERNEL_BY_SPAN(multiply, job, PACKED_BYTES, 5);                                        \
+        else                                                                                       \
+            KERNEL_BY_SPAN(multiply, job, PACKED_BYTES, 6);                                        \
+    } while (0)
+#endif
+#endif
+
 /* acc + dot * (scale * x.scale) + bias * x.offset, in the order that kernels.h fixes. */
 static FORCE_INLINE __m256 add_span(__m256 acc, __m256i dot, __m256 scales, __m256 biases,
                                     const float *x_scale, const float *x_offset)
@@ -108,25 +176,6 @@ static FORCE_INLINE __m256 add_span(__m256 acc, __m256i dot, __m256 scales, __m2
     acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, acc);
     return _mm256_fmadd_ps(biases, _mm256_broadcast_ss(x_offset), acc);
 }
-
-/* Calls multiply(job, format, scale type, code bits) with what fits the job's matrix. A macro,
- * since each call must have constants to be compiled for: a function would pass them at run time.
- * The scale type is left to branches, which go one way throughout a matrix: a third of the kernels.
- */
-#define AVX2_MULTIPLY(multiply, job)                                                               \
-    do {                                                                                           \
-        const ScaleType type = (job)->matrix->scale_type;                                          \
-        if ((job)->matrix->format == PACKED_NIBBLES)                                               \
-            multiply(job, PACKED_NIBBLES, type, 4);                                                \
-        else if ((job)->matrix->format == PACKED_FP4)                                              \
-            multiply(job, PACKED_FP4, SCALE_BF16, 4);                                              \
-        else if ((job)->matrix->code_bits == 5)                                                    \
-            multiply(job, PACKED_BYTES, type, 5);                                                  \
-        else if ((job)->matrix->code_bits == 6)                                                    \
-            multiply(job, PACKED_BYTES, type, 6);                                                  \
-        else                                                                                       \
-            multiply(job, PACKED_BYTES, type, 8);                                                  \
-    } while (0)
 
 /* Writes the rows of half a tile that exist. */
 static FORCE_INLINE void store_half(const KernelJob *job, size_t tile, size_t half, size_t token,

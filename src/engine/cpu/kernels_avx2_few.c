@@ -1,4 +1,4 @@
-/* AVX2 products of quantised weights with few tokens: bound by reading the weights.
+/* AVX2 and AVX-VNNI products of quantised weights with few tokens: bound by reading the weights.
  *
  * Every weight is read once and goes straight from memory through the multiply-adds. A tile is two
  * strips of 8 rows that share the broadcasts. One token in one plane takes two tiles side by side,
@@ -12,21 +12,18 @@ enum { LANES_AT_ONCE = 4 /* strips times columns */, PREFETCH_BYTES = 2048 };
 
 /* What is fixed while one kernel is compiled. */
 typedef struct Kind {
-    PackedFormat format;
-    ScaleType type;
-    uint32_t code_bits;
-    size_t planes;
+    KernelKind kind;
     size_t n_tokens;  /* at once */
     size_t n_columns; /* n_tokens * planes */
 } Kind;
 
 /* Adds the products of one vector of codes to the sums of each column. */
-static FORCE_INLINE void add_products(__m256i codes, const __m256i v[LANES_AT_ONCE],
-                                      size_t n_columns, __m256i *sums)
+static FORCE_INLINE void add_columns(__m256i codes, const __m256i v[LANES_AT_ONCE],
+                                     size_t n_columns, __m256i *sums)
 {
     UNROLL
     for (size_t t = 0; t < n_columns; t++) {
-        sums[t] = _mm256_add_epi16(sums[t], _mm256_maddubs_epi16(codes, v[t]));
+        sums[t] = add_products(sums[t], codes, v[t]);
         PIN(sums[t]);
     }
 }
@@ -37,20 +34,20 @@ static FORCE_INLINE void add_pair(const uint8_t *at, int pair, Kind kind,
                                   const __m256i odd[LANES_AT_ONCE], __m256i *low, __m256i *high)
 {
     __m256i first, second;
-    if (kind.format != PACKED_BYTES) {
-        unpack_pair(at + pair * VECTOR_BYTES, kind.format == PACKED_FP4, &first, &second);
-        add_products(first, even, kind.n_columns, low);
-        add_products(second, odd, kind.n_columns, low);
-    } else if (kind.code_bits == 8) {
+    if (kind.kind.format != PACKED_BYTES) {
+        unpack_pair(at + pair * VECTOR_BYTES, kind.kind.format == PACKED_FP4, &first, &second);
+        add_columns(first, even, kind.n_columns, low);
+        add_columns(second, odd, kind.n_columns, low);
+    } else if (has_nibble_planes(kind.kind)) {
         unpack_pair(at + 2 * pair * VECTOR_BYTES, false, &first, &second);
-        add_products(first, even, kind.n_columns, low);
-        add_products(second, even, kind.n_columns, high);
+        add_columns(first, even, kind.n_columns, low);
+        add_columns(second, even, kind.n_columns, high);
         unpack_pair(at + (2 * pair + 1) * VECTOR_BYTES, false, &first, &second);
-        add_products(first, odd, kind.n_columns, low);
-        add_products(second, odd, kind.n_columns, high);
+        add_columns(first, odd, kind.n_columns, low);
+        add_columns(second, odd, kind.n_columns, high);
     } else {
-        add_products(load_bytes(at + 2 * pair * VECTOR_BYTES), even, kind.n_columns, low);
-        add_products(load_bytes(at + (2 * pair + 1) * VECTOR_BYTES), odd, kind.n_columns, low);
+        add_columns(load_bytes(at + 2 * pair * VECTOR_BYTES), even, kind.n_columns, low);
+        add_columns(load_bytes(at + (2 * pair + 1) * VECTOR_BYTES), odd, kind.n_columns, low);
     }
 }
 
@@ -58,21 +55,19 @@ static FORCE_INLINE void add_pair(const uint8_t *at, int pair, Kind kind,
 static FORCE_INLINE void finish_dots(const __m256i *low, const __m256i *high, size_t strips,
                                      Kind kind, bool is_first, __m256i *dots)
 {
-    const bool two_planes = kind.format == PACKED_BYTES && kind.code_bits == 8;
+    const bool two_planes = has_nibble_planes(kind.kind);
     UNROLL
     for (size_t i = 0; i < strips * kind.n_tokens; i++) {
         __m256i total = _mm256_setzero_si256();
         UNROLL
-        for (size_t p = 0; p < kind.planes; p++) {
+        for (size_t p = 0; p < kind.kind.planes; p++) {
             /* Widening multiplies by what the activations' plane and the codes' plane count. */
-            const int16_t step = p + 1 < kind.planes ? ACTIVATION_PLANE_STEP : 1;
-            size_t lane = i * kind.planes + p;
-            __m256i wide = _mm256_madd_epi16(low[lane], _mm256_set1_epi16(step));
+            const int step = p + 1 < kind.kind.planes ? ACTIVATION_PLANE_STEP : 1;
+            size_t lane = i * kind.kind.planes + p;
+            __m256i wide = widen_sums(low[lane], step);
             total = p == 0 ? wide : _mm256_add_epi32(total, wide);
-            if (two_planes) {
-                const __m256i steps = _mm256_set1_epi16((int16_t)(16 * step));
-                total = _mm256_add_epi32(total, _mm256_madd_epi16(high[lane], steps));
-            }
+            if (two_planes)
+                total = _mm256_add_epi32(total, widen_sums(high[lane], 16 * step));
         }
         dots[i] = is_first ? total : _mm256_add_epi32(dots[i], total);
     }
@@ -91,7 +86,8 @@ static FORCE_INLINE void dot_block(const uint8_t *at, size_t tile_bytes, size_t 
                                    __m256i dots[LANES_AT_ONCE])
 {
     const size_t lanes = strips * kind.n_columns;
-    const int run = sums_in_16_bits(kind.format, kind.code_bits) / 2; /* pairs of vectors */
+    const int most = vectors_in_sums(kind.kind);
+    const int run = (most < BLOCK_VECTORS ? most : BLOCK_VECTORS) / 2; /* pairs of vectors */
 
     UNROLL
     for (int begin = 0; begin < BLOCK_VECTORS / 2; begin += run) {
@@ -119,14 +115,14 @@ static FORCE_INLINE void dot_block(const uint8_t *at, size_t tile_bytes, size_t 
 /* Adds a span to the accumulators: its dots are there, its scales at `group`. */
 static FORCE_INLINE void add_dots(const uint8_t *group, size_t tile_bytes, size_t strips,
                                   const __m256i dots[LANES_AT_ONCE], const ActivationScale *x,
-                                  const float *x_offset, Kind kind, __m256 *acc)
+                                  const float *x_offset, ScaleType type, Kind kind, __m256 *acc)
 {
-    const size_t half_bytes = HALF_ROWS * scale_type_bytes(kind.type);
+    const size_t half_bytes = HALF_ROWS * scale_type_bytes(type);
     UNROLL
     for (size_t i = 0; i < strips; i++) {
         const uint8_t *at = group + i / HALVES * tile_bytes + i % HALVES * half_bytes;
-        __m256 scales = load_rows(at, kind.type);
-        __m256 biases = load_rows(at + HALVES * half_bytes, kind.type);
+        __m256 scales = load_rows(at, type);
+        __m256 biases = load_rows(at + HALVES * half_bytes, type);
         UNROLL
         for (size_t t = 0; t < kind.n_tokens; t++) {
             size_t lane = i * kind.n_tokens + t;
@@ -154,8 +150,10 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
                                         size_t token, Kind kind)
 {
     const PackedMatrix *m = job->matrix;
-    const size_t scale_bytes = 2 * TILE_ROWS * scale_type_bytes(kind.type);
-    const size_t block_bytes = kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
+    const ScaleType type = m->scale_type;
+    const size_t scale_bytes = 2 * TILE_ROWS * scale_type_bytes(type);
+    const size_t block_bytes =
+        kind.kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
     const size_t strips = tiles * HALVES;
     const size_t x_step = job->x->n_tokens; /* all tokens are in the first tile of them */
     const int8_t *codes = activation_codes(job->x, token, 0);
@@ -168,14 +166,15 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
     UNROLL
     for (size_t i = 0; i < strips * kind.n_tokens; i++)
         acc[i] = _mm256_setzero_ps();
-    if (m->group_blocks == 1) {
+    if (kind.kind.span_blocks == 1) {
         for (size_t block = 0; block < m->n_blocks; block++) {
             const size_t half = block % 2;
             prefetch_block(group, m->tile_bytes, tiles, block_bytes);
             dot_block(group + scale_bytes, m->tile_bytes, strips, codes + half * WEIGHT_BLOCK, kind,
                       true, dots);
-            add_dots(group, m->tile_bytes, strips, dots, x, &x->half_offsets[half], kind, acc);
-            codes += half * x_step * kind.planes * ACTIVATION_BLOCK;
+            add_dots(group, m->tile_bytes, strips, dots, x, &x->half_offsets[half], type, kind,
+                     acc);
+            codes += half * x_step * kind.kind.planes * ACTIVATION_BLOCK;
             x += half * x_step;
             group += m->group_bytes;
         }
@@ -187,9 +186,9 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
                 dot_block(at, m->tile_bytes, strips, codes, kind, true, dots);
                 dot_block(at + block_bytes, m->tile_bytes, strips, codes + WEIGHT_BLOCK, kind,
                           false, dots);
-                add_dots(group, m->tile_bytes, strips, dots, x, &x->offset, kind, acc);
+                add_dots(group, m->tile_bytes, strips, dots, x, &x->offset, type, kind, acc);
                 at += 2 * block_bytes;
-                codes += x_step * kind.planes * ACTIVATION_BLOCK;
+                codes += x_step * kind.kind.planes * ACTIVATION_BLOCK;
                 x += x_step;
             }
         }
@@ -202,18 +201,16 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
     }
 }
 
-static FORCE_INLINE void multiply_type(const KernelJob *job, PackedFormat format, ScaleType type,
-                                       uint32_t code_bits)
+static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 {
-    const Kind one = {format, type, code_bits, 1, 1, 1}, two = {format, type, code_bits, 1, 2, 2};
-    const Kind fine = {format, type, code_bits, 2, 1, 2};
+    const Kind one = {kind, 1, kind.planes}, two = {kind, 2, 2 * kind.planes};
     const size_t end = job->first_tile + job->n_tiles;
 
     for (size_t tile = job->first_tile; tile < end; tile++) {
         size_t token = 0;
-        if (job->x->planes == 2) {
+        if (kind.planes == 2) {
             for (; token < job->x->n_tokens; token++)
-                multiply_tiles(job, tile, 1, token, fine);
+                multiply_tiles(job, tile, 1, token, one);
             continue;
         }
         if (job->x->n_tokens == 1 && tile + 2 <= end) {
@@ -227,7 +224,7 @@ static FORCE_INLINE void multiply_type(const KernelJob *job, PackedFormat format
     }
 }
 
-void avx2_multiply_few(const KernelJob *job)
+void AVX2_NAME(multiply_few)(const KernelJob *job)
 {
-    AVX2_MULTIPLY(multiply_type, job);
+    AVX2_BY_FORMAT(multiply_kind, job);
 }

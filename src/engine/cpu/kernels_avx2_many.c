@@ -1,11 +1,12 @@
-/* AVX2 products of quantised weights with many tokens: bound by multiply-adds.
+/* AVX2 and AVX-VNNI products of quantised weights with many tokens: bound by multiply-adds.
  *
  * A span of a tile (both its halves; of 8-bit codes one half at a time, in two planes of nibbles)
  * is unpacked into an array of 1 KB in the first-level cache. Then columns of activations pass 4 at
  * a time (4 tokens, or 2 in two planes): per 4 inputs, 2 registers of weights and 4 broadcasts feed
- * 8 vpmaddubsw into 8 sums of 16 bits, so loads stay below the multiplications. The sums are
- * widened every 32 inputs, and at the span's end converted and scaled into their accumulator in
- * memory. Registers: 8 sums, 2 weights, a broadcast and a product.
+ * 8 vpmaddubsw into 8 sums of 16 bits, or 8 vpdpbusd into 8 sums of 32, so loads stay below the
+ * multiplications. Sums of 16 bits are widened every 32 inputs, and all at the span's end converted
+ * and scaled into their accumulator in memory. Registers: 8 sums, 2 weights, a broadcast and a
+ * product.
  *
  * Inputs are cut into chunks whose activations stay in the second-level cache while ROW_TILES tiles
  * use them; accumulators of a token tile stay in the first. */
@@ -19,33 +20,20 @@ enum {
     COLUMNS_AT_ONCE = 4,
 };
 
-/* What is fixed while one kernel is compiled. */
-typedef struct Kind {
-    PackedFormat format;
-    ScaleType type;
-    uint32_t code_bits;
-    size_t planes; /* of the activations */
-} Kind;
-
 /* The unpacked span: vector j of plane p at [j][p]. */
 typedef struct Planes {
     __m256i codes[SPAN_VECTORS][PLANES];
 } Planes;
 
-static FORCE_INLINE bool has_nibble_planes(Kind kind)
-{
-    return kind.format == PACKED_BYTES && kind.code_bits == 8;
-}
-
 /* Unpacks one half of a block of a tile. */
-static FORCE_INLINE void unpack_half(const uint8_t *at, size_t half, Kind kind,
+static FORCE_INLINE void unpack_half(const uint8_t *at, size_t half, KernelKind kind,
                                      __m256i codes[BLOCK_VECTORS][PLANES])
 {
     at += half * HALF_BYTES;
     if (kind.format == PACKED_BYTES) {
         UNROLL
         for (int j = 0; j < BLOCK_VECTORS; j++) {
-            if (kind.code_bits == 8)
+            if (has_nibble_planes(kind))
                 unpack_pair(at + j * VECTOR_BYTES, false, &codes[j][0], &codes[j][1]);
             else
                 codes[j][half] = load_bytes(at + j * VECTOR_BYTES);
@@ -60,17 +48,16 @@ static FORCE_INLINE void unpack_half(const uint8_t *at, size_t half, Kind kind,
 
 /* Widens the sums of plane p of the codes with `count` tokens, and adds a token's planes. step:
  * what a code in plane p counts. */
-static FORCE_INLINE void widen_sums(const __m256i sums[COLUMNS_AT_ONCE], size_t count,
-                                    size_t planes, int16_t step, bool is_first,
-                                    __m256i dots[COLUMNS_AT_ONCE])
+static FORCE_INLINE void finish_dots(const __m256i sums[COLUMNS_AT_ONCE], size_t count,
+                                     size_t planes, int step, bool is_first,
+                                     __m256i dots[COLUMNS_AT_ONCE])
 {
     UNROLL
     for (size_t t = 0; t < count; t++) {
-        __m256i last = _mm256_madd_epi16(sums[t * planes + planes - 1], _mm256_set1_epi16(step));
-        if (planes == 2) {
-            const __m256i steps = _mm256_set1_epi16((int16_t)(step * ACTIVATION_PLANE_STEP));
-            last = _mm256_add_epi32(last, _mm256_madd_epi16(sums[t * planes], steps));
-        }
+        __m256i last = widen_sums(sums[t * planes + planes - 1], step);
+        if (planes == 2)
+            last =
+                _mm256_add_epi32(last, widen_sums(sums[t * planes], step * ACTIVATION_PLANE_STEP));
         dots[t] = is_first ? last : _mm256_add_epi32(dots[t], last);
     }
 }
@@ -78,7 +65,7 @@ static FORCE_INLINE void widen_sums(const __m256i sums[COLUMNS_AT_ONCE], size_t 
 /* The exact sums of both planes of codes with `count` tokens, 32 bits a row; plane_1: what a code
  * in plane 1 counts. */
 static FORCE_INLINE void dot_planes(const Planes *w, const int8_t *x, size_t count, size_t planes,
-                                    int16_t plane_1, int n_vectors, int run,
+                                    int plane_1, int n_vectors, int run,
                                     __m256i dots[PLANES][COLUMNS_AT_ONCE])
 {
     const size_t columns = count * planes;
@@ -97,14 +84,14 @@ static FORCE_INLINE void dot_planes(const Planes *w, const int8_t *x, size_t cou
             UNROLL
             for (size_t t = 0; t < columns; t++) {
                 __m256i v = broadcast_codes(x + t * ACTIVATION_BLOCK + 4 * j);
-                sums[0][t] = _mm256_add_epi16(sums[0][t], _mm256_maddubs_epi16(first_plane, v));
-                sums[1][t] = _mm256_add_epi16(sums[1][t], _mm256_maddubs_epi16(second_plane, v));
+                sums[0][t] = add_products(sums[0][t], first_plane, v);
+                sums[1][t] = add_products(sums[1][t], second_plane, v);
                 PIN(sums[0][t]);
                 PIN(sums[1][t]);
             }
         }
-        widen_sums(sums[0], count, planes, 1, first == 0, dots[0]);
-        widen_sums(sums[1], count, planes, plane_1, first == 0, dots[1]);
+        finish_dots(sums[0], count, planes, 1, first == 0, dots[0]);
+        finish_dots(sums[1], count, planes, plane_1, first == 0, dots[1]);
     }
 }
 
@@ -119,12 +106,12 @@ typedef struct Span {
 /* Adds a span to the accumulators of tokens [t, t + count): of both halves, or of half `half` in
  * two planes. */
 static FORCE_INLINE void add_tokens(const Planes *w, const Span *span, size_t t, size_t count,
-                                    int n_vectors, size_t half, Kind kind,
+                                    int n_vectors, size_t half, KernelKind kind,
                                     __m256 (*acc)[ACTIVATION_TILE])
 {
     __m256i dots[PLANES][COLUMNS_AT_ONCE];
     const int8_t *codes = span->codes + t * kind.planes * ACTIVATION_BLOCK;
-    int run = sums_in_16_bits(kind.format, kind.code_bits);
+    int run = vectors_in_sums(kind);
 
     /* Each pass loads the weights afresh: hoisted out of the loop, 16 vectors would be copied to
      * the stack, and loaded from there once a use. */
@@ -149,7 +136,7 @@ static FORCE_INLINE void add_tokens(const Planes *w, const Span *span, size_t t,
 }
 
 static FORCE_INLINE void add_all_tokens(const Planes *w, const Span *span, size_t width,
-                                        int n_vectors, size_t half, Kind kind,
+                                        int n_vectors, size_t half, KernelKind kind,
                                         __m256 (*acc)[ACTIVATION_TILE])
 {
     const size_t at_once = COLUMNS_AT_ONCE / kind.planes;
@@ -164,40 +151,41 @@ static FORCE_INLINE void add_all_tokens(const Planes *w, const Span *span, size_
  * width).
  */
 static FORCE_INLINE void add_chunk(const KernelJob *job, size_t tile, size_t token, size_t width,
-                                   size_t first, size_t count, int span_blocks,
-                                   __m256 (*acc)[ACTIVATION_TILE], Kind kind)
+                                   size_t first, size_t count, __m256 (*acc)[ACTIVATION_TILE],
+                                   KernelKind kind)
 {
     const PackedMatrix *m = job->matrix;
-    const size_t half_bytes = HALF_ROWS * scale_type_bytes(kind.type);
+    const size_t half_bytes = HALF_ROWS * scale_type_bytes(m->scale_type);
     const size_t block_bytes = kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
     const size_t passes = has_nibble_planes(kind) ? HALVES : 1;
     Planes w;
 
-    for (size_t block = first; block < first + count; block += (size_t)span_blocks) {
+    for (size_t block = first; block < first + count; block += (size_t)kind.span_blocks) {
         const uint8_t *at = packed_group(m, tile, block / m->group_blocks);
         const size_t x_block = block / 2, half_block = block % 2;
         const ActivationScale *x = activation_scale(job->x, token, x_block);
         Span span = {.codes = activation_codes(job->x, token, x_block) + half_block * WEIGHT_BLOCK,
                      .x = x,
-                     .x_offsets = span_blocks == 1 ? &x->half_offsets[half_block] : &x->offset};
+                     .x_offsets =
+                         kind.span_blocks == 1 ? &x->half_offsets[half_block] : &x->offset};
         UNROLL
         for (size_t h = 0; h < HALVES; h++) {
-            span.scales[h] = load_rows(at + h * half_bytes, kind.type);
-            span.biases[h] = load_rows(at + (HALVES + h) * half_bytes, kind.type);
+            span.scales[h] = load_rows(at + h * half_bytes, m->scale_type);
+            span.biases[h] = load_rows(at + (HALVES + h) * half_bytes, m->scale_type);
         }
         at += 2 * HALVES * half_bytes + block % m->group_blocks * block_bytes;
         for (size_t pass = 0; pass < passes; pass++) {
-            for (int b = 0; b < span_blocks; b++) {
+            for (int b = 0; b < kind.span_blocks; b++) {
                 unpack_half(at + (size_t)b * block_bytes, pass, kind, w.codes + b * BLOCK_VECTORS);
                 if (passes == 1)
                     unpack_half(at + (size_t)b * block_bytes, 1, kind, w.codes + b * BLOCK_VECTORS);
             }
-            add_all_tokens(&w, &span, width, span_blocks * BLOCK_VECTORS, pass, kind, acc);
+            add_all_tokens(&w, &span, width, kind.span_blocks * BLOCK_VECTORS, pass, kind, acc);
         }
     }
 }
 
-static FORCE_INLINE void multiply_kind(const KernelJob *job, int span_blocks, Kind kind)
+static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 {
     const PackedMatrix *m = job->matrix;
     __m256 acc[ROW_TILES][HALVES][ACTIVATION_TILE];
@@ -213,8 +201,7 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, int span_blocks, Ki
                 size_t blocks = m->n_blocks - block;
                 blocks = blocks < CHUNK_BLOCKS ? blocks : CHUNK_BLOCKS;
                 for (size_t i = 0; i < tiles; i++)
-                    add_chunk(job, first_tile + i, token, width, block, blocks, span_blocks, acc[i],
-                              kind);
+                    add_chunk(job, first_tile + i, token, width, block, blocks, acc[i], kind);
             }
             for (size_t i = 0; i < tiles * HALVES; i++) {
                 for (size_t t = 0; t < width; t++)
@@ -225,24 +212,7 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, int span_blocks, Ki
     }
 }
 
-static FORCE_INLINE void multiply_planes(const KernelJob *job, int span_blocks, Kind kind)
+void AVX2_NAME(multiply_many)(const KernelJob *job)
 {
-    if (job->x->planes == 2)
-        multiply_kind(job, span_blocks, (Kind){kind.format, kind.type, kind.code_bits, 2});
-    else
-        multiply_kind(job, span_blocks, (Kind){kind.format, kind.type, kind.code_bits, 1});
-}
-
-static FORCE_INLINE void multiply_type(const KernelJob *job, PackedFormat format, ScaleType type,
-                                       uint32_t code_bits)
-{
-    if (job->matrix->group_blocks == 1)
-        multiply_planes(job, 1, (Kind){format, type, code_bits, 1});
-    else
-        multiply_planes(job, 2, (Kind){format, type, code_bits, 1});
-}
-
-void avx2_multiply_many(const KernelJob *job)
-{
-    AVX2_MULTIPLY(multiply_type, job);
+    AVX2_BY_FORMAT(multiply_kind, job);
 }

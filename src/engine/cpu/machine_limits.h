@@ -13,7 +13,7 @@ typedef struct LimitLoops {
 } LimitLoops;
 
 extern const LimitLoops limit_loops_plain;
-extern const LimitLoops limit_loops_avx2, limit_loops_avx512, limit_loops_amx;
+extern const LimitLoops limit_loops_avx2, limit_loops_avxvnni, limit_loops_avx512, limit_loops_amx;
 extern const LimitLoops limit_loops_neon, limit_loops_dotprod, limit_loops_i8mm;
 
 /* The read loop of AVX-512, which AMX machines have too. */

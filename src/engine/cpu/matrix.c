@@ -31,6 +31,7 @@ InstructionSet cpu_kernels_select(InstructionSet set)
         [INSTRUCTIONS_PLAIN] = &kernels_plain,
 #if CPU_HAS_X86_KERNELS
         [INSTRUCTIONS_AVX2] = &kernels_avx2,
+        [INSTRUCTIONS_AVXVNNI] = &kernels_avxvnni,
         [INSTRUCTIONS_AVX512] = &kernels_avx512,
         [INSTRUCTIONS_AMX] = &kernels_amx,
 #elif CPU_HAS_ARM_KERNELS
