@@ -50,7 +50,7 @@ static int compare(const void *a, const void *b)
 
 static bool measure(const Bench *b, KvType type, CpuPool *pool, Error *err)
 {
-    const CpuOps *ops = cpu_ops(cpu_instructions_available());
+    const CpuOps *ops = cpu_ops(cpu_best_instructions(INSTRUCTIONS_BEST));
     LayerConfig *layer = memory_allocate_zeroed(b->layers, sizeof *layer);
     ModelConfig config = {.num_hidden_layers = (uint32_t)b->layers,
                           .num_attention_heads = (uint32_t)b->n_heads,

@@ -132,7 +132,7 @@ void *cpu_side_open(const Model *model, bool is_f32)
     Engine *engine;
     EngineOptions options = {.precision = is_f32 ? ENGINE_PRECISION_F32 : ENGINE_PRECISION_INT16,
                              .threads = 2};
-    require(cpu_engine_open(model, &options, cpu_instructions_available(), &engine, &err), &err);
+    require(cpu_engine_open(model, &options, INSTRUCTIONS_BEST, &engine, &err), &err);
     return engine;
 }
 
