@@ -7,10 +7,13 @@
 /* Templates for models that bring none. */
 Slice chat_default_source(Slice model_type);
 
-/* The messages as the template sees them, in scratch. join_content: text parts become one string
- * and tool-call arguments that are JSON text become values; else only the reasoning fields are
- * filled in. */
-bool chat_messages_prepare(const JsonValue *messages, bool join_content, Arena *scratch,
+typedef struct ChatPreparation {
+    bool join_content;    /* text parts become one string */
+    bool parse_arguments; /* tool-call arguments that are JSON text become values */
+} ChatPreparation;
+
+/* The messages as the template sees them, in scratch. The reasoning fields are filled in always. */
+bool chat_messages_prepare(const JsonValue *messages, ChatPreparation preparation, Arena *scratch,
                            JsonValue *out, Error *err) WARN_UNUSED;
 
 /* The marks that a template's source tells. */

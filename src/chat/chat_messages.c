@@ -132,14 +132,15 @@ static bool parse_tool_calls(const JsonValue *calls, Arena *scratch, JsonValue *
 }
 
 /* Content and tool calls of one message, in its own copy of the members. */
-static bool rewrite_members(JsonMember *members, size_t count, Arena *scratch, Error *err)
+static bool rewrite_members(JsonMember *members, size_t count, ChatPreparation preparation,
+                            Arena *scratch, Error *err)
 {
     for (size_t i = 0; i < count; i++) {
         JsonValue value = members[i].value;
         bool ok = true;
-        if (slice_equal(members[i].key, SLICE("content")))
+        if (preparation.join_content && slice_equal(members[i].key, SLICE("content")))
             ok = join_parts(&value, scratch, &members[i].value, err);
-        else if (slice_equal(members[i].key, SLICE("tool_calls")))
+        else if (preparation.parse_arguments && slice_equal(members[i].key, SLICE("tool_calls")))
             ok = parse_tool_calls(&value, scratch, &members[i].value, err);
         if (!ok)
             return false;
@@ -147,12 +148,13 @@ static bool rewrite_members(JsonMember *members, size_t count, Arena *scratch, E
     return true;
 }
 
-static bool prepare_message(const JsonValue *message, bool join_content, Arena *scratch,
+static bool prepare_message(const JsonValue *message, ChatPreparation preparation, Arena *scratch,
                             JsonValue *out, Error *err)
 {
     const JsonValue *reasoning = find_reasoning(message);
+    bool rewrites = preparation.join_content || preparation.parse_arguments;
     *out = *message;
-    if (message->kind != JSON_OBJECT || (!reasoning && !join_content))
+    if (message->kind != JSON_OBJECT || (!reasoning && !rewrites))
         return true;
     size_t count = 0;
     JsonMember *members = new_members(scratch, message->as.object.count + 2, err);
@@ -169,13 +171,13 @@ static bool prepare_message(const JsonValue *message, bool join_content, Arena *
     }
     if (reasoning)
         set_member(members, &count, "reasoning_content", reasoning);
-    if (join_content && !rewrite_members(members, count, scratch, err))
+    if (rewrites && !rewrite_members(members, count, preparation, scratch, err))
         return false;
     *out = (JsonValue){.kind = JSON_OBJECT, .as.object = {members, count}};
     return true;
 }
 
-bool chat_messages_prepare(const JsonValue *messages, bool join_content, Arena *scratch,
+bool chat_messages_prepare(const JsonValue *messages, ChatPreparation preparation, Arena *scratch,
                            JsonValue *out, Error *err)
 {
     if (!json_is(messages, JSON_ARRAY))
@@ -187,7 +189,7 @@ bool chat_messages_prepare(const JsonValue *messages, bool join_content, Arena *
     for (size_t i = 0; i < count; i++) {
         if (messages->as.array.items[i].kind != JSON_OBJECT)
             return error_set(err, ERROR_INVALID, "messages[%zu]: expected an object", i);
-        if (!prepare_message(&messages->as.array.items[i], join_content, scratch, &items[i], err))
+        if (!prepare_message(&messages->as.array.items[i], preparation, scratch, &items[i], err))
             return false;
     }
     *out = (JsonValue){.kind = JSON_ARRAY, .as.array = {items, count}};

@@ -193,15 +193,15 @@ static void add_token(JsonMember *members, size_t *count, const char *name, cons
         add_variable(members, count, name, &value);
 }
 
-bool chat_template_render(const ChatTemplate *tmpl, const ChatRequest *request, Arena *scratch,
-                          Buffer *out, Error *err)
+static bool render(const ChatTemplate *tmpl, const ChatRequest *request,
+                   ChatPreparation preparation, Arena *scratch, Buffer *out, Error *err)
 {
     JsonMember members[6];
     size_t count = 0;
     JsonValue messages,
         generation = {.kind = JSON_BOOL, .as.boolean = request->add_generation_prompt};
     const JsonValue *tools = request->tools;
-    if (!chat_messages_prepare(request->messages, request->for_reply, scratch, &messages, err))
+    if (!chat_messages_prepare(request->messages, preparation, scratch, &messages, err))
         return false;
     if (request->for_reply &&
         !chat_tools_rewrite(&tmpl->tools, &tmpl->markup.calls, &tools, &messages, scratch, err))
@@ -216,4 +216,32 @@ bool chat_template_render(const ChatTemplate *tmpl, const ChatRequest *request, 
     JinjaContext context = {
         .variables = &variables, .more = request->kwargs, .now_text = request->now_text};
     return jinja_template_render(tmpl->jinja, &context, out, err);
+}
+
+static bool has_calls(const JsonValue *messages)
+{
+    for (size_t i = 0; json_is(messages, JSON_ARRAY) && i < messages->as.array.count; i++) {
+        if (json_get_present(&messages->as.array.items[i], "tool_calls"))
+            return true;
+    }
+    return false;
+}
+
+bool chat_template_render(const ChatTemplate *tmpl, const ChatRequest *request, Arena *scratch,
+                          Buffer *out, Error *err)
+{
+    ChatPreparation preparation = {request->for_reply, request->for_reply};
+    size_t before = out->len;
+    if (render(tmpl, request, preparation, scratch, out, err))
+        return true;
+    if (!request->for_reply || err->code != ERROR_INVALID || !has_calls(request->messages))
+        return false;
+    /* A few templates were written for arguments that are text. */
+    Error again = {0};
+    preparation.parse_arguments = false;
+    out->len = before;
+    if (render(tmpl, request, preparation, scratch, out, &again))
+        return true;
+    out->len = before;
+    return false;
 }

@@ -86,7 +86,8 @@ static bool read_content(MessageReader *reader, const JsonValue *value, Slice ro
 {
     bool is_assistant = slice_equal(role, SLICE("assistant"));
     if (!value) {
-        out->kind = JSON_NULL;
+        /* Most templates look into the text without asking whether there is one. */
+        *out = string_value(SLICE(""));
         if (is_assistant && has_calls)
             return true;
         return http_error_set(

@@ -154,6 +154,20 @@ static void test_other_families(void **state)
     markup = markup_of("{# <|tool_call|> <|/tool_call|> #}");
     check(&markup, "<|tool_call|>[{\"name\": \"f\", \"arguments\": {}}]<|/tool_call|>",
           "<f:f><a:{}>");
+    markup = markup_of("{# <|tools_prefix|> <|tools_suffix|> #}");
+    check(&markup, "<|tools_prefix|>[{\"f\": {\"x\": 1}}, {\"g\": {}}]<|tools_suffix|>",
+          "<f:f><a:{\"x\": 1}><f:g><a:{}>");
+    markup = markup_of("{# <TOOLCALL></TOOLCALL> #}");
+    check(&markup, "<TOOLCALL>[{\"name\": \"f\", \"arguments\": {}}]</TOOLCALL>", "<f:f><a:{}>");
+    markup = markup_of("{# <tool_calls>[</tool_calls> #}");
+    check(&markup, "<tool_calls>[{\"name\": \"f\", \"arguments\": {}}]</tool_calls>",
+          "<f:f><a:{}>");
+    markup = markup_of("{# <tool_calls></tool_calls> #}");
+    check(
+        &markup,
+        "<tool_calls>\n{\"name\": \"f\", \"arguments\": {}}\n{\"name\": \"g\", \"arguments\": {}}\n"
+        "</tool_calls>",
+        "<f:f><a:{}><f:g><a:{}>");
     markup = markup_of("{# <|tool_call|> #}");
     check(&markup, "<|tool_call|>[{\"name\": \"f\", \"arguments\": {}}]", "<f:f><a:{}>");
 }
@@ -290,6 +304,20 @@ static void test_history_in_messages(void **state)
                  "</tool_response>|");
 }
 
+static void test_templates_that_want_text(void **state)
+{
+    (void)state;
+    static const char messages[] =
+        "[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"id\":\"1\",\"function\":"
+        "{\"name\":\"f\",\"arguments\":\"{\\\"a\\\": 1}\"}}]}]";
+    static const char head[] = "{# tools #}{%- set call = messages[0].tool_calls[0].function %}";
+    char source[256];
+    snprintf(source, sizeof(source), "%s{{ call.arguments.a }}", head);
+    check_prompt(source, messages, TOOL, "1"); /* a value, as most want it */
+    snprintf(source, sizeof(source), "%s{{ 'x' + call.arguments }}", head);
+    check_prompt(source, messages, TOOL, "x{\"a\": 1}"); /* text for those that join it */
+}
+
 static void test_short_ids(void **state)
 {
     (void)state;
@@ -374,6 +402,7 @@ int main(void)
         cmocka_unit_test(test_calls_that_break_off),
         cmocka_unit_test(test_tools_in_messages),
         cmocka_unit_test(test_history_in_messages),
+        cmocka_unit_test(test_templates_that_want_text),
         cmocka_unit_test(test_short_ids),
         cmocka_unit_test(test_failing_allocations),
     };

@@ -213,6 +213,29 @@ def test_cut_inside_a_call_is_length(hermes):
         assert not choice.message.content
 
 
+def test_special_tokens_are_marks(tmp_path_factory):
+    """<|python_tag|> is a special token of this tokenizer: it opens a call, and is not in the content."""
+    served, client = serve(tmp_path_factory, TEMPLATES["llama"].replace("#}", "<|python_tag|> #}", 1), "llama3-q4-g64")
+    try:
+        choice = ask(client, tools=TOOLS, logit_bias={"599": 100}, parallel_tool_calls=False).choices[0]
+        assert choice.finish_reason == "tool_calls" and choice.message.content is None
+        check_calls(choice.message.tool_calls)
+    finally:
+        assert served.stop() == 0
+
+
+def test_streaming_helper(hermes):
+    """The client's own reader of streams, which parses arguments against the model of the tool."""
+    with hermes.chat.completions.stream(model="tiny", messages=HELLO, tools=[openai.pydantic_function_tool(GetWeather)],
+                                        tool_choice="required", parallel_tool_calls=False, max_tokens=400) as stream:
+        events = list(stream)
+        final = stream.get_final_completion()
+    assert isinstance(final.choices[0].message.tool_calls[0].function.parsed_arguments, GetWeather)
+    assert any(event.type == "tool_calls.function.arguments.delta" for event in events)
+    with hermes.chat.completions.stream(model="tiny", messages=HELLO, response_format=Plan, max_tokens=400) as stream:
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Plan)
+
+
 def test_logprobs_are_of_content_only(hermes):
     reply = ask(hermes, tools=TOOLS, tool_choice="required", logprobs=True, top_logprobs=2, parallel_tool_calls=False)
     assert reply.choices[0].logprobs.content == []
@@ -264,6 +287,11 @@ def test_many_at_once(hermes):
     assert alone == together
 
 
+class GetWeather(pydantic.BaseModel):
+    city: str = pydantic.Field(pattern="^[A-Z][a-z]{1,5}$")
+    days: int = pydantic.Field(ge=0, le=99)
+
+
 class Step(pydantic.BaseModel):
     number: int = pydantic.Field(ge=0, le=9)
     done: bool
@@ -280,11 +308,6 @@ def test_parsed_content(hermes, thinker):
                                               extra_body={"reasoning_budget_tokens": 5}, **options)
         plan = reply.choices[0].message.parsed
         assert plan.kind in ("short", "long") and 1 <= len(plan.steps) <= 2
-
-
-class GetWeather(pydantic.BaseModel):
-    city: str = pydantic.Field(pattern="^[A-Z][a-z]{1,5}$")
-    days: int
 
 
 def test_parsed_calls(hermes):
