@@ -1,10 +1,10 @@
 /* One step: rows for every slot, an engine pass, and what it means for the slots.
  *
- * Rows of decoding slots carry one token each. Prompts share a budget of tokens, oldest first.
- * While others decode, the budget is what keeps the pass within a multiple of a pass without
- * prefill, by the costs of the passes before: nobody's stream stalls because somebody brings a long
- * prompt. A pass that fails is tried again row by row, so that an error ends only the choice that
- * causes it. */
+ * Rows of decoding slots carry one token each, or several that were certain. Prompts share a budget
+ * of tokens, oldest first, after what those took of it. While others decode, the budget is what
+ * keeps the pass within a multiple of a pass without prefill, by the costs of the passes before:
+ * nobody's stream stalls because somebody brings a long prompt. A pass that fails is tried again
+ * row by row, so that an error ends only the choice that causes it. */
 #include "state.h"
 
 #include <math.h>
@@ -149,16 +149,39 @@ static void add_prefill(Scheduler *scheduler, Step *step, size_t budget)
     }
 }
 
+static size_t count_decoding(const Scheduler *scheduler)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < scheduler->slot_count; i++)
+        count += slot_decodes(&scheduler->slots[i]);
+    return count;
+}
+
+/* Each decoding slot's next token; where several are certain, the others count as prefill. */
+static void add_decode(Scheduler *scheduler, Step *step, size_t extra)
+{
+    for (size_t i = 0; i < scheduler->slot_count; i++) {
+        Slot *slot = &scheduler->slots[i];
+        if (!slot_decodes(slot))
+            continue;
+        size_t left = slot->n_tokens - slot->fed - 1;
+        size_t more = left < extra ? left : extra;
+        add_row(scheduler, step, slot, 1 + more,
+                more == left ? ENGINE_LOGITS_LAST : ENGINE_LOGITS_NONE);
+        step->n_prefill += more;
+        extra -= more;
+    }
+    step->n_decode = step->n_rows;
+}
+
 static Step build_rows(Scheduler *scheduler)
 {
     Step step = {0};
-    for (size_t i = 0; i < scheduler->slot_count; i++) {
-        Slot *slot = &scheduler->slots[i];
-        if (slot_decodes(slot))
-            add_row(scheduler, &step, slot, slot->n_tokens - slot->fed, ENGINE_LOGITS_LAST);
-    }
-    step.n_decode = step.n_rows;
-    add_prefill(scheduler, &step, prefill_budget(scheduler, step.n_decode));
+    size_t n_decode = count_decoding(scheduler);
+    size_t budget = prefill_budget(scheduler, n_decode);
+    /* Alone, a slot holds nobody up. */
+    add_decode(scheduler, &step, n_decode > 1 ? budget : SCHEDULER_PREFILL_CHUNK_ALONE);
+    add_prefill(scheduler, &step, budget);
     return step;
 }
 
