@@ -4,7 +4,8 @@
 
 add_library(mlx_serve_options INTERFACE)
 target_compile_definitions(mlx_serve_options INTERFACE _POSIX_C_SOURCE=200809L _DEFAULT_SOURCE
-    _FILE_OFFSET_BITS=64 MLX_SERVE_VERSION="${PROJECT_VERSION}")
+    _FILE_OFFSET_BITS=64 MLX_SERVE_VERSION="${PROJECT_VERSION}"
+    $<$<PLATFORM_ID:Darwin>:_DARWIN_C_SOURCE>) # or macOS hides what is not in POSIX
 target_compile_options(mlx_serve_options INTERFACE
     -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wdouble-promotion
     -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wvla -Wundef -ffp-contract=off

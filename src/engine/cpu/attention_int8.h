@@ -60,6 +60,10 @@ float attention_soften_avx2(float scores[KV_BLOCK], size_t first, size_t end, fl
                             float *max, float *sum);
 float attention_soften_avx512(float scores[KV_BLOCK], size_t first, size_t end, float soft_cap,
                               float *max, float *sum);
+#elif CPU_HAS_ARM_KERNELS
+extern const Int8Loops int8_loops_neon;
+float attention_soften_neon(float scores[KV_BLOCK], size_t first, size_t end, float soft_cap,
+                            float *max, float *sum);
 #endif
 
 /* Stores a key and a value [head_dim] at a slot of a head's block. */

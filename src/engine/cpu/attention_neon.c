@@ -11,7 +11,7 @@
  * and a hidden key adds an exact zero: grouping is free to change with the shape of the batch. With
  * many queries fp16 keys and values are widened once to the thread's scratch; with few they are
  * widened in the loop. */
-#include "attention.h"
+#include "attention_int8.h"
 
 #include "neon_math.h"
 
@@ -186,14 +186,12 @@ static void weigh_group(const AttentionTile *t, const Block *b, size_t n, size_t
 #undef WEIGH_FLOAT
 }
 
-/* Scores to weights for one query of the block; keys outside [first, end) are hidden. Returns by
- * how much what was summed before shrinks. */
-static float soften(float scores[KV_BLOCK], int first, int end, float soft_cap, float *max,
-                    float *sum)
+float attention_soften_neon(float scores[KV_BLOCK], size_t first, size_t end, float soft_cap,
+                            float *max, float *sum)
 {
     static const int32_t lanes[LANES] = {0, 1, 2, 3};
     const float32x4_t hidden = vdupq_n_f32(-INFINITY);
-    const int32x4_t low = vdupq_n_s32(first), high = vdupq_n_s32(end);
+    const int32x4_t low = vdupq_n_s32((int32_t)first), high = vdupq_n_s32((int32_t)end);
     int32x4_t lane = vld1q_s32(lanes);
     float32x4_t most = hidden, total = vdupq_n_f32(0);
     for (size_t i = 0; i < KV_BLOCK; i += LANES) {
@@ -202,10 +200,10 @@ static float soften(float scores[KV_BLOCK], int first, int end, float soft_cap, 
             s = vmulq_n_f32(neon_tanh(vmulq_n_f32(s, 1.0f / soft_cap)), soft_cap);
         s = vbslq_f32(vandq_u32(vcgeq_s32(lane, low), vcltq_s32(lane, high)), s, hidden);
         vst1q_f32(scores + i, s);
-        most = vmaxq_f32(most, s);
+        most = vmaxnmq_f32(most, s); /* NaN shows in its weight */
         lane = vaddq_s32(lane, vdupq_n_s32(LANES));
     }
-    float found = vmaxvq_f32(most);
+    float found = vmaxnmvq_f32(most);
     float fresh = found > *max ? found : *max;
     if (fresh == -INFINITY) {
         memset(scores, 0, KV_BLOCK * sizeof *scores);
@@ -243,10 +241,10 @@ static void group_block(const AttentionTile *t, const Block *b, size_t at, size_
         to = to < position + 1 ? to : position + 1;
         from = from < to ? from : to;
         /* Both ends may lie before the block for a query that sees none of it. */
-        int first_lane = from > b->position ? (int)(from - b->position) : 0;
-        int end_lane = to > b->position ? (int)(to - b->position) : 0;
-        corrections[i] = soften(weights[i], first_lane, end_lane, t->soft_cap, &t->maxima[at + i],
-                                &t->sums[at + i]);
+        size_t first_lane = from > b->position ? from - b->position : 0;
+        size_t end_lane = to > b->position ? to - b->position : 0;
+        corrections[i] = attention_soften_neon(weights[i], first_lane, end_lane, t->soft_cap,
+                                               &t->maxima[at + i], &t->sums[at + i]);
     }
     weigh_group(t, b, n, end, (const float(*)[KV_BLOCK])weights, corrections,
                 t->output + at * t->padded_dim);

@@ -2,7 +2,7 @@
  * bits do not depend on where in a row it stands. */
 #include "ops.h"
 
-#include "attention.h"
+#include "attention_int8.h"
 
 #include "neon_math.h"
 
@@ -148,4 +148,5 @@ const CpuOps ops_neon = {
     .rotate = rotate_neon,
     .store_half = store_half_neon,
     .attention_segment = attention_segment_neon,
+    .int8_loops = &int8_loops_neon,
 };
