@@ -21,11 +21,7 @@
 
 /* Kernels count on loops over registers being unrolled: an array in a rolled loop lives in memory.
  */
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
 #define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* A tile's vectors are four registers of four rows. */
 enum {
