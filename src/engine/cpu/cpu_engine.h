@@ -54,6 +54,8 @@ typedef struct CpuScratch {
     AttentionSlice *slices;
     EngineSequence **slice_sequence;
     Activations activations;
+    Activations head_activations; /* of 16 bits where the others have 8: the head's error would be
+                                   * the largest part of the logits' */
     AttentionScratch *attention;
 } CpuScratch;
 

@@ -117,6 +117,12 @@ static void norm_part(void *context, size_t part, size_t n_parts)
     }
 }
 
+/* Where the head's input goes. */
+static Activations *head_input(const CpuEngine *engine, CpuScratch *s)
+{
+    return engine->precision == ACTIVATIONS_INT8 ? &s->head_activations : &s->activations;
+}
+
 static void finish_part(void *context, size_t part, size_t n_parts)
 {
     const RowJob *job = context;
@@ -128,7 +134,7 @@ static void finish_part(void *context, size_t part, size_t n_parts)
         add_pending(job, t);
         job->engine->ops->rms_norm(s->x + t * hidden, job->norm, hidden, job->config->rms_norm_eps,
                                    s->normed + i * hidden);
-        activations_quantize_row(&s->activations, i);
+        activations_quantize_row(head_input(job->engine, s), i);
     }
 }
 
@@ -313,11 +319,12 @@ static void head_block(RowJob *job, float *logits)
     CpuScratch *s = job->s;
     const ModelConfig *c = job->config;
     size_t n = engine->pass.n_wanted, hidden = c->hidden_size;
+    Activations *input = head_input(engine, s);
     job->norm = engine->model->weights.final_norm;
-    activations_begin(&s->activations, s->normed, n, hidden, hidden);
+    activations_begin(input, s->normed, n, hidden, hidden);
     cpu_run_rows(engine, n, finish_part, job);
     const MatrixProduct head = {engine->head, NULL, logits, c->vocab_size};
-    matrix_multiply(&s->activations, &head, 1, engine->pool);
+    matrix_multiply(input, &head, 1, engine->pool);
     if (c->final_logit_softcapping > 0.0f) {
         CapJob cap = {engine->ops, logits, n * c->vocab_size, c->final_logit_softcapping};
         cpu_pool_run(engine->pool, cap_part, &cap,

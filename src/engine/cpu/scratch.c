@@ -101,11 +101,17 @@ bool cpu_scratch_create(CpuEngine *engine, Error *err)
     if (!activations_create(rows, cols, engine->precision, &s->activations, err))
         return false;
     s->bytes += activations_bytes(&s->activations);
+    if (engine->precision != ACTIVATIONS_INT8)
+        return true;
+    if (!activations_create(rows, c->hidden_size, ACTIVATIONS_INT16, &s->head_activations, err))
+        return false;
+    s->bytes += activations_bytes(&s->head_activations);
     return true;
 }
 
 void cpu_scratch_free(CpuScratch *scratch)
 {
+    activations_free(&scratch->head_activations);
     activations_free(&scratch->activations);
     attention_scratch_free(scratch->attention);
     memory_free(scratch->memory);
