@@ -108,10 +108,10 @@ static void spoil_blocks(const KvCache *cache)
 {
     for (size_t i = 0; i < cache->n_blocks && cache->blocks[KV_FULL]; i++) {
         KvBlock *block = cache->blocks[KV_FULL][i];
-        memset(block + 1, 0xFF, cache->pool->block_bytes[KV_FULL] - sizeof *block);
+        memset(block->content, 0xFF, cache->pool->block_bytes[KV_FULL]);
     }
     for (KvBlock *spare = cache->spares; spare; spare = spare->next)
-        memset(spare + 1, 0xFF, cache->pool->block_bytes[KV_SLIDING] - sizeof *spare);
+        memset(spare->content, 0xFF, cache->pool->block_bytes[KV_SLIDING]);
 }
 
 /* All tokens in chunks; out is [n_tokens, heads * head_dim]. */

@@ -6,6 +6,11 @@
 
 #include <cmocka.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include "cpu/kv.h"
 
 #include <string.h>
@@ -111,7 +116,7 @@ static void test_sizes(void **state)
     (void)state;
     KvPool pool;
     Sequence s;
-    enum { HEAD = KV_BLOCK * (12 + 16) * 2, BLOCK = 2 * HEAD + 64 };
+    enum { HEAD = KV_BLOCK * (12 + 16) * 2, BLOCK = 2 * HEAD };
     pool_init(&pool, 0);
     assert_int_equal(pool.ring_blocks, 4); /* 132 positions touch at most three, and one more */
     assert_int_equal(pool.block_bytes[KV_FULL], BLOCK);
@@ -339,7 +344,7 @@ static void test_refusals(void **state)
     check_all(&from);
     kv_cache_free(&from.cache);
     kv_pool_reset(&pool);
-    for (uint64_t nth = 1; nth <= 4; nth++) { /* two tables and two slabs */
+    for (uint64_t nth = 1; nth <= 6; nth++) { /* two tables, two slabs in two parts */
         pool_init(&pool, 16 * block);         /* without free blocks */
         fault_fail_allocation(nth);
         assert_false(kv_cache_create(&pool, 100, &cache, &err));
@@ -383,6 +388,34 @@ static void test_free_blocks_stay_within_the_limit(void **state)
     kv_pool_reset(&pool);
 }
 
+#if defined(__linux__)
+/* A whole context may be reserved for a short reply. */
+static void test_reserved_memory_is_not_touched(void **state)
+{
+    (void)state;
+    LayerConfig many[32] = {0};
+    ModelConfig config = {.num_hidden_layers = 32,
+                          .num_attention_heads = 8,
+                          .num_key_value_heads = 8,
+                          .head_dim = 128,
+                          .layers = many};
+    KvPool pool;
+    KvCache cache;
+    Error err = {0};
+    assert_true(kv_pool_init(&pool, &config, KV_F16, CHUNK, 0, &err));
+    assert_true(kv_cache_create(&pool, 5 * KV_BLOCK, &cache, &err));
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (size_t i = 0; i < 5; i++) {
+        uint8_t *middle = cache.blocks[KV_FULL][i]->content + pool.block_bytes[KV_FULL] / 2;
+        unsigned char resident = 1;
+        assert_int_equal(mincore(middle - (uintptr_t)middle % page, page, &resident), 0);
+        assert_false(resident & 1);
+    }
+    kv_cache_free(&cache);
+    kv_pool_reset(&pool);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -394,6 +427,9 @@ int main(void)
         cmocka_unit_test(test_random_histories),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_free_blocks_stay_within_the_limit),
+#if defined(__linux__)
+        cmocka_unit_test(test_reserved_memory_is_not_touched),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,14 +4,14 @@
 #include <string.h>
 
 enum {
-    KV_ALIGNMENT = 64,
     KV_SLAB_BYTES = 32 << 20, /* at most, unless one block is larger */
     KV_SLAB_BLOCKS = 16,
 };
 
-/* Its blocks follow, KV_ALIGNMENT from the start. */
 typedef struct KvSlab {
     struct KvSlab *next;
+    void *memory;
+    KvBlock blocks[];
 } KvSlab;
 
 static size_t round_up(size_t n, size_t unit)
@@ -87,7 +87,7 @@ bool kv_pool_init(KvPool *pool, const ModelConfig *config, KvType type, size_t m
             pool->largest_window = layer->sliding_window;
     }
     for (KvKind kind = KV_FULL; kind < KV_KINDS; kind++)
-        pool->block_bytes[kind] = content[kind] > 0 ? content[kind] + KV_ALIGNMENT : 0;
+        pool->block_bytes[kind] = content[kind];
     /* The span from the oldest key of the window to the last token of the chunk, anywhere. */
     pool->ring_blocks = blocks_of(pool->largest_window + max_chunk) + 1;
     return true;
@@ -99,6 +99,7 @@ void kv_pool_reset(KvPool *pool)
     while (pool->slabs) {
         KvSlab *slab = pool->slabs;
         pool->slabs = slab->next;
+        memory_free(slab->memory);
         memory_free(slab);
     }
     memory_free(pool->layers);
@@ -150,11 +151,6 @@ static bool check_room(const KvPool *pool, size_t n_full, size_t n_sliding, size
 
 /* ---- Blocks ---- */
 
-static uint8_t *block_content(KvBlock *block)
-{
-    return (uint8_t *)block + KV_ALIGNMENT;
-}
-
 static KvBlock *pop_block(KvBlock **list)
 {
     KvBlock *block = *list;
@@ -179,7 +175,7 @@ static void make_room(KvPool *pool, KvKind kind)
     while (pool->limit_bytes > 0 && pool->free_blocks[other] &&
            pool->used_bytes + pool->free_bytes + bytes > pool->limit_bytes) {
         KvBlock *block = take_free(pool, other);
-        memory_release_pages(block_content(block), pool->block_bytes[other] - KV_ALIGNMENT);
+        memory_release_pages(block->content, pool->block_bytes[other]);
         block->next = pool->bare_blocks[other];
         pool->bare_blocks[other] = block;
     }
@@ -187,18 +183,22 @@ static void make_room(KvPool *pool, KvKind kind)
 
 static bool begin_slab(KvPool *pool, KvKind kind)
 {
-    size_t count = KV_SLAB_BYTES / pool->block_bytes[kind], bytes;
+    size_t size = pool->block_bytes[kind], count = KV_SLAB_BYTES / size;
     count = count < 1 ? 1 : smaller(count, KV_SLAB_BLOCKS);
-    if (!size_multiply(count, pool->block_bytes[kind], &bytes) ||
-        !size_add(bytes, KV_ALIGNMENT, &bytes))
-        return false;
-    KvSlab *slab = memory_allocate_huge(bytes);
+    KvSlab *slab = memory_allocate(sizeof *slab + count * sizeof *slab->blocks);
     if (!slab)
         return false;
+    slab->memory = memory_allocate_huge(count * size); /* one block, or at most KV_SLAB_BYTES */
+    if (!slab->memory) {
+        memory_free(slab);
+        return false;
+    }
+    for (size_t i = 0; i < count; i++)
+        slab->blocks[i].content = (uint8_t *)slab->memory + i * size;
     slab->next = pool->slabs;
     pool->slabs = slab;
-    pool->slab_left[kind] = count;
-    pool->slab_next[kind] = (uint8_t *)slab + KV_ALIGNMENT;
+    pool->unused[kind] = slab->blocks;
+    pool->n_unused[kind] = count;
     return true;
 }
 
@@ -206,12 +206,10 @@ static KvBlock *allocate_block(KvPool *pool, KvKind kind)
 {
     make_room(pool, kind);
     KvBlock *block = pop_block(&pool->bare_blocks[kind]);
-    if (block || (pool->slab_left[kind] == 0 && !begin_slab(pool, kind)))
+    if (block || (pool->n_unused[kind] == 0 && !begin_slab(pool, kind)))
         return block;
-    block = (KvBlock *)(void *)pool->slab_next[kind];
-    pool->slab_left[kind]--;
-    pool->slab_next[kind] += pool->block_bytes[kind];
-    return block;
+    pool->n_unused[kind]--;
+    return pool->unused[kind]++;
 }
 
 static KvBlock *block_create(KvPool *pool, KvKind kind, Error *err)
@@ -224,7 +222,8 @@ static KvBlock *block_create(KvPool *pool, KvKind kind, Error *err)
         error_set(err, ERROR_MEMORY, "KV cache: no memory for %zu bytes", bytes);
         return NULL;
     }
-    *block = (KvBlock){.references = 1};
+    block->references = 1;
+    block->next = NULL;
     pool->used_bytes += bytes;
     return block;
 }
@@ -241,7 +240,7 @@ static void block_drop(KvPool *pool, KvKind kind, KvBlock *block)
 
 static void copy_content(const KvPool *pool, KvKind kind, KvBlock *to, KvBlock *from)
 {
-    memcpy(block_content(to), block_content(from), pool->block_bytes[kind] - KV_ALIGNMENT);
+    memcpy(to->content, from->content, pool->block_bytes[kind]);
 }
 
 static void add_spare(KvCache *cache, KvBlock *block)
@@ -376,8 +375,9 @@ void kv_cache_free(KvCache *cache)
     for (KvKind kind = KV_FULL; kind < KV_KINDS; kind++) {
         if (!cache->blocks[kind])
             continue;
-        for (size_t i = 0; i < cache->n_blocks; i++)
-            block_drop(cache->pool, kind, cache->blocks[kind][i]);
+        /* From the end, so that the first to be taken again are the ones that were written. */
+        for (size_t i = cache->n_blocks; i > 0; i--)
+            block_drop(cache->pool, kind, cache->blocks[kind][i - 1]);
         memory_free(cache->blocks[kind]);
     }
     while (cache->n_spares > 0)
@@ -448,7 +448,7 @@ fail:
 uint8_t *kv_cache_keys(const KvCache *cache, const KvLayer *layer, size_t head, size_t position)
 {
     KvBlock *block = cache->blocks[layer->kind][position / KV_BLOCK];
-    return block_content(block) + layer->offset + head * cache->pool->head_bytes;
+    return block->content + layer->offset + head * cache->pool->head_bytes;
 }
 
 uint8_t *kv_cache_values(const KvCache *cache, const KvLayer *layer, size_t head, size_t position)

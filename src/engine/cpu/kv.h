@@ -60,7 +60,7 @@ typedef struct KvPool {
     KvType type;
     size_t n_layers, n_heads, head_dim, value_stride, element_size;
     size_t key_bytes, head_bytes; /* of one head in a block: its keys; keys and values */
-    size_t block_bytes[KV_KINDS]; /* with the header; 0: no layer of this kind */
+    size_t block_bytes[KV_KINDS]; /* 0: no layer of this kind */
     size_t largest_window;        /* of the sliding layers; 0: none slides */
     size_t ring_blocks;           /* sliding blocks that a sequence can touch at a time */
     size_t limit_bytes;           /* of all blocks; 0: none */
@@ -69,14 +69,16 @@ typedef struct KvPool {
     struct KvBlock *free_blocks[KV_KINDS];
     struct KvBlock *bare_blocks[KV_KINDS]; /* free ones that have given their pages back */
     struct KvSlab *slabs; /* what blocks are cut from, until the pool is reset; newest first */
-    size_t slab_left[KV_KINDS]; /* blocks of the kind's newest slab that were never taken */
-    uint8_t *slab_next[KV_KINDS];
+    struct KvBlock *unused[KV_KINDS]; /* of the kind's newest slab, the blocks never taken */
+    size_t n_unused[KV_KINDS];
 } KvPool;
 
-/* The content follows, aligned like the header. */
+/* Apart from its content, which then is not touched before it is written: what a sequence has
+ * reserved and not used takes no memory. */
 typedef struct KvBlock {
     size_t references;
     struct KvBlock *next; /* among spares, or free blocks */
+    uint8_t *content;     /* [block_bytes], aligned to 64 bytes */
 } KvBlock;
 
 /* Per sequence. */
