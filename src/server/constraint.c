@@ -42,6 +42,13 @@ static bool check_source(const GrammarSource *source, const char *param, HttpErr
     return ok || http_error_from(error, &err, fault, fault, param);
 }
 
+static bool check_tool(const ToolFields *tools, size_t index, HttpError *error)
+{
+    char param[HTTP_PARAM_BYTES_MAX];
+    snprintf(param, sizeof(param), "tools[%zu].function.parameters", tools->indices[index]);
+    return check_source(&tools->tools[index].arguments, param, error);
+}
+
 bool constraint_check(const ConstraintPlan *plan, HttpError *error)
 {
     const ToolFields *tools = plan->tools;
@@ -49,9 +56,7 @@ bool constraint_check(const ConstraintPlan *plan, HttpError *error)
         !check_source(&plan->content->source, plan->content->param, error))
         return false;
     for (size_t i = 0; tools && i < tools->n_tools; i++) {
-        char param[HTTP_PARAM_BYTES_MAX];
-        snprintf(param, sizeof(param), "tools[%zu].function.parameters", tools->indices[i]);
-        if (!check_source(&tools->tools[i].arguments, param, error))
+        if (!check_tool(tools, i, error))
             return false;
     }
     return true;
@@ -82,11 +87,32 @@ void constraint_plan_markup(const ConstraintPlan *plan, const ServerModel *model
     }
 }
 
+/* The tool that the message of a reply's grammar names, or n_tools. */
+static size_t find_blamed(const ToolFields *tools, const Error *err)
+{
+    Slice message = slice_of(err->message);
+    size_t i = 0;
+    for (; i < tools->n_tools; i++) {
+        char start[sizeof(err->message)];
+        snprintf(start, sizeof(start), "tool %.*s:", SLICE_ARG(tools->tools[i].name));
+        if (slice_starts_with(message, slice_of(start)))
+            break;
+    }
+    return i;
+}
+
 /* Names the field whose schema is at fault; else all of it together is. */
 static bool tell_fault(const ConstraintPlan *plan, Error *err, HttpError *error)
 {
-    if (!constraint_check(plan, error))
+    const ToolFields *tools = plan->tools;
+    size_t blamed = has_calls(plan) ? find_blamed(tools, err) : 0;
+    if (has_calls(plan) && blamed < tools->n_tools) {
+        if (!check_tool(tools, blamed, error))
+            return false;
+    } else if (plan->content->is_constrained &&
+               !check_source(&plan->content->source, plan->content->param, error)) {
         return false;
+    }
     bool is_schema = has_calls(plan) || plan->content->source.kind == GRAMMAR_JSON_SCHEMA;
     HttpFault fault = is_schema ? FAULT_JSON_SCHEMA : FAULT_GRAMMAR;
     return http_error_from(error, err, fault, fault,
