@@ -8,13 +8,14 @@
 
 #include <stdbool.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+/* CPU_PLAIN_ONLY: a build without kernels for this processor (CMake's MLX_SERVE_PLAIN_KERNELS). */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(CPU_PLAIN_ONLY)
 #define CPU_HAS_X86_KERNELS 1
 #else
 #define CPU_HAS_X86_KERNELS 0
 #endif
 
-#if defined(__aarch64__) && defined(__GNUC__) && !defined(__AARCH64EB__)
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__AARCH64EB__) && !defined(CPU_PLAIN_ONLY)
 #define CPU_HAS_ARM_KERNELS 1
 #else
 #define CPU_HAS_ARM_KERNELS 0
