@@ -1,10 +1,8 @@
 /* Log-probabilities: measuring a row of logits, and lists of what was measured. */
-#include "exponential.h"
 #include "generate.h"
+#include "vocabulary.h"
 
 #include <math.h>
-
-enum { LOGPROB_LANES = 8, LOGPROB_BLOCK = 512 };
 
 /* ---- Lists ---- */
 
@@ -70,50 +68,40 @@ bool logprob_list_check(const LogprobList *list, Error *err)
 
 /* ---- Measuring ---- */
 
-static float largest(const float *logits, size_t count)
+static float largest_of_block(const VocabularyPasses *passes, const float *logits, size_t start,
+                              size_t count)
 {
-    float lanes[LOGPROB_LANES];
-    for (size_t l = 0; l < LOGPROB_LANES; l++)
-        lanes[l] = -INFINITY;
-    size_t i = 0;
-    for (; i + LOGPROB_LANES <= count; i += LOGPROB_LANES) {
-        for (size_t l = 0; l < LOGPROB_LANES; l++)
-            lanes[l] = logits[i + l] > lanes[l] ? logits[i + l] : lanes[l];
-    }
-    for (; i < count; i++)
-        lanes[0] = logits[i] > lanes[0] ? logits[i] : lanes[0];
-    for (size_t l = 1; l < LOGPROB_LANES; l++)
-        lanes[0] = lanes[l] > lanes[0] ? lanes[l] : lanes[0];
-    return lanes[0];
+    float most;
+    size_t left = count - start;
+    (void)passes->find_maxima(logits + start, left < VOCABULARY_BLOCK ? left : VOCABULARY_BLOCK,
+                              &most);
+    return most;
 }
 
-/* Logarithm of the sum of e^(logit - best): floats in lanes within a block, doubles across. */
-static double log_sum(const float *logits, size_t count, float best)
+static float largest(const VocabularyPasses *passes, const float *logits, size_t count)
 {
-    double total = 0;
-    for (size_t start = 0; start < count; start += LOGPROB_BLOCK) {
-        float lanes[LOGPROB_LANES] = {0};
-        size_t end = start + LOGPROB_BLOCK < count ? start + LOGPROB_BLOCK : count;
-        size_t i = start;
-        for (; i + LOGPROB_LANES <= end; i += LOGPROB_LANES) {
-            for (size_t l = 0; l < LOGPROB_LANES; l++)
-                lanes[l] += exp_negative(logits[i + l] - best);
-        }
-        for (; i < end; i++)
-            lanes[0] += exp_negative(logits[i] - best);
-        for (size_t l = 0; l < LOGPROB_LANES; l++)
-            total += (double)lanes[l];
+    float best = -INFINITY;
+    for (size_t start = 0; start < count; start += VOCABULARY_BLOCK) {
+        float most = largest_of_block(passes, logits, start, count);
+        best = most > best ? most : best;
     }
-    return log(total);
+    return best;
 }
 
-/* Insertion into a list of at most n_top: nearly every logit fails the first comparison. */
+/* Insertion into a list of at most n_top: nearly every logit fails the first comparison, and of
+ * nearly every block the largest one. */
 static void select_top(const float *logits, size_t count, uint32_t n_top, LogprobEntry *out)
 {
+    const VocabularyPasses *passes = vocabulary_passes();
     out->n_top = 0;
-    if (n_top == 0)
-        return;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count && n_top > 0; i++) {
+        if (i % VOCABULARY_BLOCK == 0 && out->n_top == n_top) {
+            while (i < count &&
+                   !(largest_of_block(passes, logits, i, count) > out->top[n_top - 1].logprob))
+                i += VOCABULARY_BLOCK;
+            if (i >= count)
+                break;
+        }
         /* Ids ascend, so an equal logit comes after those in the list. */
         if (out->n_top == n_top && !(logits[i] > out->top[n_top - 1].logprob))
             continue;
@@ -135,8 +123,9 @@ static float logprob_of(float logit, float best, double sum)
 void logprob_measure(const float *logits, size_t count, int32_t id, uint32_t n_top,
                      LogprobEntry *out)
 {
-    float best = largest(logits, count);
-    double sum = isfinite(best) ? log_sum(logits, count, best) : 0;
+    const VocabularyPasses *passes = vocabulary_passes();
+    float best = largest(passes, logits, count);
+    double sum = isfinite(best) ? log(passes->sum_weights(logits, count, best)) : 0;
     *out = (LogprobEntry){.id = id, .logprob = logprob_of(logits[id], best, sum)};
     if (n_top > GENERATE_TOP_LOGPROBS_MAX)
         n_top = GENERATE_TOP_LOGPROBS_MAX;

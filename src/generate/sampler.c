@@ -5,30 +5,36 @@
  * overflows. The exponential is our own polynomial of additions and multiplications: the same bits
  * on every machine and with every libm, and compilers vectorise it.
  *
- * The full vocabulary is never sorted:
- *   top_k        a heap of the k best seen so far; most logits fail one comparison with its root;
- *   top_p        tokens below (1 - top_p) * total / vocab_size weigh less than 1 - top_p together,
- *                so they are outside the nucleus, and a higher threshold will do if what is above
- *                it already fills the nucleus; the few others become a heap from which the best
- *                is taken until the nucleus is full;
- *   neither      one pass for the weights and sums of blocks, then a walk over the blocks.
+ * The vocabulary is never sorted, and mostly not even weighed. The largest logit of each block of
+ * tokens tells which blocks matter:
+ *   top_k        no token below the k-th largest of those maxima is among the k best; the rest
+ *                is cut back to its best k whenever twice as many have piled up;
+ *   min_p        only blocks whose best token reaches it are opened;
+ *   top_p        needs the sum of all weights, which is one pass. Mostly a few heavy tokens fill
+ *                the nucleus, in few blocks; else the weight at which it ends is searched by
+ *                sums of ranges of weights (nucleus.h);
+ *   neither      a walk over sums of blocks.
  * top_k, top_p and min_p each keep a prefix of the tokens in descending order, so the shortest one
- * decides, with the nucleus measured on what top_k left. */
+ * decides, with the nucleus measured on what top_k left. A draw walks the kept tokens in ascending
+ * order of ids, behind top_k in descending order of weights. */
 #include "sampler.h"
 
 #include "exponential.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
 enum {
-    SAMPLER_BLOCK = 512,
-    SAMPLER_LANES = 8,
-    SAMPLER_ENDS_KEPT = 64, /* end tokens that a constraint leaves possible; models have few */
+    SAMPLER_ENDS_KEPT = 64,   /* end tokens that a constraint leaves possible; models have few */
+    SAMPLER_HEAVY_MAX = 8192, /* tokens that are gathered and searched one by one */
 };
 
 /* Weights from which the search for a nucleus starts (the best token has 1), and its steps. */
 static const float NUCLEUS_FIRST_THRESHOLD = 0x1p-6f, NUCLEUS_THRESHOLD_STEP = 0x1p-4f;
+/* The weight of a block's largest logit may be this much below that of another one in it: the
+ * exponential is as exact as a float, but not monotonous to the last bit. */
+static const float WEIGHT_SLACK = 1.0f + 0x1p-16f;
 
 /* ---- Logits ---- */
 
@@ -46,38 +52,32 @@ int32_t logits_argmax(const float *logits, size_t count)
     return (int32_t)best;
 }
 
-/* Largest value, in lanes so that it vectorises. A NaN anywhere gives false. */
-static bool find_best(const float *logits, size_t count, float *best)
+/* The largest logit, and that of each block. A NaN anywhere gives false. */
+static bool find_best(Sampler *sampler, const float *logits, float *best)
 {
-    float lanes[SAMPLER_LANES];
-    uint32_t nan[SAMPLER_LANES] = {0};
-    for (size_t l = 0; l < SAMPLER_LANES; l++)
-        lanes[l] = -INFINITY;
-    size_t i = 0;
-    for (; i + SAMPLER_LANES <= count; i += SAMPLER_LANES) {
-        for (size_t l = 0; l < SAMPLER_LANES; l++) {
-            float value = logits[i + l];
-            lanes[l] = value > lanes[l] ? value : lanes[l];
-            nan[l] |= value != value;
-        }
-    }
-    for (; i < count; i++) {
-        lanes[0] = logits[i] > lanes[0] ? logits[i] : lanes[0];
-        nan[0] |= isnan(logits[i]);
-    }
-    uint32_t any = 0;
+    size_t blocks = vocabulary_blocks(sampler->vocab_size);
+    if (!sampler->passes->find_maxima(logits, sampler->vocab_size, sampler->maxima))
+        return false;
     *best = -INFINITY;
-    for (size_t l = 0; l < SAMPLER_LANES; l++) {
-        any |= nan[l];
-        *best = lanes[l] > *best ? lanes[l] : *best;
-    }
-    return any == 0;
+    for (size_t i = 0; i < blocks; i++)
+        *best = sampler->maxima[i] > *best ? sampler->maxima[i] : *best;
+    return true;
 }
 
-static int32_t find_first(const float *logits, size_t count, float value)
+static size_t block_end(const Sampler *sampler, size_t block)
 {
-    for (size_t i = 0; i < count; i++) {
-        if (logits[i] == value)
+    size_t end = (block + 1) * VOCABULARY_BLOCK;
+    return end < sampler->vocab_size ? end : sampler->vocab_size;
+}
+
+/* The lowest id with the largest logit. */
+static int32_t find_first(const Sampler *sampler, const float *logits, float best)
+{
+    size_t block = 0;
+    while (block + 1 < vocabulary_blocks(sampler->vocab_size) && sampler->maxima[block] != best)
+        block++;
+    for (size_t i = block * VOCABULARY_BLOCK; i < block_end(sampler, block); i++) {
+        if (logits[i] == best)
             return (int32_t)i;
     }
     return 0;
@@ -148,7 +148,7 @@ static bool remember(Sampler *sampler, int32_t id, Error *err)
     return true;
 }
 
-/* ---- Candidates ---- */
+/* ---- The k best ---- */
 
 /* Whether a comes before b in descending order; equal weights by id, so that the order is total. */
 static bool comes_before(Candidate a, Candidate b)
@@ -156,17 +156,17 @@ static bool comes_before(Candidate a, Candidate b)
     return a.weight > b.weight || (a.weight == b.weight && a.id < b.id);
 }
 
-/* Restores the heap below at. With last_on_top the root is the worst candidate, else the best. */
-static void heap_sift(Candidate *heap, size_t count, size_t at, bool last_on_top)
+/* Restores the heap below at, whose root is the worst candidate. */
+static void heap_sift(Candidate *heap, size_t count, size_t at)
 {
     Candidate moved = heap[at];
     for (;;) {
         size_t child = 2 * at + 1;
         if (child >= count)
             break;
-        if (child + 1 < count && comes_before(heap[child + 1], heap[child]) != last_on_top)
+        if (child + 1 < count && !comes_before(heap[child + 1], heap[child]))
             child++;
-        if (comes_before(heap[child], moved) == last_on_top)
+        if (comes_before(heap[child], moved))
             break;
         heap[at] = heap[child];
         at = child;
@@ -174,34 +174,89 @@ static void heap_sift(Candidate *heap, size_t count, size_t at, bool last_on_top
     heap[at] = moved;
 }
 
-static void heap_build(Candidate *heap, size_t count, bool last_on_top)
+static void heap_build(Candidate *heap, size_t count)
 {
     for (size_t i = count / 2; i-- > 0;)
-        heap_sift(heap, count, i, last_on_top);
+        heap_sift(heap, count, i);
 }
 
-/* The k best logits, as weights, best first. */
+/* Brings the k best of list to its front, in any order. Pivots are taken from the middle, which
+ * orders nothing badly that comes in ascending ids. */
+static void select_front(Candidate *list, size_t count, size_t k)
+{
+    size_t low = 0, high = count; /* list[k - 1] and list[k] are not parted yet in [low, high) */
+    while (high - low > 1) {
+        Candidate pivot = list[low + (high - low - 1) / 2];
+        size_t i = low, j = high - 1;
+        for (;;) {
+            while (comes_before(list[i], pivot))
+                i++;
+            while (comes_before(pivot, list[j]))
+                j--;
+            if (i >= j)
+                break;
+            Candidate swapped = list[i];
+            list[i++] = list[j];
+            list[j--] = swapped;
+        }
+        size_t middle = j + 1; /* all before come before, or are, the pivot */
+        if (k == middle)
+            return;
+        if (k < middle)
+            high = middle;
+        else
+            low = middle;
+    }
+}
+
+static size_t top_k_room(size_t k)
+{
+    enum { SPARE = 2048 };
+    return k + (k > SPARE ? k : SPARE);
+}
+
+/* The k best logits, as weights, best first. Candidates pile up until there is no room, and are
+ * cut back to the best k then. */
 static size_t select_top_k(Sampler *sampler, const float *logits, float best, size_t k)
 {
-    Candidate *heap = sampler->candidates;
-    for (size_t i = 0; i < k; i++)
-        heap[i] = (Candidate){logits[i], (int32_t)i};
-    heap_build(heap, k, true);
-    for (size_t i = k; i < sampler->vocab_size; i++) {
-        /* Ids ascend, so an equal logit is already worse than the root. */
-        if (logits[i] <= heap[0].weight)
+    Candidate *list = sampler->candidates;
+    size_t blocks = vocabulary_blocks(sampler->vocab_size), count = 0;
+    float least = -INFINITY; /* k tokens are known that are at least this */
+    bool found = false;      /* in the list, so that ids behind them have to be better */
+    for (size_t block = 0; k < blocks && block < blocks; block++)
+        list[block] = (Candidate){sampler->maxima[block], (int32_t)block};
+    if (k < blocks) {
+        select_front(list, blocks, k);
+        least = list[0].weight;
+        for (size_t i = 1; i < k; i++)
+            least = list[i].weight < least ? list[i].weight : least;
+    }
+    for (size_t block = 0; block < blocks; block++) {
+        if (sampler->maxima[block] < least)
             continue;
-        heap[0] = (Candidate){logits[i], (int32_t)i};
-        heap_sift(heap, k, 0, true);
+        for (size_t i = block * VOCABULARY_BLOCK; i < block_end(sampler, block); i++) {
+            if (logits[i] < least || (found && logits[i] == least))
+                continue;
+            list[count++] = (Candidate){logits[i], (int32_t)i};
+            if (count < top_k_room(k))
+                continue;
+            select_front(list, count, k);
+            least = list[0].weight;
+            for (count = 1; count < k; count++)
+                least = list[count].weight < least ? list[count].weight : least;
+            found = true;
+        }
     }
+    select_front(list, count, k);
+    heap_build(list, k);
     for (size_t left = k; left > 1; left--) {
-        Candidate worst = heap[0];
-        heap[0] = heap[left - 1];
-        heap[left - 1] = worst;
-        heap_sift(heap, left - 1, 0, true);
+        Candidate worst = list[0];
+        list[0] = list[left - 1];
+        list[left - 1] = worst;
+        heap_sift(list, left - 1, 0);
     }
     for (size_t i = 0; i < k; i++)
-        heap[i].weight = exp_negative((heap[i].weight - best) / sampler->temperature);
+        list[i].weight = exp_negative((list[i].weight - best) * sampler->scale);
     return k;
 }
 
@@ -226,66 +281,8 @@ static size_t cut_sorted(const Sampler *sampler, size_t count)
     return kept;
 }
 
-/* All tokens that weigh at least threshold; their sum. */
-static size_t gather_candidates(const Sampler *sampler, const float *weights, float threshold,
-                                double *sum)
-{
-    Candidate *found = sampler->candidates;
-    size_t count = 0;
-    *sum = 0;
-    for (size_t i = 0; i < sampler->vocab_size; i++) {
-        if (weights[i] >= threshold && weights[i] > 0) {
-            found[count++] = (Candidate){weights[i], (int32_t)i};
-            *sum += (double)weights[i];
-        }
-    }
-    return count;
-}
-
-/* Candidates of the nucleus over the whole vocabulary, best first. weights [vocab_size] sum to
- * total. */
-static size_t select_nucleus(const Sampler *sampler, const float *weights, double total)
-{
-    Candidate *heap = sampler->candidates;
-    double nucleus = (double)sampler->top_p * total;
-    double floor = (1.0 - (double)sampler->top_p) * total / (double)sampler->vocab_size;
-    /* A little below, for the rounding of the sums. */
-    float least = (float)(floor * 0.999);
-    if (least < sampler->min_p)
-        least = sampler->min_p;
-    /* Mostly a few heavy tokens are enough, and the rest need not be looked at one by one. */
-    double sum = 0;
-    size_t count = 0;
-    float threshold = NUCLEUS_FIRST_THRESHOLD;
-    for (;; threshold *= NUCLEUS_THRESHOLD_STEP) {
-        if (threshold < least)
-            threshold = least;
-        count = gather_candidates(sampler, weights, threshold, &sum);
-        if (threshold <= least || sum >= nucleus * (1.0 + 1e-9))
-            break;
-    }
-    heap_build(heap, count, false);
-    /* Popping puts the best at the end of the shrinking heap: the sorted prefix grows from the
-     * back. */
-    sum = 0;
-    size_t left = count;
-    while (left > 0 && (left == count || sum < nucleus)) {
-        Candidate top = heap[0];
-        heap[0] = heap[--left];
-        heap[left] = top;
-        heap_sift(heap, left, 0, false);
-        sum += (double)top.weight;
-    }
-    for (size_t i = 0; i < (count - left) / 2; i++) {
-        Candidate other = heap[count - 1 - i];
-        heap[count - 1 - i] = heap[left + i];
-        heap[left + i] = other;
-    }
-    memmove(heap, heap + left, (count - left) * sizeof(*heap));
-    return count - left;
-}
-
-static int32_t draw_candidate(Sampler *sampler, size_t count)
+/* Draws from sorted candidates. */
+static int32_t draw_sorted(Sampler *sampler, size_t count)
 {
     const Candidate *kept = sampler->candidates;
     double total = 0;
@@ -302,51 +299,156 @@ static int32_t draw_candidate(Sampler *sampler, size_t count)
 
 /* ---- Whole vocabulary ---- */
 
-/* Turns logits into weights in place (those below min_p become 0 unless a nucleus is still to be
- * measured) and sums them by blocks; the sum of all. */
-static double weigh_all(const Sampler *sampler, float *logits, float best, float floor)
+/* Draws from the first count candidates, as far as the cut keeps them. */
+static int32_t draw_kept(Sampler *sampler, size_t count, NucleusCut cut)
 {
-    float temperature = sampler->temperature;
+    const Candidate *list = sampler->candidates;
     double total = 0;
-    for (size_t start = 0; start < sampler->vocab_size; start += SAMPLER_BLOCK) {
-        size_t end = start + SAMPLER_BLOCK;
-        if (end > sampler->vocab_size)
-            end = sampler->vocab_size;
-        for (size_t i = start; i < end; i++) {
-            float weight = exp_negative((logits[i] - best) / temperature);
-            logits[i] = weight >= floor ? weight : 0.0f;
-        }
-        double sum = 0;
-        for (size_t i = start; i < end; i++)
-            sum += (double)logits[i];
-        sampler->block_sums[start / SAMPLER_BLOCK] = sum;
-        total += sum;
+    for (size_t i = 0; i < count; i++)
+        total += nucleus_keeps(&cut, list[i].weight, list[i].id) ? (double)list[i].weight : 0;
+    double target = random_uniform(&sampler->random) * total;
+    int32_t last = 0; /* rounding may leave the target past the end */
+    for (size_t i = 0; i < count; i++) {
+        if (!nucleus_keeps(&cut, list[i].weight, list[i].id))
+            continue;
+        last = list[i].id;
+        target -= (double)list[i].weight;
+        if (target < 0)
+            break;
     }
-    return total;
+    return last;
 }
 
-static int32_t draw_from_all(Sampler *sampler, const float *weights, double total)
+/* Draws from all weights that the cut keeps; block_sums are the sums of those. */
+static int32_t draw_from_all(Sampler *sampler, const float *weights, NucleusCut cut)
 {
+    size_t blocks = vocabulary_blocks(sampler->vocab_size), block = 0;
+    double total = 0;
+    for (size_t i = 0; i < blocks; i++)
+        total += sampler->block_sums[i];
     double target = random_uniform(&sampler->random) * total;
-    size_t blocks = (sampler->vocab_size + SAMPLER_BLOCK - 1) / SAMPLER_BLOCK;
-    size_t block = 0;
     while (block + 1 < blocks && target >= sampler->block_sums[block])
         target -= sampler->block_sums[block++];
-    size_t last =
-        SIZE_MAX; /* rounding may leave the target past the end: then the last with any weight */
-    for (size_t i = block * SAMPLER_BLOCK; i < sampler->vocab_size; i++) {
-        if (weights[i] <= 0)
+    int32_t last = -1;
+    for (size_t i = block * VOCABULARY_BLOCK; i < sampler->vocab_size; i++) {
+        if (weights[i] <= 0 || !nucleus_keeps(&cut, weights[i], (int32_t)i))
             continue;
-        last = i;
+        last = (int32_t)i;
         target -= (double)weights[i];
         if (target < 0)
-            return (int32_t)i;
+            return last;
     }
-    if (last == SIZE_MAX) {
-        for (last = sampler->vocab_size - 1; last > 0 && weights[last] <= 0;)
-            last--;
+    /* Rounding may leave the target past the end: then the last with any weight. */
+    for (size_t i = sampler->vocab_size; last < 0 && i-- > 0;) {
+        if (weights[i] > 0 && nucleus_keeps(&cut, weights[i], (int32_t)i))
+            last = (int32_t)i;
     }
-    return (int32_t)last;
+    return last;
+}
+
+/* All tokens that weigh at least least, in ascending order of ids, and their sum, as far as there
+ * is room. false: there are more. values are weights, or logits when they are not weighed yet. */
+static bool gather_heavy(const Sampler *sampler, const float *values, bool weighed, float best,
+                         float least, size_t *count, double *sum)
+{
+    Candidate *found = sampler->candidates;
+    *count = 0;
+    *sum = 0;
+    for (size_t block = 0; block < vocabulary_blocks(sampler->vocab_size); block++) {
+        float heaviest = exp_negative((sampler->maxima[block] - best) * sampler->scale);
+        if (heaviest * WEIGHT_SLACK < least)
+            continue;
+        if (*count > SAMPLER_HEAVY_MAX)
+            return false;
+        for (size_t i = block * VOCABULARY_BLOCK; i < block_end(sampler, block); i++) {
+            float weight = weighed ? values[i] : exp_negative((values[i] - best) * sampler->scale);
+            if (weight < least || weight <= 0)
+                continue;
+            found[(*count)++] = (Candidate){weight, (int32_t)i};
+            *sum += (double)weight;
+        }
+    }
+    return true;
+}
+
+/* Weights with bits in [low, high), in ascending order of ids. Without a branch: there is room for
+ * one more than the vocabulary has. */
+static size_t gather_range(const Sampler *sampler, const float *weights, uint32_t low,
+                           uint32_t high)
+{
+    Candidate *found = sampler->candidates;
+    const uint32_t width = high - low;
+    const size_t size = sampler->vocab_size;
+    size_t count = 0;
+    for (size_t i = 0; i < size; i++) {
+        found[count].id = (int32_t)i;
+        count += nucleus_bits(weights[i]) - low < width;
+    }
+    for (size_t i = 0; i < count; i++)
+        found[i].weight = weights[found[i].id];
+    return count;
+}
+
+static double sum_blocks(const Sampler *sampler)
+{
+    double sum = 0;
+    for (size_t i = 0; i < vocabulary_blocks(sampler->vocab_size); i++)
+        sum += sampler->block_sums[i];
+    return sum;
+}
+
+/* A nucleus of many tokens: the range of weights that its end lies in is found by their sums, then
+ * the end among those of the range; the sums of blocks follow. */
+static int32_t draw_wide_nucleus(Sampler *sampler, const float *weights, double nucleus)
+{
+    uint32_t least = nucleus_bits(sampler->min_p), low, high;
+    float from;
+    least = least > 0 ? least : 1; /* no weight at all is never kept */
+    nucleus_narrow(weights, sampler->vocab_size, nucleus, least, &low, &high);
+    memcpy(&from, &high, sizeof(from));
+    sampler->passes->sum_from(weights, sampler->vocab_size, from, sampler->block_sums);
+    size_t count = gather_range(sampler, weights, low, high);
+    NucleusCut cut =
+        nucleus_find(sampler->candidates, count, low, high, sum_blocks(sampler), nucleus);
+    for (size_t i = 0; i < count; i++) {
+        const Candidate *found = &sampler->candidates[i];
+        if (nucleus_keeps(&cut, found->weight, found->id))
+            sampler->block_sums[(uint32_t)found->id / VOCABULARY_BLOCK] += (double)found->weight;
+    }
+    return draw_from_all(sampler, weights, cut);
+}
+
+static int32_t draw_nucleus(Sampler *sampler, float *logits, float best)
+{
+    size_t count;
+    double sum;
+    sampler->passes->weigh(logits, sampler->vocab_size, best, sampler->scale, sampler->block_sums);
+    double nucleus = (double)sampler->top_p * sum_blocks(sampler);
+    for (float threshold = NUCLEUS_FIRST_THRESHOLD;; threshold *= NUCLEUS_THRESHOLD_STEP) {
+        if (threshold < sampler->min_p)
+            threshold = sampler->min_p;
+        if (threshold < FLT_MIN ||
+            !gather_heavy(sampler, logits, true, best, threshold, &count, &sum))
+            return draw_wide_nucleus(sampler, logits, nucleus);
+        /* A little more than enough, for the rounding of the sums. */
+        if (threshold > sampler->min_p && sum < nucleus * (1.0 + 1e-9))
+            continue;
+        return draw_kept(sampler, count,
+                         nucleus_find(sampler->candidates, count, nucleus_bits(threshold),
+                                      nucleus_bits(1.0f) + 1, 0, nucleus));
+    }
+}
+
+static int32_t draw_by_min_p(Sampler *sampler, float *logits, float best)
+{
+    const NucleusCut all = {0, INT32_MAX};
+    size_t count;
+    double sum;
+    if (gather_heavy(sampler, logits, false, best, sampler->min_p, &count, &sum))
+        return draw_kept(sampler, count, all);
+    sampler->passes->weigh(logits, sampler->vocab_size, best, sampler->scale, sampler->block_sums);
+    sampler->passes->sum_from(logits, sampler->vocab_size, sampler->min_p, sampler->block_sums);
+    return draw_from_all(sampler, logits, (NucleusCut){nucleus_bits(sampler->min_p), INT32_MAX});
 }
 
 static size_t effective_top_k(const Sampler *sampler)
@@ -358,20 +460,28 @@ static size_t effective_top_k(const Sampler *sampler)
 
 static bool prepare_scratch(Sampler *sampler, Error *err)
 {
-    size_t top_k = effective_top_k(sampler);
-    if (!sampler->candidates && (top_k > 0 || sampler->top_p < 1)) {
-        size_t count = top_k > 0 ? top_k : sampler->vocab_size;
+    size_t top_k = effective_top_k(sampler), blocks = vocabulary_blocks(sampler->vocab_size);
+    if (!sampler->candidates && (top_k > 0 || sampler->top_p < 1 || sampler->min_p > 0)) {
+        size_t count = top_k > 0 ? top_k_room(top_k) : sampler->vocab_size + 1;
+        count = count < blocks ? blocks : count;
         sampler->candidates = memory_allocate_array(count, sizeof(*sampler->candidates));
         if (!sampler->candidates)
             return error_no_memory(err, "sampling candidates");
     }
     if (!sampler->block_sums && top_k == 0) {
-        size_t count = sampler->vocab_size / SAMPLER_BLOCK + 1;
-        sampler->block_sums = memory_allocate_array(count, sizeof(*sampler->block_sums));
+        sampler->block_sums = memory_allocate_array(blocks, sizeof(*sampler->block_sums));
         if (!sampler->block_sums)
             return error_no_memory(err, "sampling sums");
     }
     return true;
+}
+
+static bool prepare_maxima(Sampler *sampler, Error *err)
+{
+    if (!sampler->maxima)
+        sampler->maxima =
+            memory_allocate_array(vocabulary_blocks(sampler->vocab_size), sizeof(*sampler->maxima));
+    return sampler->maxima || error_no_memory(err, "largest logits");
 }
 
 static bool counts_tokens(const Sampler *sampler)
@@ -396,21 +506,22 @@ static bool prepare_penalties(Sampler *sampler, Error *err)
 
 static bool sample(Sampler *sampler, float *logits, float best, int32_t *id, Error *err)
 {
+    const NucleusCut all = {0, INT32_MAX};
     if (!prepare_scratch(sampler, err))
         return false;
     size_t top_k = effective_top_k(sampler);
     if (top_k > 0) {
         size_t count = select_top_k(sampler, logits, best, top_k);
-        *id = draw_candidate(sampler, cut_sorted(sampler, count));
-        return true;
+        *id = draw_sorted(sampler, cut_sorted(sampler, count));
+    } else if (sampler->top_p < 1) {
+        *id = draw_nucleus(sampler, logits, best);
+    } else if (sampler->min_p > 0) {
+        *id = draw_by_min_p(sampler, logits, best);
+    } else {
+        sampler->passes->weigh(logits, sampler->vocab_size, best, sampler->scale,
+                               sampler->block_sums);
+        *id = draw_from_all(sampler, logits, all);
     }
-    if (sampler->top_p < 1) {
-        double total = weigh_all(sampler, logits, best, 0);
-        *id = draw_candidate(sampler, select_nucleus(sampler, logits, total));
-        return true;
-    }
-    double total = weigh_all(sampler, logits, best, sampler->min_p);
-    *id = draw_from_all(sampler, logits, total);
     return true;
 }
 
@@ -517,7 +628,11 @@ bool sampler_init(Sampler *sampler, const GenerationOptions *options, const int3
         .presence_penalty = options->presence_penalty,
         .frequency_penalty = options->frequency_penalty,
         .vocab_size = vocab_size,
+        .passes = vocabulary_passes(),
     };
+    /* A reciprocal that is not finite would make the best token's weight no number. */
+    if (options->temperature > 0)
+        sampler->scale = fminf(1.0f / options->temperature, FLT_MAX);
     uint64_t seed = options->seed;
     if (!options->has_seed && options->temperature > 0 && !random_system_seed(&seed, err))
         return false;
@@ -532,6 +647,7 @@ bool sampler_init(Sampler *sampler, const GenerationOptions *options, const int3
 
 void sampler_reset(Sampler *sampler)
 {
+    memory_free(sampler->maxima);
     memory_free(sampler->block_sums);
     memory_free(sampler->candidates);
     memory_free(sampler->chosen);
@@ -580,9 +696,9 @@ static bool best_is_allowed(Sampler *sampler, const float *logits, int32_t *id)
         !constraint->ops->allows_token)
         return false;
     float best;
-    if (!find_best(logits, sampler->vocab_size, &best) || best == -INFINITY)
+    if (!find_best(sampler, logits, &best) || best == -INFINITY)
         return false;
-    *id = find_first(logits, sampler->vocab_size, best);
+    *id = find_first(sampler, logits, best);
     if (is_end(sampler, *id))
         return constraint->ops->can_end(constraint);
     return constraint->ops->allows_token(constraint, *id);
@@ -602,7 +718,7 @@ static bool choose_id(Sampler *sampler, float *logits, int32_t *id, Error *err)
     if (sampler->counts)
         apply_counts(sampler, logits);
     float best;
-    if (!find_best(logits, sampler->vocab_size, &best))
+    if (!find_best(sampler, logits, &best))
         return error_set(err, ERROR_INTERNAL, "the engine returned a NaN among the logits");
     if (best == -INFINITY)
         return error_set(err, ERROR_INVALID,
@@ -610,7 +726,7 @@ static bool choose_id(Sampler *sampler, float *logits, int32_t *id, Error *err)
                                              : "logit_bias bans every token of the vocabulary");
     /* An infinite logit leaves no differences to weigh. */
     if (sampler->temperature <= 0 || best == INFINITY) {
-        *id = find_first(logits, sampler->vocab_size, best);
+        *id = find_first(sampler, logits, best);
         return true;
     }
     return sample(sampler, logits, best, id, err);
@@ -635,8 +751,8 @@ bool sampler_force(Sampler *sampler, int32_t id, Error *err)
 
 bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err)
 {
-    return prepare_penalties(sampler, err) && choose_id(sampler, logits, id, err) &&
-           sampler_force(sampler, *id, err);
+    return prepare_penalties(sampler, err) && prepare_maxima(sampler, err) &&
+           choose_id(sampler, logits, id, err) && sampler_force(sampler, *id, err);
 }
 
 bool sampler_is_plain(const Sampler *sampler)

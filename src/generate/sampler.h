@@ -7,15 +7,12 @@
 #define GENERATE_SAMPLER_H
 
 #include "generate.h"
+#include "nucleus.h"
 #include "random.h"
-
-typedef struct Candidate {
-    float weight; /* not normalised probability, the best token's is 1 */
-    int32_t id;
-} Candidate;
 
 typedef struct Sampler {
     float temperature, top_p, min_p;
+    float scale; /* 1 / temperature */
     float repetition_penalty, presence_penalty, frequency_penalty;
     int32_t top_k;
     size_t vocab_size;
@@ -39,8 +36,10 @@ typedef struct Sampler {
     int32_t *chosen;
     size_t n_chosen, chosen_capacity;
 
-    Candidate *candidates; /* [candidates_capacity] */
-    double *block_sums;    /* [vocab_size / block, rounded up] */
+    const VocabularyPasses *passes;
+    Candidate *candidates; /* what is kept, and room to find it */
+    double *block_sums;    /* [blocks], as maxima */
+    float *maxima;         /* largest logit of each block at this step */
 } Sampler;
 
 /* eos: end tokens (copied); with options.ignore_eos they are never chosen. prompt: for the

@@ -1,0 +1,35 @@
+/* vocabulary: passes over a row of logits or weights, block by block.
+ *
+ * A row has a few hundred thousand values, of which a step looks at few one by one: what is known
+ * of each block (its largest logit, its sum of weights) tells which blocks to open. The passes are
+ * compiled for AVX2 as well where that exists; they add in one order whatever the registers' width,
+ * so every machine computes the same bits. Threads: any. Private to the room. */
+#ifndef GENERATE_VOCABULARY_H
+#define GENERATE_VOCABULARY_H
+
+#include "base.h"
+
+enum { VOCABULARY_BLOCK = 256 };
+
+static inline size_t vocabulary_blocks(size_t count)
+{
+    return (count + VOCABULARY_BLOCK - 1) / VOCABULARY_BLOCK;
+}
+
+typedef struct VocabularyPasses {
+    /* The largest logit of each block to maxima [blocks]. false: there is a NaN. */
+    bool (*find_maxima)(const float *logits, size_t count, float *maxima);
+    /* Each logit becomes e^((logit - best) * scale), in place; scale is above 0 and finite. The sum
+     * of each block to sums [blocks]. */
+    void (*weigh)(float *logits, size_t count, float best, float scale, double *sums);
+    /* The sum of the weights of each block that are at least least. */
+    void (*sum_from)(const float *weights, size_t count, float least, double *sums);
+    /* The sum of e^(logit - best) of all. */
+    double (*sum_weights)(const float *logits, size_t count, float best);
+} VocabularyPasses;
+
+const VocabularyPasses *vocabulary_passes(void);
+
+extern const VocabularyPasses vocabulary_passes_plain, vocabulary_passes_avx2;
+
+#endif
