@@ -4,6 +4,7 @@
 #include "scheduler.h"
 #include "server.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -15,6 +16,33 @@ static void wait_for_stop(const sigset_t *unblocked)
 {
     while (!stop_requested())
         sigsuspend(unblocked);
+}
+
+/* Ends the process when a stop signal comes while the model is still loading: that is a long way
+ * from main, holds nothing but memory and files open for reading, and has promised nothing to
+ * anyone but "the model is loading". SIGUSR1 ends the watch; what comes later is for wait_for_stop,
+ * since the signals stay blocked and pending. */
+static void *watch_loading(void *argument)
+{
+    const sigset_t *awaited = argument;
+    int received;
+    if (sigwait(awaited, &received) != 0 || received == SIGUSR1)
+        return NULL;
+    log_write(LOG_INFO, "stopping: the model was still loading");
+    _exit(EXIT_DONE);
+}
+
+/* Opens the model under the watch. Without a thread for it the signals wait until it is open. */
+static bool load(const Arguments *arguments, sigset_t *awaited, LoadedModel *out, Error *err)
+{
+    pthread_t thread;
+    bool watched = pthread_create(&thread, NULL, watch_loading, awaited) == 0;
+    bool ok = loaded_model_open(arguments, LOAD_ENGINE | LOAD_TEXT, out, err);
+    if (watched) {
+        pthread_kill(thread, SIGUSR1);
+        pthread_join(thread, NULL);
+    }
+    return ok;
 }
 
 /* "models/qwen3-4b/" to "qwen3-4b". */
@@ -93,6 +121,7 @@ int command_serve(const Arguments *arguments)
     sigemptyset(&stops);
     sigaddset(&stops, SIGINT);
     sigaddset(&stops, SIGTERM);
+    sigaddset(&stops, SIGUSR1);
     /* Before any thread starts, so that all inherit the mask. */
     sigprocmask(SIG_BLOCK, &stops, &unblocked);
     read_model_type(arguments->model, model_type);
@@ -100,7 +129,7 @@ int command_serve(const Arguments *arguments)
      */
     if (!start_server(arguments, model_type, &server, &err))
         return report_error(&err);
-    bool ok = loaded_model_open(arguments, LOAD_ENGINE | LOAD_TEXT, &loaded, &err);
+    bool ok = load(arguments, &stops, &loaded, &err);
     if (!ok || !serve(arguments, &loaded, server, &unblocked, &err)) {
         server_stop(server, 0);
         ok = false;

@@ -109,6 +109,30 @@ def test_signal_ends_a_stream_in_order(number):
     client.close()
 
 
+def test_signal_while_loading_ends_at_once():
+    """As soon as the port answers, which is before the weights are read. On a machine that has loaded by then, the
+    ordinary end is as good."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([BINARY, "serve", str(MODEL), "--port", str(port)], stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            break
+        except ConnectionRefusedError:
+            time.sleep(0.002)
+    start = time.monotonic()
+    process.terminate()
+    text = process.communicate(timeout=20)[1]
+    assert process.returncode == 0
+    if "still loading" in text:
+        assert time.monotonic() - start < 1
+    else:
+        assert "Ctrl-C stops" in text and "stopping" in text
+
+
 def test_port_in_use(server):
     result = run("--model", MODEL, "--serve", "--port", server.port)
     assert result.returncode == 1
