@@ -86,12 +86,25 @@ bool connections_enter(Server *server, HttpConnection *connection, ConnectionPha
         return true;
     pthread_mutex_lock(&server->mutex);
     bool ok = !connection->timed_out;
-    if (phase == CONNECTION_BUSY && connection->phase != CONNECTION_BUSY)
-        connection->bytes_before = received_bytes(connection->socket);
     connection->phase = phase;
     connection->since = phase == CONNECTION_BODY ? clock_monotonic_seconds() : 0;
     pthread_mutex_unlock(&server->mutex);
     return ok;
+}
+
+/* What lies behind the request belongs to the next head, whose clock starts when this answer ends.
+ * A few bytes more are blank lines that some clients put around their requests. */
+void connections_account(Server *server, HttpConnection *connection, uint64_t request_bytes)
+{
+    enum { BLANK_BYTES = 4 };
+    if (!connection)
+        return;
+    pthread_mutex_lock(&server->mutex);
+    uint64_t received = received_bytes(connection->socket);
+    uint64_t behind = connection->bytes_before + request_bytes;
+    bool more = request_bytes > 0 && received > behind + BLANK_BYTES;
+    connection->bytes_before = more ? behind : received;
+    pthread_mutex_unlock(&server->mutex);
 }
 
 /* The server's mutex is held. */

@@ -20,7 +20,7 @@ typedef enum ConnectionPhase {
 struct HttpConnection {
     int socket;
     ConnectionPhase phase;
-    uint64_t bytes_before; /* received when the present request's answer began */
+    uint64_t bytes_before; /* received up to the end of the present or last request */
     double since; /* IDLE: when the first byte of a head was noticed, or 0; BODY: the last bytes */
     bool timed_out;
     HttpConnection *next, *previous;
@@ -33,6 +33,9 @@ void connections_remove(Server *server, HttpConnection *connection);
 /* False when its time has run out: the connection is to be closed. Accepts NULL. */
 bool connections_enter(Server *server, HttpConnection *connection,
                        ConnectionPhase phase) WARN_UNUSED;
+/* A request has arrived whole: its bytes, head and body as sent, or 0 when they are not known (the
+ * framing of chunks). Once a request. Accepts NULL. */
+void connections_account(Server *server, HttpConnection *connection, uint64_t request_bytes);
 /* Looks for connections whose time has run out. False when there is nothing to time. */
 bool connections_check(Server *server);
 

@@ -339,6 +339,16 @@ static enum MHD_Result refuse_body(HttpRequest *request)
     return MHD_NO;
 }
 
+/* Bytes of the request as sent; 0 with a body whose framing is not known. */
+static uint64_t request_bytes(const HttpRequest *request)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    bool chunked = MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND,
+                                               "Transfer-Encoding") != NULL;
+    return info && !chunked ? info->header_size + request->body.len : 0;
+}
+
 static enum MHD_Result store_body(HttpRequest *request, const char *data, size_t size)
 {
     if (request->refused)
@@ -410,6 +420,7 @@ enum MHD_Result http_handle(void *cls, struct MHD_Connection *connection, const 
     if (!request->task) {
         if (!connections_enter(request->server, request->timed, CONNECTION_BUSY))
             return MHD_NO;
+        connections_account(request->server, request->timed, request_bytes(request));
         enum MHD_Result result = handle_request(request);
         if (result != MHD_YES || request->queued)
             return result;

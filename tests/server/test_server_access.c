@@ -235,7 +235,7 @@ static void slow_requests_time_out(void **state)
     (void)state;
     const ServerOptions quick = {.head_seconds = 1, .body_seconds = 2};
     Fixture fixture = {0};
-    Client drip, body, again, silent;
+    Client drip, body, again, silent, pipelined;
     Reply reply;
     fixture_init_with(&fixture, &quick);
     client_open(&silent, fixture.port);
@@ -250,6 +250,12 @@ static void slow_requests_time_out(void **state)
     assert_int_equal(reply.status, 200);
     reply_reset(&reply);
     client_send_text(&again, "GET /he");
+    /* And one whose beginning came together with the request before it. */
+    client_open(&pipelined, fixture.port);
+    client_send_text(&pipelined, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal");
+    client_read_reply(&pipelined, &reply, false);
+    assert_int_equal(reply.status, 200);
+    reply_reset(&reply);
     bool open = true;
     for (int i = 0; open && i < 100; i++) { /* a byte each tenth of a second does not help */
         open = client_send_text(&drip, i == 0 ? "G" : "a") && drip.input.len == 0;
@@ -264,12 +270,22 @@ static void slow_requests_time_out(void **state)
     client_read_reply(&again, &reply, false);
     assert_error(&reply, 408, "request_timeout", NULL);
     reply_reset(&reply);
+    client_read_reply(&pipelined, &reply, false);
+    assert_error(&reply, 408, "request_timeout", NULL);
+    assert_true(reply.closed);
+    reply_reset(&reply);
+    client_close(&pipelined);
     client_read_reply(&body, &reply, false);
     assert_error(&reply, 408, "request_timeout", NULL);
     reply_reset(&reply);
     double took = clock_monotonic_seconds() - start;
     assert_true(took >= 2 && took < 20);
     /* One that has sent nothing is left alone. */
+    client_send_text(&silent, "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    client_read_reply(&silent, &reply, false);
+    assert_int_equal(reply.status, 404);
+    reply_reset(&reply);
+    pause_milliseconds(2000);
     client_send_text(&silent, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
     client_read_reply(&silent, &reply, false);
     assert_int_equal(reply.status, 200);
