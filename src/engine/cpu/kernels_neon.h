@@ -68,6 +68,30 @@ static FORCE_INLINE float32x4_t load_rows(const uint8_t *at, ScaleType type)
     }
 }
 
+static FORCE_INLINE void load_scales_of(const uint8_t *group, ScaleType type,
+                                        float32x4_t scales[STRIPS], float32x4_t biases[STRIPS])
+{
+    const size_t strip_bytes = STRIP_ROWS * scale_type_bytes(type);
+    UNROLL
+    for (size_t s = 0; s < STRIPS; s++) {
+        scales[s] = load_rows(group + s * strip_bytes, type);
+        biases[s] = load_rows(group + (STRIPS + s) * strip_bytes, type);
+    }
+}
+
+/* A group's scales and biases, with one branch on their type: branches between the products make
+ * the compiler spill them. */
+static FORCE_INLINE void load_scales(const uint8_t *group, ScaleType type,
+                                     float32x4_t scales[STRIPS], float32x4_t biases[STRIPS])
+{
+    if (type == SCALE_F16)
+        load_scales_of(group, SCALE_F16, scales, biases);
+    else if (type == SCALE_BF16)
+        load_scales_of(group, SCALE_BF16, scales, biases);
+    else
+        load_scales_of(group, SCALE_F32, scales, biases);
+}
+
 static FORCE_INLINE size_t block_bytes(PackedFormat format)
 {
     return format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;

@@ -48,21 +48,19 @@ static FORCE_INLINE void prefetch_block(const uint8_t *block, KernelKind kind)
 }
 
 /* Adds a span to the accumulators of `count` tokens. */
-static FORCE_INLINE void scale_sums(const uint8_t *group, ScaleType type, const ActivationScale *x,
+static FORCE_INLINE void scale_sums(const float32x4_t scales[STRIPS],
+                                    const float32x4_t biases[STRIPS], const ActivationScale *x,
                                     const float *x_offsets, const size_t count, KernelKind kind,
                                     int32x4_t sums[STRIPS][COLUMNS_AT_ONCE],
                                     float32x4_t acc[STRIPS][COLUMNS_AT_ONCE])
 {
-    const size_t strip_bytes = STRIP_ROWS * scale_type_bytes(type);
     UNROLL
     for (size_t s = 0; s < STRIPS; s++) {
-        float32x4_t scales = load_rows(group + s * strip_bytes, type);
-        float32x4_t biases = load_rows(group + (STRIPS + s) * strip_bytes, type);
         UNROLL
         for (size_t t = 0; t < count; t++) {
             int32x4_t dot =
                 kind.planes == 2 ? join_planes(sums[s][2 * t], sums[s][2 * t + 1]) : sums[s][t];
-            acc[s][t] = add_span(acc[s][t], dot, scales, biases, x[t].scale,
+            acc[s][t] = add_span(acc[s][t], dot, scales[s], biases[s], x[t].scale,
                                  x_offsets[t * FLOATS_PER_SCALE]);
         }
     }
@@ -91,6 +89,8 @@ static FORCE_INLINE void multiply_tile(const KernelJob *job, size_t tile, size_t
     }
     for (; group < end; group += m->group_bytes) {
         const uint8_t *block = group + 2 * scale_bytes;
+        float32x4_t scales[STRIPS], biases[STRIPS];
+        load_scales(group, type, scales, biases);
         for (const uint8_t *group_end = group + m->group_bytes; block < group_end;) {
             int32x4_t sums[STRIPS][COLUMNS_AT_ONCE];
             UNROLL
@@ -107,8 +107,9 @@ static FORCE_INLINE void multiply_tile(const KernelJob *job, size_t tile, size_t
                 prefetch_block(block, kind);
                 block += block_bytes(kind.format);
             }
-            scale_sums(group, type, x, kind.span_blocks == 1 ? &x->half_offsets[half] : &x->offset,
-                       count, kind, sums, acc);
+            scale_sums(scales, biases, x,
+                       kind.span_blocks == 1 ? &x->half_offsets[half] : &x->offset, count, kind,
+                       sums, acc);
             if (kind.span_blocks == 1)
                 half ^= 1;
             if (half == 0) {

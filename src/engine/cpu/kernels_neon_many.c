@@ -52,13 +52,10 @@ static FORCE_INLINE void unpack_block(const uint8_t *block, KernelKind kind,
 static FORCE_INLINE void unpack_span(const PackedMatrix *m, size_t tile, size_t block,
                                      KernelKind kind, Span *span)
 {
-    const size_t strip_bytes = STRIP_ROWS * scale_type_bytes(m->scale_type);
     const uint8_t *at = packed_group(m, tile, block / m->group_blocks);
-    for (size_t s = 0; s < STRIPS; s++) {
-        span->scales[s] = load_rows(at + s * strip_bytes, m->scale_type);
-        span->biases[s] = load_rows(at + (STRIPS + s) * strip_bytes, m->scale_type);
-    }
-    at += 2 * STRIPS * strip_bytes + block % m->group_blocks * block_bytes(kind.format);
+    load_scales(at, m->scale_type, span->scales, span->biases);
+    at += 2 * TILE_ROWS * scale_type_bytes(m->scale_type) +
+          block % m->group_blocks * block_bytes(kind.format);
     for (int b = 0; b < kind.span_blocks; b++)
         unpack_block(at + (size_t)b * block_bytes(kind.format), kind,
                      span->codes + b * BLOCK_VECTORS);
