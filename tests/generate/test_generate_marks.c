@@ -1,32 +1,8 @@
 /* Reasoning in one reply: counted, bounded, and free of stop strings. The tokenizer's tokens are
  * bytes. */
-#include "generate.h"
+#include "generate_fixture.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
 #include <string.h>
-
-#include <cmocka.h>
-
-enum { VOCAB = 260, END = 257 };
-
-static const int32_t EOS[] = {END};
-static Tokenizer *tokenizer;
-
-static int setup(void **state)
-{
-    (void)state;
-    Error err;
-    return tokenizer_open(TEST_DATA_DIR "/generate/bytes-tokenizer.json", &tokenizer, &err) ? 0
-                                                                                            : -1;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    tokenizer_free(tokenizer);
-    return 0;
-}
 
 typedef struct Run {
     Generation *generation;
