@@ -405,7 +405,9 @@ static void decoding_goes_on_beside_prefill(void **state)
     Job *second = submit(&fixture, &request);
     collect(second, &text, &status);
     assert_reply(&fixture, prompt, 3000, 3, &text, &status);
-    assert_in_range(atomic_load(&fixture.fake.largest_chunk_beside_decode), 8, 90);
+    /* 30 where sleeps are exact; a busy machine stretches the short ones more than the long. */
+    assert_in_range(atomic_load(&fixture.fake.largest_chunk_beside_decode), 8,
+                    SCHEDULER_PREFILL_CHUNK - 1);
     atomic_store(&fixture.fake.delay_microseconds, 0);
     atomic_store(&fixture.fake.token_delay_microseconds, 0);
     buffer_clear(&text);
