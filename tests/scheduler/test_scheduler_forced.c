@@ -15,7 +15,7 @@ static char text[CERTAIN + 1];
 static Constraint *make_constraint(GrammarVocabulary **vocabulary)
 {
     Error err = {0};
-    Grammar *grammar;
+    Grammar *grammar = NULL;
     Constraint *constraint = NULL;
     for (size_t i = 0; i < CERTAIN; i++)
         text[i] = (char)('a' + i * 7 % 26);
