@@ -163,8 +163,10 @@ bool jinja_read_float(Slice text, double *out)
     char json[TEXT_MAX + 8];
     size_t len = 0, at = 0;
     text = strip_space(text);
-    bool negative = text.len > 0 && text.ptr[0] == '-';
-    at += negative || (text.len > 0 && text.ptr[0] == '+');
+    if (text.len == 0)
+        return false;
+    bool negative = text.ptr[0] == '-';
+    at += negative || text.ptr[0] == '+';
     Slice rest = {text.ptr + at, text.len - at};
     if (is_word(rest, "inf") || is_word(rest, "infinity") || is_word(rest, "nan")) {
         *out = is_word(rest, "nan") ? (double)NAN : negative ? -(double)INFINITY : (double)INFINITY;

@@ -241,6 +241,7 @@ joined' }}
 {{ d == {'A': 2, 'b': 1, 'items': 'shadowed'} }} {{ none == nil }} {{ 'a' != 1 }} {{ [1, [2]] == [1.0, [2]] }}
 {% set v = 'a' %}{% set w %}{% set v = 'b' %}{{ v }}{% endset %}{{ v }}{{ w }}
 {{ -0.5|round }} {{ -0.5|round(0, 'ceil') }} {{ 0.4|round(0, 'floor') }} {{ '-0'|float }} {{ '31 Bytes'|float }} {{ '1.5x'|int }} {{ 'x'|int(7, 99) }} {{ 'inf'|int }}
+{{ ''|int }} {% macro nothing() %}{% endmacro %}{{ nothing()|int }} {{ nothing()|float }}|
 {{ range(-3, 0, -1) }} {{ range(-1) }} {{ range(1, 10, 4) }} {{ range(10)[2:7:2] }} {{ range(5)[::-1] }} {{ range(0) == range(3, 3) }}
 {{ '{:>6}|{:<6}|{:05}|{:d}'.format(true, false, true, true) }} {{ '{:c}{:c}'.format(233, 65) }} {{ '%c%c' % ('x', 233) }} {{ '%%' % missing }} {{ '[%s]' % missing }}
 {{ '{:x}'.format(1.5) }}
