@@ -58,4 +58,10 @@ bool sampler_append_forced(Sampler *sampler, TokenList *out, Error *err) WARN_UN
 /* Remembers an id that was not chosen here, and tells the constraint. */
 bool sampler_force(Sampler *sampler, int32_t id, Error *err) WARN_UNUSED;
 
+/* sampler_draw.c: the chain from temperature on. logits are weights or worse afterwards; best is
+ * the largest of them, and that of each block stands in maxima. */
+bool sampler_draw(Sampler *sampler, float *logits, float best, int32_t *id, Error *err) WARN_UNUSED;
+/* The top_k that has an effect; 0: none. */
+size_t sampler_top_k(const Sampler *sampler);
+
 #endif

@@ -16,6 +16,12 @@ static inline size_t vocabulary_blocks(size_t count)
     return (count + VOCABULARY_BLOCK - 1) / VOCABULARY_BLOCK;
 }
 
+static inline size_t vocabulary_block_end(size_t vocab_size, size_t block)
+{
+    size_t end = (block + 1) * VOCABULARY_BLOCK;
+    return end < vocab_size ? end : vocab_size;
+}
+
 typedef struct VocabularyPasses {
     /* The largest logit of each block to maxima [blocks]. false: there is a NaN. */
     bool (*find_maxima)(const float *logits, size_t count, float *maxima);
