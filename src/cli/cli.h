@@ -9,6 +9,9 @@
 #include "base.h"
 #include "engine.h"
 
+#include <pthread.h>
+#include <signal.h>
+
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 typedef enum Command {
@@ -77,6 +80,13 @@ void arguments_print_help(Command about);
 
 /* Set by SIGINT and SIGTERM; commands look at it between steps. */
 bool stop_requested(void);
+/* From begin to end a thread ends the process (EXIT_DONE) when a stop signal comes: for loading a
+ * model, which is a long way from any look at stop_requested, holds nothing but memory and files
+ * open for reading, and has promised nothing to anyone. signals: SIGINT, SIGTERM and SIGUSR1,
+ * blocked in every thread; outlives the watch. What comes after the end stays pending. False: there
+ * is no thread for it, so signals wait. */
+bool stop_watch_begin(sigset_t *signals, pthread_t *watch);
+void stop_watch_end(pthread_t watch);
 
 /* Prints "mlx-serve: message" and returns the exit code that fits it. */
 int report_error(const Error *err);

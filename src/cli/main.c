@@ -1,6 +1,5 @@
 #include "cli.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +30,27 @@ static void install_signal_handlers(void)
     sigaction(SIGTERM, &action, NULL);
     action.sa_handler = SIG_IGN; /* a gone reader is a write error, not a death */
     sigaction(SIGPIPE, &action, NULL);
+}
+
+static void *watch_for_stop(void *argument)
+{
+    const sigset_t *signals = argument;
+    int received;
+    if (sigwait(signals, &received) != 0 || received == SIGUSR1)
+        return NULL;
+    log_write(LOG_INFO, "stopping: the model was still loading");
+    _Exit(EXIT_DONE);
+}
+
+bool stop_watch_begin(sigset_t *signals, pthread_t *watch)
+{
+    return pthread_create(watch, NULL, watch_for_stop, signals) == 0;
+}
+
+void stop_watch_end(pthread_t watch)
+{
+    pthread_kill(watch, SIGUSR1);
+    pthread_join(watch, NULL);
 }
 
 int report_error(const Error *err)

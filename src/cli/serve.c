@@ -4,8 +4,6 @@
 #include "scheduler.h"
 #include "server.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 enum { GRACE_SECONDS = 5 };
@@ -18,30 +16,14 @@ static void wait_for_stop(const sigset_t *unblocked)
         sigsuspend(unblocked);
 }
 
-/* Ends the process when a stop signal comes while the model is still loading: that is a long way
- * from main, holds nothing but memory and files open for reading, and has promised nothing to
- * anyone but "the model is loading". SIGUSR1 ends the watch; what comes later is for wait_for_stop,
- * since the signals stay blocked and pending. */
-static void *watch_loading(void *argument)
+/* Opens the model; a stop signal ends the process meanwhile. */
+static bool load(const Arguments *arguments, sigset_t *stops, LoadedModel *out, Error *err)
 {
-    const sigset_t *awaited = argument;
-    int received;
-    if (sigwait(awaited, &received) != 0 || received == SIGUSR1)
-        return NULL;
-    log_write(LOG_INFO, "stopping: the model was still loading");
-    _exit(EXIT_DONE);
-}
-
-/* Opens the model under the watch. Without a thread for it the signals wait until it is open. */
-static bool load(const Arguments *arguments, sigset_t *awaited, LoadedModel *out, Error *err)
-{
-    pthread_t thread;
-    bool watched = pthread_create(&thread, NULL, watch_loading, awaited) == 0;
+    pthread_t watch;
+    bool watched = stop_watch_begin(stops, &watch);
     bool ok = loaded_model_open(arguments, LOAD_ENGINE | LOAD_TEXT, out, err);
-    if (watched) {
-        pthread_kill(thread, SIGUSR1);
-        pthread_join(thread, NULL);
-    }
+    if (watched)
+        stop_watch_end(watch);
     return ok;
 }
 

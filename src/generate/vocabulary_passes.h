@@ -36,17 +36,9 @@ static inline void exp_lanes(Floats *x)
         (Floats)(((Integers)*x & in_range) | ((Integers)((Floats){0} - 87.0f) & ~in_range));
     const Integers n = __builtin_convertvector(clamped * 1.44269504f - 0.5f, Integers);
     const Floats whole = __builtin_convertvector(n, Floats);
-    Floats r = clamped - whole * 0.693359375f;
-    r = r - whole * -2.12194440e-4f;
-    Floats p = (Floats){0} + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    const Floats r = EXPONENTIAL_REMAINDER(clamped, whole);
     const Floats scale = (Floats)((n + 127) << 23);
-    *x = (Floats)((Integers)(p * scale) & in_range);
+    *x = (Floats)((Integers)(EXPONENTIAL_POLYNOMIAL(r) * scale) & in_range);
 }
 
 /* The largest of count values; *nan gathers the lanes that hold one. */

@@ -117,12 +117,19 @@ static void query_block_plain(const AttentionTile *t, size_t i, size_t first, si
     t->maxima[i] = max;
 }
 
-void attention_segment_plain(const AttentionTile *t)
+void attention_begin(const AttentionTile *t)
 {
     for (size_t i = 0; i < t->n_queries; i++) {
         t->maxima[i] = -INFINITY;
         t->sums[i] = 0.0f;
-        memset(t->output + i * t->padded_dim, 0, t->padded_dim * sizeof(float));
+    }
+    memset(t->output, 0, t->n_queries * t->padded_dim * sizeof(float));
+}
+
+void attention_segment_plain(const AttentionTile *t)
+{
+    attention_begin(t);
+    for (size_t i = 0; i < t->n_queries; i++) {
         for (size_t first = t->first_key; first < t->end_key;) {
             size_t end = (first / KV_BLOCK + 1) * KV_BLOCK;
             end = end < t->end_key ? end : t->end_key;

@@ -48,6 +48,28 @@ struct AttentionTile {
     float *output;        /* [n_queries, padded_dim] */
 };
 
+/* The tile's result before its first key. */
+void attention_begin(const AttentionTile *tile);
+
+/* Keys [first, end) of a block, counted from its start; empty when first is not below end. */
+typedef struct KeyRange {
+    size_t first, end;
+} KeyRange;
+
+/* Those of the block at `block` (a position, a multiple of KV_BLOCK) that the query at `position`
+ * sees. Both ends may lie before the block for a query that sees none of it. */
+static inline KeyRange attention_visible(const AttentionTile *tile, size_t block, size_t position)
+{
+    size_t from = tile->first_key > block ? tile->first_key : block;
+    size_t to = tile->end_key < block + KV_BLOCK ? tile->end_key : block + KV_BLOCK;
+    if (tile->sliding_window && position >= tile->sliding_window &&
+        from < position - tile->sliding_window + 1)
+        from = position - tile->sliding_window + 1;
+    to = to < position + 1 ? to : position + 1;
+    from = from < to ? from : to;
+    return (KeyRange){from > block ? from - block : 0, to > block ? to - block : 0};
+}
+
 void attention_segment_plain(const AttentionTile *tile);
 void attention_segment_avx2(const AttentionTile *tile);
 void attention_segment_avx512(const AttentionTile *tile);

@@ -308,17 +308,8 @@ static void group_block(const AttentionTile *t, const Block *b, size_t at, size_
     end = end < b->end ? end : b->end;
     score_group(t, b, t->queries + at * t->padded_dim, n, end, weights);
     for (size_t i = 0; i < n; i++) {
-        size_t position = t->positions[at + i];
-        size_t from = b->position + b->first, to = b->position + end;
-        if (t->sliding_window && position >= t->sliding_window &&
-            from < position - t->sliding_window + 1)
-            from = position - t->sliding_window + 1;
-        to = to < position + 1 ? to : position + 1;
-        from = from < to ? from : to;
-        /* Both ends may lie before the block for a query that sees none of it. */
-        size_t first_lane = from > b->position ? from - b->position : 0;
-        size_t end_lane = to > b->position ? to - b->position : 0;
-        corrections[i] = attention_soften_avx2(weights[i], first_lane, end_lane, t->soft_cap,
+        KeyRange seen = attention_visible(t, b->position, t->positions[at + i]);
+        corrections[i] = attention_soften_avx2(weights[i], seen.first, seen.end, t->soft_cap,
                                                &t->maxima[at + i], &t->sums[at + i]);
     }
     weigh_group(t, b, n, end, (const float(*)[KV_BLOCK])weights, corrections,
@@ -352,11 +343,7 @@ static void look_ahead(const AttentionTile *t, size_t index, Block *b)
 
 void attention_segment_avx2(const AttentionTile *t)
 {
-    for (size_t i = 0; i < t->n_queries; i++) {
-        t->maxima[i] = -INFINITY;
-        t->sums[i] = 0.0f;
-    }
-    memset(t->output, 0, t->n_queries * t->padded_dim * sizeof(float));
+    attention_begin(t);
     for (size_t at = t->first_key / KV_BLOCK * KV_BLOCK; at < t->end_key; at += KV_BLOCK) {
         size_t index = at / KV_BLOCK % ATTENTION_SEGMENT_BLOCKS;
         Block block = {

@@ -189,15 +189,8 @@ static void group_block(const AttentionTile *t, const Int8Loops *loops, const In
     loops->score(b, t->query_codes + at * rows * KV_SCALE_DIMS, t->query_scales + at * rows, n,
                  weights);
     for (size_t i = 0; i < n; i++) {
-        size_t query = t->positions[at + i], from = first, to = position + KV_BLOCK;
-        if (t->sliding_window && query >= t->sliding_window && from + t->sliding_window <= query)
-            from = query - t->sliding_window + 1;
-        to = to < t->end_key ? to : t->end_key;
-        to = to < query + 1 ? to : query + 1;
-        from = from < to ? from : to;
-        /* Both ends may lie before the block for a query that sees none of it. */
-        corrections[i] = loops->soften(weights[i], from > position ? from - position : 0,
-                                       to > position ? to - position : 0, t->soft_cap,
+        KeyRange seen = attention_visible(t, position, t->positions[at + i]);
+        corrections[i] = loops->soften(weights[i], seen.first, seen.end, t->soft_cap,
                                        &t->maxima[at + i], &t->sums[at + i]);
     }
     loops->weigh(b, (const float(*)[KV_BLOCK])weights, corrections, n,
@@ -207,11 +200,7 @@ static void group_block(const AttentionTile *t, const Int8Loops *loops, const In
 void attention_segment_int8(const AttentionTile *t, const Int8Loops *loops)
 {
     const size_t code_bytes = KV_BLOCK * t->padded_dim;
-    for (size_t i = 0; i < t->n_queries; i++) {
-        t->maxima[i] = -INFINITY;
-        t->sums[i] = 0.0f;
-    }
-    memset(t->output, 0, t->n_queries * t->padded_dim * sizeof(float));
+    attention_begin(t);
     for (size_t at = t->first_key / KV_BLOCK * KV_BLOCK; at < t->end_key; at += KV_BLOCK) {
         size_t index = at / KV_BLOCK % ATTENTION_SEGMENT_BLOCKS;
         const uint8_t *keys = t->keys[index], *values = t->values[index];
