@@ -84,8 +84,8 @@ static bool collect(const Arguments *arguments, InfoReport *report, Error *err)
     report->kv_bits = arguments->kv_bits == 8 ? 8 : 16;
     collect_kv(report);
     report->parallel = (size_t)arguments->parallel;
-    report->backend = engine_choose_backend(&report->loaded->model->config, arguments->backend,
-                                            report->backend_reason, sizeof(report->backend_reason));
+    report->backend = engine_choose_backend(arguments->backend, report->backend_reason,
+                                            sizeof(report->backend_reason));
     size_t sequence;
     if (!loaded_model_context(report->loaded, arguments, &report->ctx, err) ||
         !engine_kv_bytes(&report->loaded->model->config, ENGINE_PRECISION_INT16, report->kv_bits,

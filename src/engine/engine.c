@@ -6,8 +6,7 @@
 
 #include <stdio.h>
 
-EngineBackend engine_choose_backend(const ModelConfig *config, EngineBackend wanted, char *why,
-                                    size_t size)
+EngineBackend engine_choose_backend(EngineBackend wanted, char *why, size_t size)
 {
     Error err;
     if (wanted != ENGINE_BACKEND_AUTO) {
@@ -19,17 +18,14 @@ EngineBackend engine_choose_backend(const ModelConfig *config, EngineBackend wan
         snprintf(why, size, "%s", err.message);
         return ENGINE_BACKEND_CPU;
     }
-    if (!mlx->has_gpu(why, size) || mlx->is_unfit(config, why, size))
-        return ENGINE_BACKEND_CPU;
-    return ENGINE_BACKEND_MLX;
+    return mlx->has_gpu(why, size) ? ENGINE_BACKEND_MLX : ENGINE_BACKEND_CPU;
 }
 
 bool engine_open(const Model *model, const EngineOptions *options, Engine **out, Error *err)
 {
     char why[ENGINE_REASON_MAX];
     *out = NULL;
-    if (engine_choose_backend(&model->config, options->backend, why, sizeof why) ==
-        ENGINE_BACKEND_CPU)
+    if (engine_choose_backend(options->backend, why, sizeof why) == ENGINE_BACKEND_CPU)
         return cpu_engine_open(model, options, INSTRUCTIONS_BEST, out, err);
     const MlxPlugin *mlx = mlx_plugin_load(err);
     return mlx && mlx->open(model, options, out, err);

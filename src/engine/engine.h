@@ -119,10 +119,9 @@ struct Engine {
 };
 
 enum { ENGINE_REASON_MAX = 512 };
-/* What AUTO stands for: mlx where that engine is there, finds a GPU and can be trusted with the
- * model, else cpu. why gets one line: the GPU's name, or what is missing. */
-EngineBackend engine_choose_backend(const ModelConfig *config, EngineBackend wanted, char *why,
-                                    size_t size);
+/* What AUTO stands for: mlx where that engine is there and finds a GPU, else cpu. why gets one
+ * line: the GPU's name, or what is missing. */
+EngineBackend engine_choose_backend(EngineBackend wanted, char *why, size_t size);
 
 /* Opens the backend on a model, which must outlive the engine. When it returns, pages of the
  * model's files that were copied have been given back. */

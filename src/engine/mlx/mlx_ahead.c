@@ -7,10 +7,10 @@
  *   device  ... step t ... | ......... step t+1 .......... | .......... step t+2 ..........
  *
  * The next call takes the result if it goes on as expected: the same sequences, each with the token
- * that it was given and the draw that was announced. Otherwise the result is dropped; the rows that the step appended to caches lie
- * beyond every sequence's length and are written over. A step is begun ahead only after two
- * successive steps of the same sequences, so that a sequence that ends costs one step of waste and
- * one that is still being prefilled none. */
+ * that it was given and the draw that was announced. Otherwise the result is dropped; the rows that
+ * the step appended to caches lie beyond every sequence's length and are written over. A step is
+ * begun ahead only after two successive steps of the same sequences, so that a sequence that ends
+ * costs one step of waste and one that is still being prefilled none. */
 #include "mlx_engine.h"
 
 #include <string.h>

@@ -1,8 +1,8 @@
 /* Tokens chosen where the logits are, so that no row of them crosses to the host.
  *
- * The argmax, or a draw: with weights w = exp((logit - best) / temperature) and their cumulated sums
- * c in the order of ids, the first id with c > draw * (all weights). Sums are float32, so a draw
- * close to the border of two tokens may fall on the other side than in double. */
+ * The argmax, or a draw: with weights w = exp((logit - best) / temperature) and their cumulated
+ * sums c in the order of ids, the first id with c > draw * (all weights). Sums are float32, so a
+ * draw close to the border of two tokens may fall on the other side than in double. */
 #include "mlx_engine.h"
 
 typedef float (*ChoiceValue)(const EngineChoice *choice, size_t draw);

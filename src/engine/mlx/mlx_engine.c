@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <unistd.h>
+#endif
 
 static MlxEngine *as_mlx(Engine *engine)
 {
@@ -49,16 +52,6 @@ static bool has_gpu(char *text, size_t size)
     read_device_name(gpu, text, size);
     mlx_device_free(gpu);
     return true;
-}
-
-/* With a soft-cap CUDA's logits were wrong once (docs/mlx.md); nobody has seen them right since. */
-static bool is_unfit(const ModelConfig *config, char *text, size_t size)
-{
-    bool is_metal = false;
-    if (config->attn_logit_softcapping <= 0.0f)
-        return false;
-    snprintf(text, size, "soft-capped attention is not trusted with MLX on CUDA");
-    return mlx_metal_is_available(&is_metal) != 0 || !is_metal;
 }
 
 static bool open_device(MlxEngine *engine, Error *err)
@@ -143,7 +136,20 @@ static void close_task(void *context)
     if (engine->device.ctx)
         mlx_device_free(engine->device);
     mlx_clear_cache();
+    mlx_clear_streams();
 }
+
+#ifdef __linux__
+/* Objects of CUDA that MLX still holds in static storage are destroyed at exit, some of them after
+ * the driver has gone, and that throws where nobody can catch it. What is registered last runs
+ * first: the process leaves here, with its own status and nothing unwritten. */
+static void leave_before_mlx(int status, void *unused)
+{
+    (void)unused;
+    fflush(NULL);
+    _exit(status);
+}
+#endif
 
 static void engine_close_mlx(Engine *base)
 {
@@ -151,6 +157,10 @@ static void engine_close_mlx(Engine *base)
     if (engine->runner)
         runner_run(engine->runner, close_task, engine);
     runner_free(engine->runner);
+#ifdef __linux__
+    if (engine->is_gpu)
+        on_exit(leave_before_mlx, NULL);
+#endif
     memory_free(engine->slices);
     memory_free(engine->tokens);
     memory_free(engine->wanted);
@@ -471,7 +481,6 @@ const MlxPlugin *engine_plugin_entry(void);
 
 __attribute__((visibility("default"))) const MlxPlugin *engine_plugin_entry(void)
 {
-    static const MlxPlugin plugin = {MLX_SERVE_VERSION, MLX_PLUGIN_BUILD, has_gpu, is_unfit,
-                                     open_engine};
+    static const MlxPlugin plugin = {MLX_SERVE_VERSION, MLX_PLUGIN_BUILD, has_gpu, open_engine};
     return &plugin;
 }

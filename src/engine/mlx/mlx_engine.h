@@ -146,7 +146,8 @@ mlx_array backend_attend(MlxEngine *engine, MlxSlice *slice, size_t layer, mlx_a
  * were announced for the step after it. */
 mlx_array backend_choose(MlxEngine *engine, mlx_array logits, size_t draw);
 
-/* mlx_ahead.c: a decoding step of the pass that chooses its tokens, with the step after it begun meanwhile. */
+/* mlx_ahead.c: a decoding step of the pass that chooses its tokens, with the step after it begun
+ * meanwhile. */
 bool backend_decode_ahead(MlxEngine *engine, int32_t *ids, Error *err) WARN_UNUSED;
 /* Forgets what was begun; before anything else touches the sequences. */
 void backend_ahead_forget(MlxEngine *engine);

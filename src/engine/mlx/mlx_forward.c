@@ -115,8 +115,7 @@ static mlx_array make_mask(MlxEngine *engine, const MlxSlice *slice, size_t wind
     return graph_and(g, mask, graph_less(g, queries, limit));
 }
 
-/* softmax(cap * tanh(q k^T scale / cap) + mask) v. Key heads are repeated for their query heads,
- * and the mask is added: with five dimensions and a choice instead, CUDA's results were wrong. */
+/* softmax(cap * tanh(q k^T scale / cap) + mask) v. Key heads are repeated for their query heads. */
 static mlx_array capped_attention(MlxEngine *engine, mlx_array q, mlx_array k, mlx_array v,
                                   mlx_array mask)
 {

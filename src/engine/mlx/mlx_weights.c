@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+enum { MLX_GROUP_SIZE_MIN = 32 };
+
 static mlx_dtype type_of(DType dtype)
 {
     switch (dtype) {
@@ -132,6 +134,21 @@ static mlx_array load_factors(MlxEngine *engine, const WeightMatrix *m)
     return graph_keep(g, result);
 }
 
+/* Scales or biases, [.., rows, groups]; halves: each twice, for groups of half the size. */
+static mlx_array load_groups(MlxEngine *engine, const WeightMatrix *m, Part part, bool stacked,
+                             bool halves)
+{
+    Graph *g = &engine->graph;
+    mlx_array groups = copy_part(g, m, part, stacked);
+    if (halves)
+        groups = graph_contiguous(g, graph_repeat(g, groups, 2, -1));
+    if (m->mode == QUANT_AFFINE)
+        groups = graph_cast(g, groups, engine->type);
+    return graph_keep(g, groups);
+}
+
+/* A row of one group is stored as two of half the size: for rows of one group MLX has a kernel of
+ * its own on CUDA (Hopper), which is wrong unless their number is a multiple of eight. */
 static bool load(MlxEngine *engine, const WeightMatrix *m, const float *bias, bool stacked,
                  MlxMatrix *out, Error *err)
 {
@@ -140,7 +157,9 @@ static bool load(MlxEngine *engine, const WeightMatrix *m, const float *bias, bo
     mlx_array weight = copy_part(g, m, weight_of, stacked);
     out->mode = mode_name(m->mode);
     out->bits = (int)m->bits;
-    out->group_size = (int)m->group_size;
+    bool halves =
+        m->mode == QUANT_AFFINE && m->cols == m->group_size && m->group_size > MLX_GROUP_SIZE_MIN;
+    out->group_size = (int)m->group_size / (halves ? 2 : 1);
     if (!out->mode) {
         /* Gathered dense products exist in float32 alone on MLX's CPU device. */
         bool widened = stacked && !engine->is_gpu;
@@ -148,16 +167,10 @@ static bool load(MlxEngine *engine, const WeightMatrix *m, const float *bias, bo
         weight = graph_transpose(g, weight, stacked ? swapped_inside : swapped, stacked ? 3 : 2);
     }
     out->weight = graph_keep(g, weight);
-    if (m->scales) {
-        mlx_array scales = copy_part(g, m, scales_of, stacked);
-        if (m->mode == QUANT_AFFINE)
-            scales = graph_cast(g, scales, engine->type);
-        out->scales = graph_keep(g, scales);
-    }
-    if (m->biases) {
-        mlx_array biases = copy_part(g, m, biases_of, stacked);
-        out->biases = graph_keep(g, graph_cast(g, biases, engine->type));
-    }
+    if (m->scales)
+        out->scales = load_groups(engine, m, scales_of, stacked, halves);
+    if (m->biases)
+        out->biases = load_groups(engine, m, biases_of, stacked, halves);
     out->bias = load_vector(engine, bias, m->rows);
     out->factors = load_factors(engine, m);
     const mlx_array all[] = {out->weight, out->scales, out->biases, out->bias, out->factors};

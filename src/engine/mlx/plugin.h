@@ -22,8 +22,6 @@ typedef struct MlxPlugin {
     uint64_t build;      /* MLX_PLUGIN_BUILD */
     /* Is there a GPU that MLX can use? Its name, or why there is none, goes to text. */
     bool (*has_gpu)(char *text, size_t size);
-    /* Are there operations of this model that the GPU computes wrong? What, goes to text then. */
-    bool (*is_unfit)(const ModelConfig *config, char *text, size_t size);
     bool (*open)(const Model *model, const EngineOptions *options, Engine **out, Error *err);
 } MlxPlugin;
 

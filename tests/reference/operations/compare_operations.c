@@ -37,9 +37,11 @@ typedef struct Table {
     size_t count;
 } Table;
 
+static const char *running = "loading"; /* what is under way, for messages */
+
 static void die(const char *what)
 {
-    fprintf(stderr, "compare_operations: %s\n", what);
+    fprintf(stderr, "compare_operations: %s: %s\n", running, what);
     exit(1);
 }
 
@@ -117,11 +119,13 @@ static void print_table(const Table *table)
 static void compare(const World *w, Table *table, const Operation *op)
 {
     float *found = allocate(op->count, sizeof *found);
+    running = op->name;
     for (size_t e = 0; e < ENGINES; e++) {
         w->run[e](w->sides[e], op, found);
         record(table, op->name, e, op->expected, found, op->count);
     }
     memory_free(found);
+    running = "between operations";
 }
 
 /* ---- Embedding ---- */
