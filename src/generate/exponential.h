@@ -1,31 +1,36 @@
-/* exponential: e^x for weights, the same bits on every machine and with every libm. */
+/* exponential: 2^x for weights, the same bits on every machine and with every libm. */
 #ifndef GENERATE_EXPONENTIAL_H
 #define GENERATE_EXPONENTIAL_H
 
 #include <stdint.h>
 #include <string.h>
 
-/* Two steps of the formula, for numbers and for vectors of them: x - n ln 2, and e^r. */
-#define EXPONENTIAL_REMAINDER(x, n) (((x) - (n)*0.693359375f) - (n) * -2.12194440e-4f)
-#define EXPONENTIAL_POLYNOMIAL(r)                                                                  \
-    ((((((1.0f / 720 * (r) + 1.0f / 120) * (r) + 1.0f / 24) * (r) + 1.0f / 6) * (r) + 0.5f) *      \
-          (r) +                                                                                    \
-      1.0f) *                                                                                      \
-         (r) +                                                                                     \
+/* Steps of the formula, for numbers and for vectors of them. Adding EXPONENTIAL_ROUND (1.5 * 2^23)
+ * rounds to a whole number, which then stands in the lowest bits of the sum. */
+#define EXPONENTIAL_ROUND 12582912.0f
+#define EXPONENTIAL_LEAST -125.0f           /* what comes out is a normal number down to here */
+#define EXPONENTIAL_PER_NATURAL 1.44269504f /* log2(e): e^x is 2^(x * this) */
+/* 2^f for |f| <= 1/2: the polynomial of least relative error (9.2e-8) that is 1 at 0. */
+#define EXPONENTIAL_POLYNOMIAL(f)                                                                  \
+    (((((0x1.5bba14p-10f * (f) + 0x1.3cea88p-7f) * (f) + 0x1.c6b752p-5f) * (f) + 0x1.ebf9bcp-3f) * \
+          (f) +                                                                                    \
+      0x1.62e42ap-1f) *                                                                            \
+         (f) +                                                                                     \
      1.0f)
 
-/* e^x for x <= 0; below -87 it is 0. x = n ln 2 + r with |r| <= ln(2) / 2; e^r by its Taylor
- * polynomial of degree 6 (error below 2e-7 relative); ln 2 in two parts keeps r exact. Additions
- * and multiplications only, without branches: compilers vectorise it. */
-static inline float exp_negative(float x)
+/* 2^x for x <= 0 within 2e-7, never above 1; below EXPONENTIAL_LEAST, and of a NaN, it is 0. x = n
+ * + f with n whole; 2^f by its polynomial, n is added to its exponent. Additions and
+ * multiplications only, without branches: compilers vectorise it. */
+static inline float exp2_negative(float x)
 {
-    float clamped = x < -87.0f ? -87.0f : x;
-    float n = (float)(int32_t)(clamped * 1.44269504f - 0.5f);
-    float r = EXPONENTIAL_REMAINDER(clamped, n);
-    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof(scale));
-    return x < -87.0f ? 0.0f : EXPONENTIAL_POLYNOMIAL(r) * scale;
+    float sum = x + EXPONENTIAL_ROUND, f = x - (sum - EXPONENTIAL_ROUND);
+    float power = EXPONENTIAL_POLYNOMIAL(f);
+    uint32_t n, bits;
+    memcpy(&n, &sum, sizeof(n));
+    memcpy(&bits, &power, sizeof(bits));
+    bits += n << 23;
+    memcpy(&power, &bits, sizeof(power));
+    return x >= EXPONENTIAL_LEAST ? power : 0.0f;
 }
 
 #endif

@@ -68,48 +68,61 @@ bool logprob_list_check(const LogprobList *list, Error *err)
 
 /* ---- Measuring ---- */
 
-static float largest_of_block(const VocabularyPasses *passes, const float *logits, size_t start,
-                              size_t count)
+enum { CHUNK_BLOCKS = 2048 }; /* whose maxima are kept at a time: more than a vocabulary has */
+
+/* Insertion into a list of at most n_top, best first. Ids ascend, so an equal logit comes after
+ * those in the list. */
+static void offer(LogprobEntry *out, uint32_t n_top, size_t id, float logit)
 {
-    float most;
-    size_t left = count - start;
-    (void)passes->find_maxima(logits + start, left < VOCABULARY_BLOCK ? left : VOCABULARY_BLOCK,
-                              &most);
-    return most;
+    if (out->n_top == n_top && !(logit > out->top[n_top - 1].logprob))
+        return;
+    size_t at = out->n_top < n_top ? out->n_top++ : n_top - 1;
+    for (; at > 0 && logit > out->top[at - 1].logprob; at--)
+        out->top[at] = out->top[at - 1];
+    out->top[at] = (TokenLogprob){(int32_t)id, logit};
 }
 
-static float largest(const VocabularyPasses *passes, const float *logits, size_t count)
+/* The n-th largest of the maxima: as many logits are no less. */
+static float nth_largest(const float *maxima, size_t count, uint32_t n)
 {
-    float best = -INFINITY;
-    for (size_t start = 0; start < count; start += VOCABULARY_BLOCK) {
-        float most = largest_of_block(passes, logits, start, count);
-        best = most > best ? most : best;
+    LogprobEntry found = {.n_top = 0};
+    for (size_t i = 0; i < count; i++)
+        offer(&found, n, i, maxima[i]);
+    return found.n_top == n ? found.top[n - 1].logprob : -INFINITY;
+}
+
+/* Offers the logits from start to end, whose blocks' maxima are given: few blocks hold one of the
+ * best. */
+static void select_top(const float *logits, size_t start, size_t end, const float *maxima,
+                       uint32_t n_top, LogprobEntry *out)
+{
+    float least = nth_largest(maxima, vocabulary_blocks(end - start), n_top);
+    for (; start < end; start += VOCABULARY_BLOCK, maxima++) {
+        size_t stop = start + VOCABULARY_BLOCK < end ? start + VOCABULARY_BLOCK : end;
+        if (*maxima < least || (out->n_top == n_top && !(*maxima > out->top[n_top - 1].logprob)))
+            continue;
+        for (size_t i = start; i < stop; i++) {
+            if (logits[i] >= least)
+                offer(out, n_top, i, logits[i]);
+        }
     }
-    return best;
 }
 
-/* Insertion into a list of at most n_top: nearly every logit fails the first comparison, and of
- * nearly every block the largest one. */
-static void select_top(const float *logits, size_t count, uint32_t n_top, LogprobEntry *out)
+/* The largest logit; the n_top best go to out. A NaN is ignored. */
+static float find_top(const float *logits, size_t count, uint32_t n_top, LogprobEntry *out)
 {
     const VocabularyPasses *passes = vocabulary_passes();
-    out->n_top = 0;
-    for (size_t i = 0; i < count && n_top > 0; i++) {
-        if (i % VOCABULARY_BLOCK == 0 && out->n_top == n_top) {
-            while (i < count &&
-                   !(largest_of_block(passes, logits, i, count) > out->top[n_top - 1].logprob))
-                i += VOCABULARY_BLOCK;
-            if (i >= count)
-                break;
-        }
-        /* Ids ascend, so an equal logit comes after those in the list. */
-        if (out->n_top == n_top && !(logits[i] > out->top[n_top - 1].logprob))
-            continue;
-        size_t at = out->n_top < n_top ? out->n_top++ : n_top - 1;
-        for (; at > 0 && logits[i] > out->top[at - 1].logprob; at--)
-            out->top[at] = out->top[at - 1];
-        out->top[at] = (TokenLogprob){(int32_t)i, logits[i]};
+    const size_t chunk = (size_t)CHUNK_BLOCKS * VOCABULARY_BLOCK;
+    float maxima[CHUNK_BLOCKS], best = -INFINITY;
+    for (size_t start = 0; start < count; start += chunk) {
+        size_t end = count - start < chunk ? count : start + chunk;
+        (void)passes->find_maxima(logits + start, end - start, maxima);
+        for (size_t i = 0; i < vocabulary_blocks(end - start); i++)
+            best = maxima[i] > best ? maxima[i] : best;
+        if (n_top > 0)
+            select_top(logits, start, end, maxima, n_top, out);
     }
+    return best;
 }
 
 static float logprob_of(float logit, float best, double sum)
@@ -123,13 +136,13 @@ static float logprob_of(float logit, float best, double sum)
 void logprob_measure(const float *logits, size_t count, int32_t id, uint32_t n_top,
                      LogprobEntry *out)
 {
-    const VocabularyPasses *passes = vocabulary_passes();
-    float best = largest(passes, logits, count);
-    double sum = isfinite(best) ? log(passes->sum_weights(logits, count, best)) : 0;
-    *out = (LogprobEntry){.id = id, .logprob = logprob_of(logits[id], best, sum)};
     if (n_top > GENERATE_TOP_LOGPROBS_MAX)
         n_top = GENERATE_TOP_LOGPROBS_MAX;
-    select_top(logits, count, n_top, out);
+    *out = (LogprobEntry){.id = id};
+    float best = find_top(logits, count, n_top, out);
+    double sum =
+        isfinite(best) ? log(vocabulary_passes()->sum_exponentials(logits, count, best)) : 0;
+    out->logprob = logprob_of(logits[id], best, sum);
     for (uint32_t i = 0; i < out->n_top; i++)
         out->top[i].logprob = logprob_of(out->top[i].logprob, best, sum);
 }

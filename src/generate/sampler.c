@@ -2,6 +2,8 @@
  * (sampler_draw.c). */
 #include "sampler.h"
 
+#include "exponential.h"
+
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -240,7 +242,7 @@ bool sampler_init(Sampler *sampler, const GenerationOptions *options, const int3
     *sampler = (Sampler){
         .temperature = options->temperature,
         .top_p = options->top_p,
-        .min_p = options->min_p,
+        .min_p = fminf(options->min_p, 1), /* the best token stays */
         .top_k = options->top_k,
         .repetition_penalty = options->repetition_penalty,
         .presence_penalty = options->presence_penalty,
@@ -248,9 +250,9 @@ bool sampler_init(Sampler *sampler, const GenerationOptions *options, const int3
         .vocab_size = vocab_size,
         .passes = vocabulary_passes(),
     };
-    /* A reciprocal that is not finite would make the best token's weight no number. */
+    /* A scale that is not finite would make the best token's weight no number. */
     if (options->temperature > 0)
-        sampler->scale = fminf(1.0f / options->temperature, FLT_MAX);
+        sampler->scale = fminf(EXPONENTIAL_PER_NATURAL / options->temperature, FLT_MAX);
     uint64_t seed = options->seed;
     if (!options->has_seed && options->temperature > 0 && !random_system_seed(&seed, err))
         return false;
@@ -376,8 +378,7 @@ bool sampler_choose(Sampler *sampler, float *logits, int32_t *id, Error *err)
 bool sampler_is_plain(const Sampler *sampler)
 {
     bool is_argmax = sampler->temperature <= 0;
-    return (is_argmax ||
-            (sampler_top_k(sampler) == 0 && sampler->top_p >= 1 && sampler->min_p <= 0)) &&
-           sampler->n_bias == 0 && sampler->n_banned == 0 && !sampler->constraint &&
-           sampler->window_size == 0 && !counts_tokens(sampler);
+    return (is_argmax || sampler_keeps_all(sampler)) && sampler->n_bias == 0 &&
+           sampler->n_banned == 0 && !sampler->constraint && sampler->window_size == 0 &&
+           !counts_tokens(sampler);
 }

@@ -7,12 +7,17 @@
 #define GENERATE_SAMPLER_H
 
 #include "generate.h"
-#include "nucleus.h"
 #include "random.h"
+#include "vocabulary.h"
+
+typedef struct Candidate {
+    float weight; /* not normalised probability, the best token's is 1; or a logit */
+    int32_t id;
+} Candidate;
 
 typedef struct Sampler {
     float temperature, top_p, min_p;
-    float scale; /* 1 / temperature */
+    float scale; /* log2(e) / temperature: weights are powers of two */
     float repetition_penalty, presence_penalty, frequency_penalty;
     int32_t top_k;
     size_t vocab_size;
@@ -37,8 +42,8 @@ typedef struct Sampler {
     size_t n_chosen, chosen_capacity;
 
     const VocabularyPasses *passes;
-    Candidate *candidates; /* what is kept, and room to find it */
-    double *block_sums;    /* [blocks], as maxima */
+    Candidate *candidates; /* with top_k: what is kept, and room to find it */
+    double *block_sums;    /* [blocks], as maxima: weights that may still be drawn */
     float *maxima;         /* largest logit of each block at this step */
 } Sampler;
 
@@ -61,7 +66,7 @@ bool sampler_force(Sampler *sampler, int32_t id, Error *err) WARN_UNUSED;
 /* sampler_draw.c: the chain from temperature on. logits are weights or worse afterwards; best is
  * the largest of them, and that of each block stands in maxima. */
 bool sampler_draw(Sampler *sampler, float *logits, float best, int32_t *id, Error *err) WARN_UNUSED;
-/* The top_k that has an effect; 0: none. */
-size_t sampler_top_k(const Sampler *sampler);
+/* Do top_k, top_p and min_p have no effect? */
+bool sampler_keeps_all(const Sampler *sampler);
 
 #endif

@@ -1,38 +1,30 @@
 /* The end of the chain: temperature, top_k, top_p, min_p, draw.
  *
- * Weights are exp((logit - best) / temperature), so the best token has weight 1 and nothing
- * overflows. The exponential is our own polynomial of additions and multiplications: the same bits
- * on every machine and with every libm, and compilers vectorise it.
+ * Weights are 2^((logit - best) * scale), so the best token has weight 1 and nothing overflows. The
+ * exponential is our own polynomial of additions and multiplications: the same bits on every
+ * machine and with every libm, and compilers vectorise it.
  *
- * The vocabulary is never sorted, and mostly not even weighed. The largest logit of each block of
- * tokens tells which blocks matter:
- *   top_k        no token below the k-th largest of those maxima is among the k best; the rest
- *                is cut back to its best k whenever twice as many have piled up;
- *   min_p        only blocks whose best token reaches it are opened;
- *   top_p        needs the sum of all weights, which is one pass. Mostly a few heavy tokens fill
- *                the nucleus, in few blocks; else the weight at which it ends is searched by
- *                sums of ranges of weights (nucleus.h);
- *   neither      a walk over sums of blocks.
  * top_k, top_p and min_p each keep a prefix of the tokens in descending order, so the shortest one
- * decides, with the nucleus measured on what top_k left. A draw walks the kept tokens in ascending
- * order of ids, behind top_k in descending order of weights. */
+ * decides, with the nucleus measured on what top_k left. Yet nothing is sorted:
+ *   top_k        no token below the k-th largest of the blocks' largest logits is among the k best;
+ *                the rest piles up in a list, cut back to its best k whenever there is no more
+ * room; min_p        only blocks whose best token reaches it are weighed; top_p        where the
+ * nucleus ends is not searched for. A token is drawn from all; it is in the nucleus when what comes
+ * before it weighs less than top_p of everything, which a look at few blocks tells, or one pass. If
+ * it is not, the next is drawn from what comes before it: the nucleus is among that, and the first
+ * draw that lies in it is one of its members with the shares they have among themselves. A draw is
+ * refused with a chance of 1 - top_p at first, and each leaves a random share. A draw walks the
+ * kept tokens in ascending order of ids. */
 #include "sampler.h"
 
 #include "exponential.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
-enum { SAMPLER_HEAVY_MAX = 8192 }; /* tokens that are gathered and searched one by one */
-
-/* Weights from which the search for a nucleus starts (the best token has 1), and its steps. */
-static const float NUCLEUS_FIRST_THRESHOLD = 0x1p-6f, NUCLEUS_THRESHOLD_STEP = 0x1p-4f;
 /* The weight of a block's largest logit may be this much below that of another one in it: the
  * exponential is as exact as a float, but not monotonous to the last bit. */
 static const float WEIGHT_SLACK = 1.0f + 0x1p-16f;
-
-/* ---- The k best ---- */
 
 /* Whether a comes before b in descending order; equal weights by id, so that the order is total. */
 static bool comes_before(Candidate a, Candidate b)
@@ -40,29 +32,15 @@ static bool comes_before(Candidate a, Candidate b)
     return a.weight > b.weight || (a.weight == b.weight && a.id < b.id);
 }
 
-/* Restores the heap below at, whose root is the worst candidate. */
-static void heap_sift(Candidate *heap, size_t count, size_t at)
+/* All that weighs anything comes before this. */
+static const Candidate NO_LIMIT = {0, -1};
+
+static bool may_be_drawn(const Sampler *sampler, Candidate token, Candidate limit)
 {
-    Candidate moved = heap[at];
-    for (;;) {
-        size_t child = 2 * at + 1;
-        if (child >= count)
-            break;
-        if (child + 1 < count && !comes_before(heap[child + 1], heap[child]))
-            child++;
-        if (comes_before(heap[child], moved))
-            break;
-        heap[at] = heap[child];
-        at = child;
-    }
-    heap[at] = moved;
+    return token.weight >= sampler->min_p && comes_before(token, limit);
 }
 
-static void heap_build(Candidate *heap, size_t count)
-{
-    for (size_t i = count / 2; i-- > 0;)
-        heap_sift(heap, count, i);
-}
+/* ---- The k best ---- */
 
 /* Brings the k best of list to its front, in any order. Pivots are taken from the middle, which
  * orders nothing badly that comes in ascending ids. */
@@ -99,181 +77,120 @@ static size_t top_k_room(size_t k)
     return k + (k > SPARE ? k : SPARE);
 }
 
-/* The k best logits, as weights, best first. Candidates pile up until there is no room, and are
- * cut back to the best k then. */
-static size_t select_top_k(Sampler *sampler, const float *logits, float best, size_t k)
+/* Cuts a list to its k best, which stay in ascending order of ids, by way of a copy behind its
+ * room. The last of them in descending order. */
+static Candidate keep_best(Candidate *list, size_t count, size_t k)
+{
+    Candidate *copy = list + top_k_room(k), last;
+    size_t kept = 0;
+    memcpy(copy, list, count * sizeof(*list));
+    select_front(copy, count, k);
+    last = copy[0];
+    for (size_t i = 1; i < k; i++)
+        last = comes_before(last, copy[i]) ? copy[i] : last;
+    for (size_t i = 0; i < count; i++) {
+        if (!comes_before(last, list[i]))
+            list[kept++] = list[i];
+    }
+    return last;
+}
+
+/* As many logits as there are blocks, and so the k best, are no less than the k-th of the maxima.
+ */
+static float kth_maximum(Sampler *sampler, size_t k)
 {
     Candidate *list = sampler->candidates;
-    size_t blocks = vocabulary_blocks(sampler->vocab_size), count = 0;
-    float least = -INFINITY; /* k tokens are known that are at least this */
-    bool found = false;      /* in the list, so that ids behind them have to be better */
-    for (size_t block = 0; k < blocks && block < blocks; block++)
+    size_t blocks = vocabulary_blocks(sampler->vocab_size);
+    if (k >= blocks)
+        return -INFINITY;
+    for (size_t block = 0; block < blocks; block++)
         list[block] = (Candidate){sampler->maxima[block], (int32_t)block};
-    if (k < blocks) {
-        select_front(list, blocks, k);
-        least = list[0].weight;
-        for (size_t i = 1; i < k; i++)
-            least = list[i].weight < least ? list[i].weight : least;
+    select_front(list, blocks, k);
+    float least = list[0].weight;
+    for (size_t i = 1; i < k; i++)
+        least = list[i].weight < least ? list[i].weight : least;
+    return least;
+}
+
+/* Appends those logits from start to end that come before limit. */
+static size_t append_before(Candidate *list, size_t count, const float *logits, size_t start,
+                            size_t end, Candidate limit)
+{
+    for (size_t i = start; i < end; i++) {
+        list[count] = (Candidate){logits[i], (int32_t)i}; /* there is room, and no branch */
+        count +=
+            (logits[i] > limit.weight) | ((logits[i] == limit.weight) & ((int32_t)i < limit.id));
     }
-    for (size_t block = 0; block < blocks; block++) {
-        if (sampler->maxima[block] < least)
+    return count;
+}
+
+/* The k best logits, as weights in ascending order of ids. Candidates pile up until there is no
+ * room, and are cut back to the best k then. */
+static void select_top_k(Sampler *sampler, const float *logits, float best, size_t k)
+{
+    Candidate *list = sampler->candidates;
+    Candidate limit = {kth_maximum(sampler, k), INT32_MAX}; /* the k best come before it */
+    size_t count = 0;
+    for (size_t block = 0; block < vocabulary_blocks(sampler->vocab_size); block++) {
+        size_t start = block * VOCABULARY_BLOCK,
+               end = vocabulary_block_end(sampler->vocab_size, block);
+        if (sampler->maxima[block] < limit.weight)
             continue;
-        for (size_t i = block * VOCABULARY_BLOCK;
-             i < vocabulary_block_end(sampler->vocab_size, block); i++) {
-            if (logits[i] < least || (found && logits[i] == least))
-                continue;
-            list[count++] = (Candidate){logits[i], (int32_t)i};
-            if (count < top_k_room(k))
-                continue;
-            select_front(list, count, k);
-            least = list[0].weight;
-            for (count = 1; count < k; count++)
-                least = list[count].weight < least ? list[count].weight : least;
-            found = true;
+        uint32_t groups = sampler->passes->find_groups(logits + start, end - start, limit.weight);
+        for (; groups != 0; groups &= groups - 1) {
+            size_t from = start + (size_t)__builtin_ctz(groups) * VOCABULARY_GROUP;
+            size_t to = from + VOCABULARY_GROUP < end ? from + VOCABULARY_GROUP : end;
+            if (count + VOCABULARY_GROUP > top_k_room(k)) {
+                limit = keep_best(list, count, k);
+                count = k;
+            }
+            count = append_before(list, count, logits, from, to, limit);
         }
     }
-    select_front(list, count, k);
-    heap_build(list, k);
-    for (size_t left = k; left > 1; left--) {
-        Candidate worst = list[0];
-        list[0] = list[left - 1];
-        list[left - 1] = worst;
-        heap_sift(list, left - 1, 0);
-    }
+    keep_best(list, count, k);
     for (size_t i = 0; i < k; i++)
-        list[i].weight = exp_negative((list[i].weight - best) * sampler->scale);
-    return k;
+        list[i].weight = exp2_negative((list[i].weight - best) * sampler->scale);
 }
 
-/* Cuts sorted candidates to the nucleus and to min_p; at least one stays. */
-static size_t cut_sorted(const Sampler *sampler, size_t count)
+/* The sum of those that may be drawn. */
+static double sum_list(const Sampler *sampler, size_t count, Candidate limit)
 {
-    const Candidate *sorted = sampler->candidates;
-    double total = 0;
-    for (size_t i = 0; i < count; i++)
-        total += (double)sorted[i].weight;
-    double nucleus = (double)sampler->top_p * total;
+    const Candidate *list = sampler->candidates;
     double sum = 0;
-    size_t kept = 0;
-    while (kept < count) {
-        if (kept > 0 && (sorted[kept].weight < sampler->min_p || sorted[kept].weight <= 0))
-            break;
-        if (kept > 0 && sampler->top_p < 1 && sum >= nucleus)
-            break;
-        sum += (double)sorted[kept].weight;
-        kept++;
-    }
-    return kept;
+    for (size_t i = 0; i < count; i++)
+        sum += may_be_drawn(sampler, list[i], limit) ? (double)list[i].weight : 0;
+    return sum;
 }
 
-/* Draws from sorted candidates. */
-static int32_t draw_sorted(Sampler *sampler, size_t count)
+static Candidate draw_listed(Sampler *sampler, size_t count, Candidate limit)
 {
-    const Candidate *kept = sampler->candidates;
-    double total = 0;
-    for (size_t i = 0; i < count; i++)
-        total += (double)kept[i].weight;
-    double target = random_uniform(&sampler->random) * total;
-    for (size_t i = 0; i + 1 < count; i++) {
-        target -= (double)kept[i].weight;
-        if (target < 0)
-            return kept[i].id;
+    const Candidate *list = sampler->candidates;
+    double target = random_uniform(&sampler->random) * sum_list(sampler, count, limit);
+    Candidate drawn = {0, 0}; /* rounding may leave the target past the end: then the last */
+    for (size_t i = 0; i < count && target >= 0; i++) {
+        if (!may_be_drawn(sampler, list[i], limit))
+            continue;
+        drawn = list[i];
+        target -= (double)drawn.weight;
     }
-    return kept[count - 1].id;
+    return drawn;
+}
+
+static int32_t draw_from_best(Sampler *sampler, const float *logits, float best, size_t k)
+{
+    Candidate token = NO_LIMIT;
+    double total = 0, before;
+    select_top_k(sampler, logits, best, k);
+    for (size_t i = 0; i < k; i++)
+        total += (double)sampler->candidates[i].weight;
+    do {
+        token = draw_listed(sampler, k, token);
+        before = sum_list(sampler, k, token);
+    } while (sampler->top_p < 1 && before > 0 && before >= (double)sampler->top_p * total);
+    return token.id;
 }
 
 /* ---- Whole vocabulary ---- */
-
-/* Draws from the first count candidates, as far as the cut keeps them. */
-static int32_t draw_kept(Sampler *sampler, size_t count, NucleusCut cut)
-{
-    const Candidate *list = sampler->candidates;
-    double total = 0;
-    for (size_t i = 0; i < count; i++)
-        total += nucleus_keeps(&cut, list[i].weight, list[i].id) ? (double)list[i].weight : 0;
-    double target = random_uniform(&sampler->random) * total;
-    int32_t last = 0; /* rounding may leave the target past the end */
-    for (size_t i = 0; i < count; i++) {
-        if (!nucleus_keeps(&cut, list[i].weight, list[i].id))
-            continue;
-        last = list[i].id;
-        target -= (double)list[i].weight;
-        if (target < 0)
-            break;
-    }
-    return last;
-}
-
-/* Draws from all weights that the cut keeps; block_sums are the sums of those. */
-static int32_t draw_from_all(Sampler *sampler, const float *weights, NucleusCut cut)
-{
-    size_t blocks = vocabulary_blocks(sampler->vocab_size), block = 0;
-    double total = 0;
-    for (size_t i = 0; i < blocks; i++)
-        total += sampler->block_sums[i];
-    double target = random_uniform(&sampler->random) * total;
-    while (block + 1 < blocks && target >= sampler->block_sums[block])
-        target -= sampler->block_sums[block++];
-    int32_t last = -1;
-    for (size_t i = block * VOCABULARY_BLOCK; i < sampler->vocab_size; i++) {
-        if (weights[i] <= 0 || !nucleus_keeps(&cut, weights[i], (int32_t)i))
-            continue;
-        last = (int32_t)i;
-        target -= (double)weights[i];
-        if (target < 0)
-            return last;
-    }
-    /* Rounding may leave the target past the end: then the last with any weight. */
-    for (size_t i = sampler->vocab_size; last < 0 && i-- > 0;) {
-        if (weights[i] > 0 && nucleus_keeps(&cut, weights[i], (int32_t)i))
-            last = (int32_t)i;
-    }
-    return last;
-}
-
-/* All tokens that weigh at least least, in ascending order of ids, and their sum, as far as there
- * is room. false: there are more. values are weights, or logits when they are not weighed yet. */
-static bool gather_heavy(const Sampler *sampler, const float *values, bool weighed, float best,
-                         float least, size_t *count, double *sum)
-{
-    Candidate *found = sampler->candidates;
-    *count = 0;
-    *sum = 0;
-    for (size_t block = 0; block < vocabulary_blocks(sampler->vocab_size); block++) {
-        float heaviest = exp_negative((sampler->maxima[block] - best) * sampler->scale);
-        if (heaviest * WEIGHT_SLACK < least)
-            continue;
-        if (*count > SAMPLER_HEAVY_MAX)
-            return false;
-        for (size_t i = block * VOCABULARY_BLOCK;
-             i < vocabulary_block_end(sampler->vocab_size, block); i++) {
-            float weight = weighed ? values[i] : exp_negative((values[i] - best) * sampler->scale);
-            if (weight < least || weight <= 0)
-                continue;
-            found[(*count)++] = (Candidate){weight, (int32_t)i};
-            *sum += (double)weight;
-        }
-    }
-    return true;
-}
-
-/* Weights with bits in [low, high), in ascending order of ids. Without a branch: there is room for
- * one more than the vocabulary has. */
-static size_t gather_range(const Sampler *sampler, const float *weights, uint32_t low,
-                           uint32_t high)
-{
-    Candidate *found = sampler->candidates;
-    const uint32_t width = high - low;
-    const size_t size = sampler->vocab_size;
-    size_t count = 0;
-    for (size_t i = 0; i < size; i++) {
-        found[count].id = (int32_t)i;
-        count += nucleus_bits(weights[i]) - low < width;
-    }
-    for (size_t i = 0; i < count; i++)
-        found[i].weight = weights[found[i].id];
-    return count;
-}
 
 static double sum_blocks(const Sampler *sampler)
 {
@@ -283,78 +200,113 @@ static double sum_blocks(const Sampler *sampler)
     return sum;
 }
 
-/* A nucleus of many tokens: the range of weights that its end lies in is found by their sums, then
- * the end among those of the range; the sums of blocks follow. */
-static int32_t draw_wide_nucleus(Sampler *sampler, const float *weights, double nucleus)
+/* Logits become weights, as far as something of them may be kept; block_sums tell how much each
+ * block weighs. */
+static void weigh_blocks(Sampler *sampler, float *logits, float best)
 {
-    uint32_t least = nucleus_bits(sampler->min_p), low, high;
-    float from;
-    least = least > 0 ? least : 1; /* no weight at all is never kept */
-    nucleus_narrow(weights, sampler->vocab_size, nucleus, least, &low, &high);
-    memcpy(&from, &high, sizeof(from));
-    sampler->passes->sum_from(weights, sampler->vocab_size, from, sampler->block_sums);
-    size_t count = gather_range(sampler, weights, low, high);
-    NucleusCut cut =
-        nucleus_find(sampler->candidates, count, low, high, sum_blocks(sampler), nucleus);
-    for (size_t i = 0; i < count; i++) {
-        const Candidate *found = &sampler->candidates[i];
-        if (nucleus_keeps(&cut, found->weight, found->id))
-            sampler->block_sums[(uint32_t)found->id / VOCABULARY_BLOCK] += (double)found->weight;
+    const VocabularyPasses *passes = sampler->passes;
+    size_t size = sampler->vocab_size;
+    if (sampler->top_p < 1 || sampler->min_p <= 0) {
+        passes->weigh(logits, size, best, sampler->scale, sampler->block_sums);
+        return;
     }
-    return draw_from_all(sampler, weights, cut);
+    for (size_t block = 0; block < vocabulary_blocks(size); block++) {
+        size_t start = block * VOCABULARY_BLOCK;
+        float heaviest = exp2_negative((sampler->maxima[block] - best) * sampler->scale);
+        if (heaviest * WEIGHT_SLACK < sampler->min_p)
+            sampler->block_sums[block] = 0;
+        else
+            passes->weigh(logits + start, vocabulary_block_end(size, block) - start, best,
+                          sampler->scale, &sampler->block_sums[block]);
+    }
 }
 
-static int32_t draw_nucleus(Sampler *sampler, float *logits, float best)
+/* Draws from the tokens that reach min_p and come before limit; block_sums are the sums of those.
+ */
+static Candidate draw_before(Sampler *sampler, const float *weights, Candidate limit)
 {
-    size_t count;
-    double sum;
-    sampler->passes->weigh(logits, sampler->vocab_size, best, sampler->scale, sampler->block_sums);
-    double nucleus = (double)sampler->top_p * sum_blocks(sampler);
-    for (float threshold = NUCLEUS_FIRST_THRESHOLD;; threshold *= NUCLEUS_THRESHOLD_STEP) {
-        if (threshold < sampler->min_p)
-            threshold = sampler->min_p;
-        if (threshold < FLT_MIN ||
-            !gather_heavy(sampler, logits, true, best, threshold, &count, &sum))
-            return draw_wide_nucleus(sampler, logits, nucleus);
-        /* A little more than enough, for the rounding of the sums. */
-        if (threshold > sampler->min_p && sum < nucleus * (1.0 + 1e-9))
+    size_t blocks = vocabulary_blocks(sampler->vocab_size), chosen = 0;
+    double target = random_uniform(&sampler->random) * sum_blocks(sampler);
+    /* Rounding may leave the target past the end: then the last with any weight. */
+    for (size_t block = 0; block < blocks; block++) {
+        if (sampler->block_sums[block] <= 0)
             continue;
-        return draw_kept(sampler, count,
-                         nucleus_find(sampler->candidates, count, nucleus_bits(threshold),
-                                      nucleus_bits(1.0f) + 1, 0, nucleus));
+        chosen = block;
+        if (target < sampler->block_sums[block])
+            break;
+        target -= sampler->block_sums[block];
     }
+    Candidate drawn = {0, 0};
+    for (size_t i = chosen * VOCABULARY_BLOCK;
+         i < vocabulary_block_end(sampler->vocab_size, chosen); i++) {
+        const Candidate token = {weights[i], (int32_t)i};
+        if (token.weight < sampler->min_p || !comes_before(token, limit))
+            continue;
+        drawn = token;
+        target -= (double)token.weight;
+        if (target < 0)
+            break;
+    }
+    return drawn;
 }
 
-static int32_t draw_by_min_p(Sampler *sampler, float *logits, float best)
+/* What comes before a token weighs this much; block_sums become the sums of that. */
+static double sum_before(Sampler *sampler, const float *weights, Candidate token)
 {
-    const NucleusCut all = {0, INT32_MAX};
-    size_t count;
-    double sum;
-    if (gather_heavy(sampler, logits, false, best, sampler->min_p, &count, &sum))
-        return draw_kept(sampler, count, all);
-    sampler->passes->weigh(logits, sampler->vocab_size, best, sampler->scale, sampler->block_sums);
-    sampler->passes->sum_from(logits, sampler->vocab_size, sampler->min_p, sampler->block_sums);
-    return draw_from_all(sampler, logits, (NucleusCut){nucleus_bits(sampler->min_p), INT32_MAX});
+    const VocabularyPasses *passes = sampler->passes;
+    size_t size = sampler->vocab_size, block = (uint32_t)token.id / VOCABULARY_BLOCK;
+    size_t start = block * VOCABULARY_BLOCK, end = vocabulary_block_end(size, block);
+    /* Of equal weights, those of lower ids come before it. */
+    passes->sum_from(weights, start, token.weight, sampler->block_sums);
+    passes->sum_from(weights + end, size - end, nextafterf(token.weight, 2),
+                     sampler->block_sums + block + 1);
+    double own = 0;
+    for (size_t i = start; i < end; i++) {
+        if (comes_before((Candidate){weights[i], (int32_t)i}, token))
+            own += (double)weights[i];
+    }
+    sampler->block_sums[block] = own;
+    return sum_blocks(sampler);
 }
 
-size_t sampler_top_k(const Sampler *sampler)
+static int32_t draw_from_all(Sampler *sampler, float *logits, float best)
+{
+    weigh_blocks(sampler, logits, best);
+    double nucleus = (double)sampler->top_p * sum_blocks(sampler), before;
+    if (sampler->min_p > 0)
+        sampler->passes->sum_from(logits, sampler->vocab_size, sampler->min_p, sampler->block_sums);
+    Candidate token = NO_LIMIT;
+    do {
+        token = draw_before(sampler, logits, token);
+        before = sampler->top_p < 1 ? sum_before(sampler, logits, token) : 0;
+    } while (before > 0 && before >= nucleus);
+    return token.id;
+}
+
+/* The top_k that has an effect; 0: none. */
+static size_t effective_top_k(const Sampler *sampler)
 {
     if (sampler->top_k <= 0 || (size_t)sampler->top_k >= sampler->vocab_size)
         return 0;
     return (size_t)sampler->top_k;
 }
 
-static bool prepare_scratch(Sampler *sampler, Error *err)
+bool sampler_keeps_all(const Sampler *sampler)
 {
-    size_t top_k = sampler_top_k(sampler), blocks = vocabulary_blocks(sampler->vocab_size);
-    if (!sampler->candidates && (top_k > 0 || sampler->top_p < 1 || sampler->min_p > 0)) {
-        size_t count = top_k > 0 ? top_k_room(top_k) : sampler->vocab_size + 1;
-        count = count < blocks ? blocks : count;
-        sampler->candidates = memory_allocate_array(count, sizeof(*sampler->candidates));
+    return effective_top_k(sampler) == 0 && sampler->top_p >= 1 && sampler->min_p <= 0;
+}
+
+static bool prepare_scratch(Sampler *sampler, size_t top_k, Error *err)
+{
+    size_t blocks = vocabulary_blocks(sampler->vocab_size);
+    if (top_k > 0 && !sampler->candidates) {
+        size_t count = 2 * top_k_room(top_k);
+        sampler->candidates =
+            memory_allocate_array(count < blocks ? blocks : count, sizeof(*sampler->candidates));
         if (!sampler->candidates)
             return error_no_memory(err, "sampling candidates");
     }
-    if (!sampler->block_sums && top_k == 0) {
+    if (top_k == 0 && !sampler->block_sums) {
         sampler->block_sums = memory_allocate_array(blocks, sizeof(*sampler->block_sums));
         if (!sampler->block_sums)
             return error_no_memory(err, "sampling sums");
@@ -364,21 +316,10 @@ static bool prepare_scratch(Sampler *sampler, Error *err)
 
 bool sampler_draw(Sampler *sampler, float *logits, float best, int32_t *id, Error *err)
 {
-    const NucleusCut all = {0, INT32_MAX};
-    if (!prepare_scratch(sampler, err))
+    size_t top_k = effective_top_k(sampler);
+    if (!prepare_scratch(sampler, top_k, err))
         return false;
-    size_t top_k = sampler_top_k(sampler);
-    if (top_k > 0) {
-        size_t count = select_top_k(sampler, logits, best, top_k);
-        *id = draw_sorted(sampler, cut_sorted(sampler, count));
-    } else if (sampler->top_p < 1) {
-        *id = draw_nucleus(sampler, logits, best);
-    } else if (sampler->min_p > 0) {
-        *id = draw_by_min_p(sampler, logits, best);
-    } else {
-        sampler->passes->weigh(logits, sampler->vocab_size, best, sampler->scale,
-                               sampler->block_sums);
-        *id = draw_from_all(sampler, logits, all);
-    }
+    *id = top_k > 0 ? draw_from_best(sampler, logits, best, top_k)
+                    : draw_from_all(sampler, logits, best);
     return true;
 }

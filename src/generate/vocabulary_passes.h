@@ -9,16 +9,19 @@
 #include <math.h>
 #include <string.h>
 
-#ifdef __AVX2__
+#if defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX2__)
 #define WIDTH 8
 #else
 #define WIDTH 4
 #endif
-enum { LANES = 8, HALF = WIDTH / 2, SUMS = LANES / HALF };
+enum { LANES = VOCABULARY_GROUP, HALF = WIDTH / 2, SUMS = LANES / HALF };
 
 /* One register each. They are passed by address: by value would depend on the instruction set. */
 typedef float Floats __attribute__((vector_size(WIDTH * sizeof(float))));
 typedef int32_t Integers __attribute__((vector_size(WIDTH * sizeof(int32_t))));
+typedef uint32_t Bits __attribute__((vector_size(WIDTH * sizeof(uint32_t))));
 typedef float HalfFloats __attribute__((vector_size(HALF * sizeof(float))));
 typedef int32_t HalfIntegers __attribute__((vector_size(HALF * sizeof(int32_t))));
 typedef double Doubles __attribute__((vector_size(HALF * sizeof(double))));
@@ -28,17 +31,13 @@ static size_t block_length(size_t start, size_t count)
     return count - start < VOCABULARY_BLOCK ? count - start : VOCABULARY_BLOCK;
 }
 
-/* exp_negative, lane by lane. */
-static inline void exp_lanes(Floats *x)
+/* exp2_negative, lane by lane. */
+static inline void exp2_lanes(Floats *x)
 {
-    const Integers in_range = *x >= -87.0f;
-    const Floats clamped =
-        (Floats)(((Integers)*x & in_range) | ((Integers)((Floats){0} - 87.0f) & ~in_range));
-    const Integers n = __builtin_convertvector(clamped * 1.44269504f - 0.5f, Integers);
-    const Floats whole = __builtin_convertvector(n, Floats);
-    const Floats r = EXPONENTIAL_REMAINDER(clamped, whole);
-    const Floats scale = (Floats)((n + 127) << 23);
-    *x = (Floats)((Integers)(EXPONENTIAL_POLYNOMIAL(r) * scale) & in_range);
+    const Integers in_range = *x >= EXPONENTIAL_LEAST;
+    const Floats sum = *x + EXPONENTIAL_ROUND, f = *x - (sum - EXPONENTIAL_ROUND);
+    const Floats power = EXPONENTIAL_POLYNOMIAL(f);
+    *x = (Floats)(((Bits)power + ((Bits)sum << 23)) & (Bits)in_range);
 }
 
 /* The largest of count values; *nan gathers the lanes that hold one. */
@@ -74,8 +73,9 @@ static bool find_maxima(const float *logits, size_t count, float *maxima)
     return any == 0;
 }
 
-/* The sum of a block's weights that are at least least: lane l adds those at l, l + LANES... */
-static double sum_block_from(const float *weights, size_t count, float least)
+/* The sum of a block's weights, of all or of those that are at least least: lane l adds those at l,
+ * l + LANES... */
+static inline double sum_lanes(const float *weights, size_t count, bool all, float least)
 {
     Doubles sums[SUMS] = {{0}};
     double lanes[LANES];
@@ -84,15 +84,24 @@ static double sum_block_from(const float *weights, size_t count, float least)
         for (size_t s = 0; s < SUMS; s++) {
             HalfFloats value;
             memcpy(&value, weights + i + s * HALF, sizeof(value));
-            value = (HalfFloats)((HalfIntegers)value & (value >= least));
+            if (!all)
+                value = (HalfFloats)((HalfIntegers)value & (value >= least));
             sums[s] += __builtin_convertvector(value, Doubles);
         }
     }
     memcpy(lanes, sums, sizeof(lanes));
     for (size_t l = 0; i < count; i++, l++)
-        lanes[l] += (double)(weights[i] >= least ? weights[i] : 0.0f);
-    return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) +
-           ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+        lanes[l] += (double)(all || weights[i] >= least ? weights[i] : 0.0f);
+    for (size_t width = LANES / 2; width > 0; width /= 2) {
+        for (size_t l = 0; l < width; l++)
+            lanes[l] += lanes[l + width];
+    }
+    return lanes[0];
+}
+
+static double sum_block(const float *weights, size_t count)
+{
+    return sum_lanes(weights, count, true, 0);
 }
 
 static void weigh_block(const float *logits, size_t count, float best, float scale, float *out)
@@ -102,11 +111,11 @@ static void weigh_block(const float *logits, size_t count, float best, float sca
         Floats weights;
         memcpy(&weights, logits + i, sizeof(weights));
         weights = (weights - best) * scale;
-        exp_lanes(&weights);
+        exp2_lanes(&weights);
         memcpy(out + i, &weights, sizeof(weights));
     }
     for (; i < count; i++)
-        out[i] = exp_negative((logits[i] - best) * scale);
+        out[i] = exp2_negative((logits[i] - best) * scale);
 }
 
 static void weigh(float *logits, size_t count, float best, float scale, double *sums)
@@ -114,27 +123,53 @@ static void weigh(float *logits, size_t count, float best, float scale, double *
     for (size_t start = 0; start < count; start += VOCABULARY_BLOCK) {
         size_t length = block_length(start, count);
         weigh_block(logits + start, length, best, scale, logits + start);
-        sums[start / VOCABULARY_BLOCK] = sum_block_from(logits + start, length, 0);
+        sums[start / VOCABULARY_BLOCK] = sum_block(logits + start, length);
     }
 }
 
-static double sum_weights(const float *logits, size_t count, float best)
+static uint32_t find_groups(const float *logits, size_t count, float least)
+{
+    uint32_t groups = 0;
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        Floats value;
+        Integers found = {0};
+        uint64_t words[sizeof(found) / sizeof(uint64_t)], any = 0;
+        for (size_t v = 0; v < LANES; v += WIDTH) {
+            memcpy(&value, logits + i + v, sizeof(value));
+            found |= value >= least;
+        }
+        memcpy(words, &found, sizeof(words));
+        for (size_t w = 0; w < sizeof(words) / sizeof(words[0]); w++)
+            any |= words[w];
+        groups |= (uint32_t)(any != 0) << (i / LANES);
+    }
+    for (; i < count; i++)
+        groups |= (uint32_t)(logits[i] >= least) << (i / LANES);
+    return groups;
+}
+
+static double sum_exponentials(const float *logits, size_t count, float best)
 {
     float weights[VOCABULARY_BLOCK];
     double sum = 0;
     for (size_t start = 0; start < count; start += VOCABULARY_BLOCK) {
         size_t length = block_length(start, count);
-        weigh_block(logits + start, length, best, 1, weights);
-        sum += sum_block_from(weights, length, 0);
+        weigh_block(logits + start, length, best, EXPONENTIAL_PER_NATURAL, weights);
+        sum += sum_block(weights, length);
     }
     return sum;
 }
 
 static void sum_from(const float *weights, size_t count, float least, double *sums)
 {
-    for (size_t start = 0; start < count; start += VOCABULARY_BLOCK)
-        sums[start / VOCABULARY_BLOCK] =
-            sum_block_from(weights + start, block_length(start, count), least);
+    for (size_t start = 0; start < count; start += VOCABULARY_BLOCK) {
+        double *sum = &sums[start / VOCABULARY_BLOCK];
+        if (*sum < (double)least)
+            *sum = 0;
+        else
+            *sum = sum_lanes(weights + start, block_length(start, count), false, least);
+    }
 }
 
 #endif

@@ -1,5 +1,6 @@
-/* The chain against a plain one that sorts everything: the same token for the same draw, whatever
- * the shape of the distribution. And the passes compiled for different machines: the same bits. */
+/* The chain against a plain one that sorts everything: the same token for the same draws, whatever
+ * the shape of the distribution. The passes compiled for different machines: the same bits. And
+ * what certain seeds draw, here as everywhere. */
 #include "sampler.h"
 
 #include "exponential.h"
@@ -15,7 +16,7 @@
 enum { VOCAB_MAX = 20000, ROUNDS = 40 };
 
 static float logits[VOCAB_MAX], scratch[VOCAB_MAX];
-static Candidate sorted[VOCAB_MAX];
+static Candidate sorted[VOCAB_MAX], by_ids[VOCAB_MAX];
 
 static double uniform(uint64_t *state)
 {
@@ -52,62 +53,70 @@ static int descending(const void *a, const void *b)
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
-/* Which prefix of the sorted tokens is kept; 0 when rounding may decide either way. */
-static size_t kept_prefix(const Sampler *s, size_t vocab)
-{
-    size_t count = s->top_k > 0 && (size_t)s->top_k < vocab ? (size_t)s->top_k : vocab, kept = 0;
-    double total = 0, sum = 0;
-    for (size_t i = 0; i < count; i++)
-        total += (double)sorted[i].weight;
-    while (kept < count) {
-        double missing = (double)s->top_p * total - sum;
-        if (kept > 0 && (sorted[kept].weight < s->min_p || sorted[kept].weight <= 0))
-            break;
-        if (kept > 0 && s->top_p < 1 && fabs(missing) < 1e-12 * total)
-            return 0;
-        if (kept > 0 && s->top_p < 1 && missing <= 0)
-            break;
-        sum += (double)sorted[kept++].weight;
-    }
-    return kept;
-}
-
 static int by_id(const void *a, const void *b)
 {
     return ((const Candidate *)a)->id - ((const Candidate *)b)->id;
 }
 
-/* The token of the plain chain; -1 when rounding may decide either way. */
-static int32_t expected_token(const Sampler *s, size_t vocab, double draw)
+/* Weights of what top_k leaves to sorted, in descending order; how many. */
+static size_t sort_weights(const Sampler *s, size_t vocab)
 {
-    float best = -INFINITY;
     for (size_t i = 0; i < vocab; i++)
-        best = logits[i] > best ? logits[i] : best;
-    for (size_t i = 0; i < vocab; i++)
-        sorted[i] =
-            (Candidate){logits[i], (int32_t)i}; /* weights may be equal where these are not */
+        sorted[i] = (Candidate){logits[i], (int32_t)i};
     qsort(sorted, vocab, sizeof(*sorted), descending);
-    for (size_t i = 0; i < vocab; i++)
-        sorted[i].weight = exp_negative((sorted[i].weight - best) * s->scale);
-    if (s->top_k <= 0 || (size_t)s->top_k >= vocab)
-        qsort(sorted, vocab, sizeof(*sorted), descending);
-    size_t kept = kept_prefix(s, vocab);
-    if (kept == 0)
-        return -1;
-    if (s->top_k <= 0 || (size_t)s->top_k >= vocab)
-        qsort(sorted, kept, sizeof(*sorted), by_id);
-    double total = 0;
-    for (size_t i = 0; i < kept; i++)
-        total += (double)sorted[i].weight;
-    double target = draw * total, margin = 1e-12 * total;
-    for (size_t i = 0; i < kept; i++) {
-        target -= (double)sorted[i].weight;
-        if (fabs(target) < margin)
+    float best = sorted[0].weight;
+    size_t count = s->top_k > 0 && (size_t)s->top_k < vocab ? (size_t)s->top_k : vocab;
+    for (size_t i = 0; i < count; i++)
+        sorted[i].weight = exp2_negative((sorted[i].weight - best) * s->scale);
+    /* Weights may be equal where logits are not. */
+    qsort(sorted, count, sizeof(*sorted), descending);
+    return count;
+}
+
+static double sum_of(const Candidate *list, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += (double)list[i].weight;
+    return sum;
+}
+
+/* Draws from the first count of sorted, in ascending order of ids: its rank, or -1 when rounding
+ * may decide either way. */
+static int draw_rank(size_t count, double draw)
+{
+    double sum = sum_of(sorted, count), target = draw * sum;
+    memcpy(by_ids, sorted, count * sizeof(*sorted));
+    qsort(by_ids, count, sizeof(*by_ids), by_id);
+    for (size_t i = 0; i < count; i++) {
+        target -= (double)by_ids[i].weight;
+        if (fabs(target) < 1e-12 * sum)
             return -1;
         if (target < 0)
-            return sorted[i].id;
+            return (
+                int)((Candidate *)bsearch(&by_ids[i], sorted, count, sizeof(*sorted), descending) -
+                     sorted);
     }
     return -1;
+}
+
+/* The token of the plain chain; -1 when rounding may decide either way. */
+static int32_t expected_token(const Sampler *s, size_t vocab)
+{
+    RandomStream draws = s->random;
+    size_t count = sort_weights(s, vocab), kept = 0;
+    double total = sum_of(sorted, count);
+    while (kept < count && sorted[kept].weight >= s->min_p && sorted[kept].weight > 0)
+        kept++;
+    for (;;) {
+        int rank = draw_rank(kept, random_uniform(&draws));
+        double missing = rank < 0 ? 0 : (double)s->top_p * total - sum_of(sorted, (size_t)rank);
+        if (rank < 0 || (s->top_p < 1 && rank > 0 && fabs(missing) < 1e-12 * total))
+            return -1;
+        if (s->top_p >= 1 || rank == 0 || missing > 0)
+            return sorted[rank].id;
+        kept = (size_t)rank;
+    }
 }
 
 static size_t check_chain(GenerationOptions *options, Shape shape, size_t vocab, uint64_t *state)
@@ -118,8 +127,7 @@ static size_t check_chain(GenerationOptions *options, Shape shape, size_t vocab,
     assert_true(sampler_init(&sampler, options, NULL, 0, NULL, 0, vocab, &err));
     for (size_t round = 0; round < 3; round++) {
         fill(shape, vocab, state);
-        RandomStream draws = sampler.random;
-        int32_t id, expected = expected_token(&sampler, vocab, random_uniform(&draws));
+        int32_t id, expected = expected_token(&sampler, vocab);
         memcpy(scratch, logits, vocab * sizeof(*logits));
         assert_true(sampler_choose(&sampler, scratch, &id, &err));
         if (expected < 0)
@@ -135,25 +143,30 @@ static size_t check_chain(GenerationOptions *options, Shape shape, size_t vocab,
     return compared;
 }
 
+static void random_options(GenerationOptions *options, size_t round, uint64_t *random)
+{
+    static const float top_ps[] = {1, 0.999f, 0.95f, 0.5f, 0.01f}, min_ps[] = {0, 0.05f, 1e-6f};
+    static const int32_t top_ks[] = {0, 1, 40, 1000};
+    generation_options_init(options);
+    options->has_seed = true;
+    options->seed = round;
+    options->max_tokens = 100;
+    options->temperature = 0.5f + (float)(round % 4) * 0.5f;
+    options->top_p = top_ps[(size_t)(uniform(random) * 5)];
+    options->min_p = min_ps[(size_t)(uniform(random) * 3)];
+    options->top_k = top_ks[(size_t)(uniform(random) * 4)];
+}
+
 static void chain_equals_the_plain_one(void **state)
 {
     (void)state;
     static const size_t vocabs[] = {1, 7, 255, 256, 257, 3000, VOCAB_MAX};
-    static const float top_ps[] = {1, 0.999f, 0.95f, 0.5f, 0.01f}, min_ps[] = {0, 0.05f, 1e-6f};
-    static const int32_t top_ks[] = {0, 1, 40, 1000};
     uint64_t random = 7;
     size_t compared = 0;
     for (size_t round = 0; round < ROUNDS; round++) {
         for (int shape = 0; shape < SHAPES; shape++) {
             GenerationOptions options;
-            generation_options_init(&options);
-            options.has_seed = true;
-            options.seed = round;
-            options.max_tokens = 100;
-            options.temperature = 0.5f + (float)(round % 4) * 0.5f;
-            options.top_p = top_ps[(size_t)(uniform(&random) * 5)];
-            options.min_p = min_ps[(size_t)(uniform(&random) * 3)];
-            options.top_k = top_ks[(size_t)(uniform(&random) * 4)];
+            random_options(&options, round, &random);
             compared += check_chain(&options, (Shape)shape, vocabs[(size_t)(uniform(&random) * 7)],
                                     &random);
         }
@@ -161,38 +174,144 @@ static void chain_equals_the_plain_one(void **state)
     assert_true(compared > ROUNDS * SHAPES * 2);
 }
 
+/* ---- Every machine ---- */
+
+/* Logits of all kinds, from far below what weighs anything to infinity, and limits among them. */
+static void fill_odd(size_t count, uint64_t *state)
+{
+    static const float odd[] = {-INFINITY, -0.0f, 0x1p-140f, -3e38f, 14, 13.999999f, -72.6f, -73};
+    fill(HEAVY_TAIL, count, state);
+    for (size_t i = 0; i < count; i++) {
+        double u = uniform(state);
+        if (u < 0.1)
+            logits[i] = odd[(size_t)(u * 80)];
+        else if (u < 0.2)
+            logits[i] *= 12;
+        logits[i] = logits[i] > 14 ? 14 : logits[i];
+    }
+}
+
+static void check_passes(const VocabularyPasses *other, size_t n)
+{
+    enum { BLOCKS = VOCAB_MAX / VOCABULARY_BLOCK + 1 };
+    const VocabularyPasses *plain = &vocabulary_passes_plain;
+    static float again[VOCAB_MAX], maxima[2][BLOCKS];
+    static double sums[2][BLOCKS];
+    size_t blocks = vocabulary_blocks(n);
+    memcpy(scratch, logits, n * sizeof(*logits));
+    memcpy(again, logits, n * sizeof(*logits));
+    assert_true(plain->find_maxima(scratch, n, maxima[0]));
+    assert_true(other->find_maxima(again, n, maxima[1]));
+    assert_memory_equal(maxima[0], maxima[1], blocks * sizeof(float));
+    for (size_t start = 0; start < n; start += VOCABULARY_BLOCK) {
+        size_t length = vocabulary_block_end(n, start / VOCABULARY_BLOCK) - start;
+        uint32_t groups = other->find_groups(logits + start, length, 4), expected = 0;
+        for (size_t j = 0; j < length; j++)
+            expected |= (uint32_t)(logits[start + j] >= 4) << (j / VOCABULARY_GROUP);
+        assert_int_equal(groups, expected);
+        assert_int_equal(plain->find_groups(logits + start, length, 4), expected);
+    }
+    double a = plain->sum_exponentials(scratch, n, 14), b = other->sum_exponentials(again, n, 14);
+    assert_memory_equal(&a, &b, sizeof(a));
+    plain->weigh(scratch, n, 14, 1.7f, sums[0]);
+    other->weigh(again, n, 14, 1.7f, sums[1]);
+    assert_memory_equal(scratch, again, n * sizeof(float));
+    assert_memory_equal(sums[0], sums[1], blocks * sizeof(double));
+    for (size_t j = 0; j < n; j++) {
+        float one = exp2_negative((logits[j] - 14) * 1.7f);
+        assert_memory_equal(&one, &again[j], sizeof(one));
+    }
+    plain->sum_from(scratch, n, 1e-4f, sums[0]);
+    other->sum_from(again, n, 1e-4f, sums[1]);
+    assert_memory_equal(sums[0], sums[1], blocks * sizeof(double));
+    again[n - 1] = NAN;
+    assert_false(other->find_maxima(again, n, maxima[1]));
+    again[n - 1] = 0;
+    again[n / 2] = -NAN;
+    assert_false(other->find_maxima(again, n, maxima[1]));
+}
+
 static void passes_agree_to_the_bit(void **state)
 {
     (void)state;
-    const VocabularyPasses *plain = &vocabulary_passes_plain, *other = vocabulary_passes();
-    static const size_t counts[] = {1, 5, 8, 250, 256, 1000, VOCAB_MAX};
-    static float again[VOCAB_MAX], maxima[2][VOCAB_MAX / VOCABULARY_BLOCK + 1];
-    static double sums[2][VOCAB_MAX / VOCABULARY_BLOCK + 1];
+    static const size_t counts[] = {1, 5, 8, 17, 250, 256, 1000, VOCAB_MAX};
     uint64_t random = 3;
-    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
-        size_t n = counts[i], blocks = vocabulary_blocks(n);
-        fill(HEAVY_TAIL, n, &random);
-        memcpy(scratch, logits, n * sizeof(*logits));
-        memcpy(again, logits, n * sizeof(*logits));
-        assert_true(plain->find_maxima(scratch, n, maxima[0]));
-        assert_true(other->find_maxima(again, n, maxima[1]));
-        assert_memory_equal(maxima[0], maxima[1], blocks * sizeof(float));
-        double a = plain->sum_weights(scratch, n, 9), b = other->sum_weights(again, n, 9);
-        assert_memory_equal(&a, &b, sizeof(a));
-        plain->weigh(scratch, n, 14, 0.7f, sums[0]);
-        other->weigh(again, n, 14, 0.7f, sums[1]);
-        assert_memory_equal(scratch, again, n * sizeof(float));
-        assert_memory_equal(sums[0], sums[1], blocks * sizeof(double));
-        for (size_t j = 0; j < n; j++) {
-            float one = exp_negative((logits[j] - 14) * 0.7f);
-            assert_memory_equal(&one, &again[j], sizeof(one));
+    assert_ptr_equal(vocabulary_passes_at(0), vocabulary_passes());
+    for (size_t round = 0; round < 5; round++) {
+        for (size_t i = 0; i < ARRAY_COUNT(counts); i++) {
+            fill_odd(counts[i], &random);
+            for (size_t p = 0; vocabulary_passes_at(p); p++)
+                check_passes(vocabulary_passes_at(p), counts[i]);
         }
-        plain->sum_from(scratch, n, 1e-4f, sums[0]);
-        other->sum_from(again, n, 1e-4f, sums[1]);
-        assert_memory_equal(sums[0], sums[1], blocks * sizeof(double));
-        again[n / 2] = NAN;
-        assert_false(other->find_maxima(again, n, maxima[1]));
-        assert_false(plain->find_maxima(again, n, maxima[0]));
+    }
+}
+
+static void chains_agree_on_all_passes(void **state)
+{
+    (void)state;
+    enum { VOCAB = 3001 };
+    uint64_t random = 5;
+    Error err = {0};
+    for (size_t round = 0; round < ROUNDS * SHAPES; round++) {
+        GenerationOptions options;
+        int32_t first = -1, id;
+        random_options(&options, round, &random);
+        fill((Shape)(round % SHAPES), VOCAB, &random);
+        for (size_t p = 0; vocabulary_passes_at(p); p++) {
+            Sampler sampler;
+            assert_true(sampler_init(&sampler, &options, NULL, 0, NULL, 0, VOCAB, &err));
+            sampler.passes = vocabulary_passes_at(p);
+            memcpy(scratch, logits, VOCAB * sizeof(*logits));
+            assert_true(sampler_choose(&sampler, scratch, &id, &err));
+            first = p == 0 ? id : first;
+            assert_int_equal(id, first);
+            sampler_reset(&sampler);
+        }
+    }
+}
+
+/* A promise: a seed gives the same text with every processor and compiler. */
+static void seeds_draw_what_they_drew(void **state)
+{
+    (void)state;
+    enum { VOCAB = 3001, DRAWS = 8 };
+    static const struct {
+        float temperature, top_p, min_p;
+        int32_t top_k;
+        Shape shape;
+        int32_t ids[DRAWS];
+    } cases[] = {
+        {1, 1, 0, 0, PEAKED, {1493, 1326, 1493, 1493, 71, 1493, 1493, 1326}},
+        {0.7f, 1, 0, 0, FLAT, {2320, 1139, 2118, 1805, 52, 2715, 1563, 523}},
+        {1, 0.95f, 0, 0, PEAKED, {2187, 1188, 2187, 1821, 353, 2187, 1188, 724}},
+        {1.3f, 0.95f, 0, 0, FLAT, {2319, 1142, 2123, 1809, 52, 2717, 1565, 2849}},
+        {1, 0.5f, 0, 0, STEPS, {2355, 1872, 79, 1470, 2935, 663, 989, 286}},
+        {1, 0.95f, 0, 64, HEAVY_TAIL, {1852, 2282, 2164, 265, 2912, 1974, 697, 2912}},
+        {2, 1, 0.05f, 0, HEAVY_TAIL, {2488, 1403, 2329, 2048, 72, 2774, 1725, 791}},
+        {1, 0.9f, 0.01f, 0, PEAKED, {94, 5, 94, 94, 5, 94, 94, 5}},
+    };
+    Error err = {0};
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        GenerationOptions options;
+        Sampler sampler;
+        uint64_t random = i + 1;
+        generation_options_init(&options);
+        options.has_seed = true;
+        options.seed = 42;
+        options.max_tokens = DRAWS;
+        options.temperature = cases[i].temperature;
+        options.top_p = cases[i].top_p;
+        options.min_p = cases[i].min_p;
+        options.top_k = cases[i].top_k;
+        fill(cases[i].shape, VOCAB, &random);
+        assert_true(sampler_init(&sampler, &options, NULL, 0, NULL, 0, VOCAB, &err));
+        for (size_t n = 0; n < DRAWS; n++) {
+            int32_t id;
+            memcpy(scratch, logits, VOCAB * sizeof(*logits));
+            assert_true(sampler_choose(&sampler, scratch, &id, &err));
+            assert_int_equal(id, cases[i].ids[n]);
+        }
+        sampler_reset(&sampler);
     }
 }
 
@@ -201,6 +320,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chain_equals_the_plain_one),
         cmocka_unit_test(passes_agree_to_the_bit),
+        cmocka_unit_test(chains_agree_on_all_passes),
+        cmocka_unit_test(seeds_draw_what_they_drew),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
