@@ -89,8 +89,8 @@ static Candidate keep_best(Candidate *list, size_t count, size_t k)
     for (size_t i = 1; i < k; i++)
         last = comes_before(last, copy[i]) ? copy[i] : last;
     for (size_t i = 0; i < count; i++) {
-        if (!comes_before(last, list[i]))
-            list[kept++] = list[i];
+        list[kept] = list[i];
+        kept += !comes_before(last, list[i]);
     }
     return last;
 }
@@ -112,39 +112,30 @@ static float kth_maximum(Sampler *sampler, size_t k)
     return least;
 }
 
-/* Appends those logits from start to end that come before limit. */
-static size_t append_before(Candidate *list, size_t count, const float *logits, size_t start,
-                            size_t end, Candidate limit)
-{
-    for (size_t i = start; i < end; i++) {
-        list[count] = (Candidate){logits[i], (int32_t)i}; /* there is room, and no branch */
-        count +=
-            (logits[i] > limit.weight) | ((logits[i] == limit.weight) & ((int32_t)i < limit.id));
-    }
-    return count;
-}
-
 /* The k best logits, as weights in ascending order of ids. Candidates pile up until there is no
  * room, and are cut back to the best k then. */
 static void select_top_k(Sampler *sampler, const float *logits, float best, size_t k)
 {
     Candidate *list = sampler->candidates;
     Candidate limit = {kth_maximum(sampler, k), INT32_MAX}; /* the k best come before it */
-    size_t count = 0;
-    for (size_t block = 0; block < vocabulary_blocks(sampler->vocab_size); block++) {
-        size_t start = block * VOCABULARY_BLOCK,
-               end = vocabulary_block_end(sampler->vocab_size, block);
+    size_t words = (sampler->vocab_size + 63) / 64, count = 0;
+    uint64_t bits[VOCABULARY_WORDS];
+    for (size_t word = 0; word < words; word++) {
+        size_t start = word * 64, block = start / VOCABULARY_BLOCK;
         if (sampler->maxima[block] < limit.weight)
             continue;
-        uint32_t groups = sampler->passes->find_groups(logits + start, end - start, limit.weight);
-        for (; groups != 0; groups &= groups - 1) {
-            size_t from = start + (size_t)__builtin_ctz(groups) * VOCABULARY_GROUP;
-            size_t to = from + VOCABULARY_GROUP < end ? from + VOCABULARY_GROUP : end;
-            if (count + VOCABULARY_GROUP > top_k_room(k)) {
-                limit = keep_best(list, count, k);
-                count = k;
-            }
-            count = append_before(list, count, logits, from, to, limit);
+        if (word % VOCABULARY_WORDS == 0)
+            sampler->passes->find_from(logits + start,
+                                       vocabulary_block_end(sampler->vocab_size, block) - start,
+                                       limit.weight, bits);
+        if (count + 64 > top_k_room(k)) {
+            limit = keep_best(list, count, k);
+            count = k;
+        }
+        for (uint64_t left = bits[word % VOCABULARY_WORDS]; left != 0; left &= left - 1) {
+            size_t id = start + (size_t)__builtin_ctzll(left);
+            list[count] = (Candidate){logits[id], (int32_t)id};
+            count += comes_before(list[count], limit);
         }
     }
     keep_best(list, count, k);

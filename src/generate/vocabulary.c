@@ -1,7 +1,7 @@
 /* The passes for any machine, and the choice. */
 #include "vocabulary_passes.h"
 
-const VocabularyPasses vocabulary_passes_plain = {find_maxima, weigh, sum_from, find_groups,
+const VocabularyPasses vocabulary_passes_plain = {find_maxima, weigh, sum_from, find_from,
                                                   sum_exponentials};
 
 const VocabularyPasses *vocabulary_passes_at(size_t index)

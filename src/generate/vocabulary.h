@@ -9,7 +9,7 @@
 
 #include "base.h"
 
-enum { VOCABULARY_BLOCK = 256, VOCABULARY_GROUP = 16 };
+enum { VOCABULARY_BLOCK = 256, VOCABULARY_WORDS = VOCABULARY_BLOCK / 64 };
 
 static inline size_t vocabulary_blocks(size_t count)
 {
@@ -32,9 +32,9 @@ typedef struct VocabularyPasses {
      * Before, each is no less than any such weight of its block: one below least is not looked
      * at. */
     void (*sum_from)(const float *weights, size_t count, float least, double *sums);
-    /* Which groups of one block's logits (count <= VOCABULARY_BLOCK) hold one that is at least
-     * least: a bit for each. */
-    uint32_t (*find_groups)(const float *logits, size_t count, float least);
+    /* Which logits of one block (count <= VOCABULARY_BLOCK) are at least least: a bit for each. */
+    void (*find_from)(const float *logits, size_t count, float least,
+                      uint64_t bits[VOCABULARY_WORDS]);
     /* The sum of e^(logit - best) of all. */
     double (*sum_exponentials)(const float *logits, size_t count, float best);
 } VocabularyPasses;

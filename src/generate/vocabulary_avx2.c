@@ -2,5 +2,5 @@
  * Without FMA, whose single rounding would change the bits. */
 #include "vocabulary_passes.h"
 
-const VocabularyPasses vocabulary_passes_avx2 = {find_maxima, weigh, sum_from, find_groups,
+const VocabularyPasses vocabulary_passes_avx2 = {find_maxima, weigh, sum_from, find_from,
                                                  sum_exponentials};

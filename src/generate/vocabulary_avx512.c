@@ -2,5 +2,5 @@
  * time. Its fused multiply-adds stay unused (-ffp-contract=off). */
 #include "vocabulary_passes.h"
 
-const VocabularyPasses vocabulary_passes_avx512 = {find_maxima, weigh, sum_from, find_groups,
+const VocabularyPasses vocabulary_passes_avx512 = {find_maxima, weigh, sum_from, find_from,
                                                    sum_exponentials};

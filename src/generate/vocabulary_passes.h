@@ -16,7 +16,7 @@
 #else
 #define WIDTH 4
 #endif
-enum { LANES = VOCABULARY_GROUP, HALF = WIDTH / 2, SUMS = LANES / HALF };
+enum { LANES = 16, HALF = WIDTH / 2, SUMS = LANES / HALF };
 
 /* One register each. They are passed by address: by value would depend on the instruction set. */
 typedef float Floats __attribute__((vector_size(WIDTH * sizeof(float))));
@@ -127,26 +127,35 @@ static void weigh(float *logits, size_t count, float best, float scale, double *
     }
 }
 
-static uint32_t find_groups(const float *logits, size_t count, float least)
+/* The bits of LANES logits that are at least least: each lane keeps its own bit, and all are put
+ * together. */
+static inline uint32_t bits_from(const float *logits, float least)
 {
-    uint32_t groups = 0;
-    size_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
+    static const int32_t lane_bits[LANES] = {1 << 0,  1 << 1,  1 << 2,  1 << 3, 1 << 4,  1 << 5,
+                                             1 << 6,  1 << 7,  1 << 8,  1 << 9, 1 << 10, 1 << 11,
+                                             1 << 12, 1 << 13, 1 << 14, 1 << 15};
+    Integers found = {0}, bits;
+    uint64_t pairs[WIDTH / 2], all = 0;
+    for (size_t l = 0; l < LANES; l += WIDTH) {
         Floats value;
-        Integers found = {0};
-        uint64_t words[sizeof(found) / sizeof(uint64_t)], any = 0;
-        for (size_t v = 0; v < LANES; v += WIDTH) {
-            memcpy(&value, logits + i + v, sizeof(value));
-            found |= value >= least;
-        }
-        memcpy(words, &found, sizeof(words));
-        for (size_t w = 0; w < sizeof(words) / sizeof(words[0]); w++)
-            any |= words[w];
-        groups |= (uint32_t)(any != 0) << (i / LANES);
+        memcpy(&value, logits + l, sizeof(value));
+        memcpy(&bits, lane_bits + l, sizeof(bits));
+        found |= (value >= least) & bits;
     }
+    memcpy(pairs, &found, sizeof(pairs));
+    for (size_t i = 0; i < WIDTH / 2; i++)
+        all |= pairs[i];
+    return (uint32_t)(all | all >> 32);
+}
+
+static void find_from(const float *logits, size_t count, float least, uint64_t *bits)
+{
+    size_t i = 0;
+    memset(bits, 0, VOCABULARY_WORDS * sizeof(*bits));
+    for (; i + LANES <= count; i += LANES)
+        bits[i / 64] |= (uint64_t)bits_from(logits + i, least) << (i % 64);
     for (; i < count; i++)
-        groups |= (uint32_t)(logits[i] >= least) << (i / LANES);
-    return groups;
+        bits[i / 64] |= (uint64_t)(logits[i] >= least) << (i % 64);
 }
 
 static double sum_exponentials(const float *logits, size_t count, float best)

@@ -205,11 +205,10 @@ static void check_passes(const VocabularyPasses *other, size_t n)
     assert_memory_equal(maxima[0], maxima[1], blocks * sizeof(float));
     for (size_t start = 0; start < n; start += VOCABULARY_BLOCK) {
         size_t length = vocabulary_block_end(n, start / VOCABULARY_BLOCK) - start;
-        uint32_t groups = other->find_groups(logits + start, length, 4), expected = 0;
-        for (size_t j = 0; j < length; j++)
-            expected |= (uint32_t)(logits[start + j] >= 4) << (j / VOCABULARY_GROUP);
-        assert_int_equal(groups, expected);
-        assert_int_equal(plain->find_groups(logits + start, length, 4), expected);
+        uint64_t bits[VOCABULARY_WORDS];
+        other->find_from(logits + start, length, 4, bits);
+        for (size_t j = 0; j < VOCABULARY_BLOCK; j++)
+            assert_int_equal(bits[j / 64] >> (j % 64) & 1, j < length && logits[start + j] >= 4);
     }
     double a = plain->sum_exponentials(scratch, n, 14), b = other->sum_exponentials(again, n, 14);
     assert_memory_equal(&a, &b, sizeof(a));
