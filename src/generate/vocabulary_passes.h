@@ -16,7 +16,13 @@
 #else
 #define WIDTH 4
 #endif
-enum { LANES = 16, HALF = WIDTH / 2, SUMS = LANES / HALF };
+enum {
+    LANES = 16,
+    HALF = WIDTH / 2,
+    SUMS = LANES / HALF,
+    CHAINS = 4,
+    NARROW = WIDTH < 8 ? WIDTH : 8
+};
 
 /* One register each. They are passed by address: by value would depend on the instruction set. */
 typedef float Floats __attribute__((vector_size(WIDTH * sizeof(float))));
@@ -25,6 +31,10 @@ typedef uint32_t Bits __attribute__((vector_size(WIDTH * sizeof(uint32_t))));
 typedef float HalfFloats __attribute__((vector_size(HALF * sizeof(float))));
 typedef int32_t HalfIntegers __attribute__((vector_size(HALF * sizeof(int32_t))));
 typedef double Doubles __attribute__((vector_size(HALF * sizeof(double))));
+
+/* What only compares: AVX-512 does that into registers of their own, which are slow to combine. */
+typedef float NarrowFloats __attribute__((vector_size(NARROW * sizeof(float))));
+typedef int32_t NarrowIntegers __attribute__((vector_size(NARROW * sizeof(int32_t))));
 
 static size_t block_length(size_t start, size_t count)
 {
@@ -40,20 +50,33 @@ static inline void exp2_lanes(Floats *x)
     *x = (Floats)(((Bits)power + ((Bits)sum << 23)) & (Bits)in_range);
 }
 
-/* The largest of count values; *nan gathers the lanes that hold one. */
-static float block_maximum(const float *logits, size_t count, Integers *nan)
+/* Lane by lane the larger of two; most, where value is a NaN. */
+static inline void take_larger(NarrowFloats *most, const NarrowFloats *value)
 {
-    Floats value, most = (Floats){0} - INFINITY;
+    const NarrowIntegers larger = *value > *most;
+    *most = (NarrowFloats)(((NarrowIntegers)*value & larger) | ((NarrowIntegers)*most & ~larger));
+}
+
+/* The largest of count values; *nan gathers the lanes that hold one. Several chains, as each
+ * comparison waits for the one before it. */
+static float block_maximum(const float *logits, size_t count, NarrowIntegers *nan)
+{
+    NarrowFloats value, most[CHAINS];
     size_t i = 0;
-    for (; i + WIDTH <= count; i += WIDTH) {
-        memcpy(&value, logits + i, sizeof(value));
-        const Integers larger = value > most;
-        most = (Floats)(((Integers)value & larger) | ((Integers)most & ~larger));
-        *nan |= value != value;
+    for (size_t c = 0; c < CHAINS; c++)
+        most[c] = (NarrowFloats){0} - INFINITY;
+    for (; i + CHAINS * NARROW <= count; i += CHAINS * NARROW) {
+        for (size_t c = 0; c < CHAINS; c++) {
+            memcpy(&value, logits + i + c * NARROW, sizeof(value));
+            take_larger(&most[c], &value);
+            *nan |= value != value;
+        }
     }
-    float best = most[0];
-    for (size_t l = 1; l < WIDTH; l++)
-        best = most[l] > best ? most[l] : best;
+    for (size_t c = 1; c < CHAINS; c++)
+        take_larger(&most[0], &most[c]);
+    float best = most[0][0];
+    for (size_t l = 1; l < NARROW; l++)
+        best = most[0][l] > best ? most[0][l] : best;
     for (; i < count; i++) {
         best = logits[i] > best ? logits[i] : best;
         (*nan)[0] |= -(logits[i] != logits[i]);
@@ -63,12 +86,12 @@ static float block_maximum(const float *logits, size_t count, Integers *nan)
 
 static bool find_maxima(const float *logits, size_t count, float *maxima)
 {
-    Integers nan = {0};
+    NarrowIntegers nan = {0};
     int32_t any = 0;
     for (size_t start = 0; start < count; start += VOCABULARY_BLOCK)
         maxima[start / VOCABULARY_BLOCK] =
             block_maximum(logits + start, block_length(start, count), &nan);
-    for (size_t l = 0; l < WIDTH; l++)
+    for (size_t l = 0; l < NARROW; l++)
         any |= nan[l];
     return any == 0;
 }
@@ -134,16 +157,16 @@ static inline uint32_t bits_from(const float *logits, float least)
     static const int32_t lane_bits[LANES] = {1 << 0,  1 << 1,  1 << 2,  1 << 3, 1 << 4,  1 << 5,
                                              1 << 6,  1 << 7,  1 << 8,  1 << 9, 1 << 10, 1 << 11,
                                              1 << 12, 1 << 13, 1 << 14, 1 << 15};
-    Integers found = {0}, bits;
-    uint64_t pairs[WIDTH / 2], all = 0;
-    for (size_t l = 0; l < LANES; l += WIDTH) {
-        Floats value;
+    NarrowIntegers found = {0}, bits;
+    uint64_t pairs[NARROW / 2], all = 0;
+    for (size_t l = 0; l < LANES; l += NARROW) {
+        NarrowFloats value;
         memcpy(&value, logits + l, sizeof(value));
         memcpy(&bits, lane_bits + l, sizeof(bits));
         found |= (value >= least) & bits;
     }
     memcpy(pairs, &found, sizeof(pairs));
-    for (size_t i = 0; i < WIDTH / 2; i++)
+    for (size_t i = 0; i < NARROW / 2; i++)
         all |= pairs[i];
     return (uint32_t)(all | all >> 32);
 }

@@ -77,7 +77,7 @@ static bool is_close(double a, double b)
 /* In descending order. Logits are equal or far enough apart that top_k is never in doubt. */
 static void make_reference(const GenerationOptions *options, Reference *tokens)
 {
-    double best = -INFINITY, total = 0, before = 0, kept = 0;
+    double best = (double)-INFINITY, total = 0, before = 0, kept = 0;
     size_t count = options->top_k > 0 ? (size_t)options->top_k : VOCAB;
     for (size_t i = 0; i < VOCAB; i++)
         best = fmax(best, (double)logits[i]);
