@@ -18,9 +18,9 @@
          (f) +                                                                                     \
      1.0f)
 
-/* 2^x for x <= 0 within 2e-7, never above 1; below EXPONENTIAL_LEAST, and of a NaN, it is 0. x = n
- * + f with n whole; 2^f by its polynomial, n is added to its exponent. Additions and
- * multiplications only, without branches: compilers vectorise it. */
+/* 2^x for x <= 0 within 2e-7, never above 1; 0 below EXPONENTIAL_LEAST, and of a NaN. x is a whole
+ * n plus f: 2^f by its polynomial, to whose exponent n is added. Additions and multiplications
+ * only, without branches: compilers vectorise it. */
 static inline float exp2_negative(float x)
 {
     float sum = x + EXPONENTIAL_ROUND, f = x - (sum - EXPONENTIAL_ROUND);

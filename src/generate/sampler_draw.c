@@ -6,15 +6,17 @@
  *
  * top_k, top_p and min_p each keep a prefix of the tokens in descending order, so the shortest one
  * decides, with the nucleus measured on what top_k left. Yet nothing is sorted:
- *   top_k        no token below the k-th largest of the blocks' largest logits is among the k best;
- *                the rest piles up in a list, cut back to its best k whenever there is no more
- * room; min_p        only blocks whose best token reaches it are weighed; top_p        where the
- * nucleus ends is not searched for. A token is drawn from all; it is in the nucleus when what comes
- * before it weighs less than top_p of everything, which a look at few blocks tells, or one pass. If
- * it is not, the next is drawn from what comes before it: the nucleus is among that, and the first
- * draw that lies in it is one of its members with the shares they have among themselves. A draw is
- * refused with a chance of 1 - top_p at first, and each leaves a random share. A draw walks the
- * kept tokens in ascending order of ids. */
+ *
+ * - top_k: no token below the k-th largest of the blocks' largest logits is among the k best; the
+ *   rest piles up in a list, which is cut back to its best k whenever there is no more room.
+ * - min_p: only blocks whose best token reaches it are weighed.
+ * - top_p: where the nucleus ends is not searched for. A token is drawn from all; it is in the
+ *   nucleus when what comes before it weighs less than top_p of everything, which a look at few
+ *   blocks tells, or one pass. If it is not, the next is drawn from what comes before it. The
+ *   nucleus is among that, so the first draw that lies in it has the distribution of a draw from it
+ *   alone. The first is refused with a chance of 1 - top_p, and each leaves a random share.
+ *
+ * A draw walks the kept tokens in ascending order of ids. */
 #include "sampler.h"
 
 #include "exponential.h"
@@ -212,8 +214,7 @@ static void weigh_blocks(Sampler *sampler, float *logits, float best)
     }
 }
 
-/* Draws from the tokens that reach min_p and come before limit; block_sums are the sums of those.
- */
+/* Draws from the tokens that reach min_p and come before limit, whose sums are block_sums. */
 static Candidate draw_before(Sampler *sampler, const float *weights, Candidate limit)
 {
     size_t blocks = vocabulary_blocks(sampler->vocab_size), chosen = 0;
@@ -228,10 +229,10 @@ static Candidate draw_before(Sampler *sampler, const float *weights, Candidate l
         target -= sampler->block_sums[block];
     }
     Candidate drawn = {0, 0};
-    for (size_t i = chosen * VOCABULARY_BLOCK;
-         i < vocabulary_block_end(sampler->vocab_size, chosen); i++) {
+    size_t end = vocabulary_block_end(sampler->vocab_size, chosen);
+    for (size_t i = chosen * VOCABULARY_BLOCK; i < end; i++) {
         const Candidate token = {weights[i], (int32_t)i};
-        if (token.weight < sampler->min_p || !comes_before(token, limit))
+        if (!may_be_drawn(sampler, token, limit))
             continue;
         drawn = token;
         target -= (double)token.weight;

@@ -174,6 +174,20 @@ static void chain_equals_the_plain_one(void **state)
     assert_true(compared > ROUNDS * SHAPES * 2);
 }
 
+static void weights_are_powers_of_two(void **state)
+{
+    (void)state;
+    static const float nothing[] = {-125.00001f, -126, -3e38f, -INFINITY, NAN};
+    for (float x = 0; x >= EXPONENTIAL_LEAST; x -= 0.00137f) {
+        float weight = exp2_negative(x);
+        assert_true(weight <= 1 && fabs((double)weight / exp2((double)x) - 1) < 2e-7);
+    }
+    assert_true(exp2_negative(0) == 1 && exp2_negative(-0.0f) == 1 && exp2_negative(-1) == 0.5f);
+    assert_true(exp2_negative(EXPONENTIAL_LEAST) == 0x1p-125f);
+    for (size_t i = 0; i < ARRAY_COUNT(nothing); i++)
+        assert_true(exp2_negative(nothing[i]) == 0);
+}
+
 /* ---- Every machine ---- */
 
 /* Logits of all kinds, from far below what weighs anything to infinity, and limits among them. */
@@ -317,9 +331,8 @@ static void seeds_draw_what_they_drew(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(chain_equals_the_plain_one),
-        cmocka_unit_test(passes_agree_to_the_bit),
-        cmocka_unit_test(chains_agree_on_all_passes),
+        cmocka_unit_test(chain_equals_the_plain_one), cmocka_unit_test(weights_are_powers_of_two),
+        cmocka_unit_test(passes_agree_to_the_bit),    cmocka_unit_test(chains_agree_on_all_passes),
         cmocka_unit_test(seeds_draw_what_they_drew),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
