@@ -6,23 +6,14 @@
 One repeat a run; bench/compare starts it again and again. Everything is llama.cpp's default but the number of
 threads, the batch of 512 tokens and a context that fits. Needs llama-cpp-python built on this machine.
 """
-import argparse
-import json
-import os
 import time
 
 import llama_cpp as lc
 
+import worker
+
 QUIET = lc.llama_log_callback(lambda level, text, data: None)  # ctypes needs a reference that stays
 CHUNK = 512
-
-
-def peak_bytes():
-    with open("/proc/self/status") as file:
-        for line in file:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 class Llama:
@@ -63,7 +54,7 @@ class Llama:
         lc.llama_synchronize(self.context)
 
     def token(self, i):
-        return (i * 7919 + 11) % self.vocabulary
+        return worker.token(i, self.vocabulary)
 
     def feed(self, count, sequence=0):
         """Seconds for a prompt of count tokens."""
@@ -81,21 +72,12 @@ class Llama:
         return time.perf_counter() - start
 
 
-def numbers(text):
-    return [int(item) for item in text.split(",")]
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("gguf")
-    parser.add_argument("--prefill", type=numbers, default=[512])
-    parser.add_argument("--decode", type=int, default=64)
-    parser.add_argument("--depth", type=numbers, default=[0])
-    parser.add_argument("--batch", type=numbers, default=[1])
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser = worker.parser(__doc__)
+    parser.add_argument("--batch", type=worker.numbers, default=[1])
     options = parser.parse_args()
     context = max(max(options.prefill), max(options.depth) + options.decode)
-    llama = Llama(options.gguf, options.threads, (context + 255) // 256 * 256, max(options.batch))
+    llama = Llama(options.model, options.threads, (context + 255) // 256 * 256, max(options.batch))
     llama.feed(min(128, max(options.prefill)))
     llama.clear()
     prefill, rows = {}, []
@@ -114,12 +96,7 @@ def main():
         if count not in prefill:
             llama.clear()
             prefill[count] = count / llama.feed(count)
-    for count in options.prefill:
-        for depth, batch, rate in rows:
-            print(json.dumps({"model": options.gguf, "backend": "llama.cpp", "threads": options.threads, "prefill": count,
-                              "decode": options.decode, "depth": depth, "batch": batch, "prefill_tps": prefill[count],
-                              "decode_tps": rate, "peak_rss_bytes": peak_bytes(), "load_seconds": llama.load_seconds,
-                              "weight_bytes": lc.llama_model_size(llama.model)}))
+    worker.print_rows(options, "llama.cpp", prefill, rows, llama.load_seconds, lc.llama_model_size(llama.model))
 
 
 if __name__ == "__main__":
