@@ -1,6 +1,6 @@
 """Random weights in a known shape as an OpenVINO model: the peer of write_mlx and write_gguf in shapes.py.
 
-The graph is the one that optimum-intel exports for a Llama or Qwen3 model and nncf compresses: a stateful decoder, every
+The graph is the one that optimum-intel exports for a model of Llama, Qwen3 or Gemma 3 and nncf compresses: a stateful decoder, every
 matrix symmetric 4-bit integers in groups of 64 with float16 scales (8 bits: one scale a row, as nncf has it), the
 embedding included. OpenVINO's passes look for these very patterns (normalisation, rotary embedding, attention over
 a growing state), so the order of operations below matters more than it looks. Needs numpy and openvino, no torch.
@@ -73,19 +73,27 @@ def length(x, axis):
     return op.gather(op.shape_of(x), integers(axis), integers(0))
 
 
-def causal_mask(tokens, mask):
-    """[batch, 1, tokens, context]: 0 where a key may be seen."""
-    context = length(mask, 1)
+def attention_mask(tokens, used, window):
+    """[batch, 1, tokens, context]: 0 where a key may be seen. The chain of BitwiseAnd with its neutral first operand
+    is how a window is told from any other mask."""
+    context = length(used, 1)
     keys = op.range(integers(0), context, integers(1), "i64")
     queries = op.range(op.subtract(context, length(tokens, 1)), context, integers(1), "i64")
-    is_past = op.less_equal(op.unsqueeze(keys, integers([0, 1, 2])), op.unsqueeze(queries, integers([0, 1, 3])))
-    is_used = op.convert(op.unsqueeze(mask, integers([1, 2])), "boolean")
-    return op.select(op.logical_and(is_past, is_used), floats(0), floats(-65504))
+    keys, queries = op.unsqueeze(keys, integers([0, 1, 2])), op.unsqueeze(queries, integers([0, 1, 3]))
+    seen = op.constant(numpy.array(True))
+    if window:
+        seen = op.bitwise_and(seen, op.greater(keys, op.add(queries, integers(-window))))
+    seen = op.bitwise_and(seen, op.less_equal(keys, queries))
+    seen = op.bitwise_and(op.constant(numpy.array(True)), seen)
+    seen = op.bitwise_and(seen, op.convert(op.unsqueeze(used, integers([1, 2])), "boolean"))
+    seen = op.broadcast(seen, integers([1, 1, 1, 1]), broadcast_spec="BIDIRECTIONAL")
+    return op.select(seen, floats(0), floats(-65504))
 
 
 class Decoder:
     def __init__(self, shape, bits):
         self.c = shape
+        self.is_gemma3 = shape["model_type"] == "gemma3_text"
         self.weights = Weights(bits)
         self.sinks = []
 
@@ -124,38 +132,54 @@ class Decoder:
                              broadcast_spec="BIDIRECTIONAL")
             return op.reshape(y, integers([0, heads, -1, dim]), special_zero=True)
 
-        is_qwen3 = c["model_type"] == "qwen3"
-        q = rotate(project(heads, is_qwen3), dim, self.tables)
-        k = rotate(project(kv_heads, is_qwen3), dim, self.tables)
+        has_norm = c["model_type"] != "llama"
+        is_local = "sliding_window" in c and (i + 1) % c["sliding_window_pattern"] != 0
+        mask, tables = self.local if is_local else self.everywhere
+        q = rotate(project(heads, has_norm), dim, tables)
+        k = rotate(project(kv_heads, has_norm), dim, tables)
         k = self.remember(k, "past_key_values.%d.keypresent.%d.key" % (i, i), kv_heads, dim)
         v = self.remember(project(kv_heads, False), "past_key_values.%d.valuepresent.%d.value" % (i, i), kv_heads, dim)
-        y = op.scaled_dot_product_attention(q, spread(k), spread(v), self.mask, floats(dim ** -0.5))
+        y = op.scaled_dot_product_attention(q, spread(k), spread(v), mask,
+                                            floats(c.get("query_pre_attn_scalar", dim) ** -0.5))
         y = op.reshape(op.transpose(y, integers([0, 2, 1, 3])), integers([0, 0, heads * dim]), special_zero=True)
         return self.linear(y, hidden, heads * dim)
 
     def mlp(self, x):
         hidden, inner = self.c["hidden_size"], self.c["intermediate_size"]
-        gate = op.swish(self.linear(x, inner, hidden))
+        gate = self.linear(x, inner, hidden)
+        gate = op.gelu(gate, "tanh") if self.is_gemma3 else op.swish(gate)
         return self.linear(op.multiply(gate, self.linear(x, inner, hidden)), hidden, inner)
+
+    def layer(self, x, i):
+        """Gemma 3 normalises what the halves of a layer take and give, the others only what they take."""
+        for half in (lambda y: self.attention(y, i), self.mlp):
+            y = half(self.norm(x))
+            x = op.add(x, self.norm(y) if self.is_gemma3 else y)
+        return x
+
+    def norm(self, x):
+        return self.weights.norm(x, self.c["hidden_size"], self.c["rms_norm_eps"])
 
     def build(self):
         c = self.c
-        hidden, vocabulary, epsilon = c["hidden_size"], c["vocab_size"], c["rms_norm_eps"]
         parameters = []
         for name, dims, kind in (("input_ids", [-1, -1], numpy.int64), ("attention_mask", [-1, -1], numpy.int64),
                                  ("position_ids", [-1, -1], numpy.int64), ("beam_idx", [-1], numpy.int32)):
             parameters.append(op.parameter(dims, kind, name=name))
             parameters[-1].output(0).set_names({name})
-        self.tokens, mask, positions, self.beams = parameters
-        self.mask = causal_mask(self.tokens, mask)
-        self.tables = rotary_tables(positions, c["head_dim"], c["rope_theta"])
-        table = self.weights.matrix(vocabulary, hidden)
+        self.tokens, used, positions, self.beams = parameters
+        self.everywhere = (attention_mask(self.tokens, used, None), rotary_tables(positions, c["head_dim"], c["rope_theta"]))
+        if "sliding_window" in c:
+            self.local = (attention_mask(self.tokens, used, c["sliding_window"]),
+                          rotary_tables(positions, c["head_dim"], c["rope_local_base_freq"]))
+        table = self.weights.matrix(c["vocab_size"], c["hidden_size"])
         x = op.gather(table, op.convert(self.tokens, "i32"), integers(0))
+        if self.is_gemma3:
+            x = op.multiply(x, floats(c["hidden_size"] ** 0.5))
         for i in range(c["num_hidden_layers"]):
-            x = op.add(x, self.attention(self.weights.norm(x, hidden, epsilon), i))
-            x = op.add(x, self.mlp(self.weights.norm(x, hidden, epsilon)))
-        x = self.weights.norm(x, hidden, epsilon)
-        logits = op.matmul(x, table if c["tie_word_embeddings"] else self.weights.matrix(vocabulary, hidden), False, True)
+            x = self.layer(x, i)
+        head = table if c["tie_word_embeddings"] else self.weights.matrix(c["vocab_size"], c["hidden_size"])
+        logits = op.matmul(self.norm(x), head, False, True)
         logits.output(0).set_names({"logits"})
         return openvino.Model([op.result(logits, name="logits")], self.sinks, parameters, "decoder")
 
@@ -163,8 +187,6 @@ class Decoder:
 def write(name, directory, bits):
     """config.json, openvino_model.xml and .bin, of 4 or 8 bits, for openvino_genai.LLMPipeline. There is no tokenizer."""
     shape = shapes.SHAPES[name]
-    if shape["model_type"] not in ("llama", "qwen3"):
-        raise ValueError("%s has layers with a sliding window, which this graph lacks" % name)
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(shape, indent=1))
