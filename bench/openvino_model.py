@@ -1,9 +1,10 @@
 """Random weights in a known shape as an OpenVINO model: the peer of write_mlx and write_gguf in shapes.py.
 
-The graph is the one that optimum-intel exports for a model of Llama, Qwen3 or Gemma 3 and nncf compresses: a stateful decoder, every
-matrix symmetric 4-bit integers in groups of 64 with float16 scales (8 bits: one scale a row, as nncf has it), the
-embedding included. OpenVINO's passes look for these very patterns (normalisation, rotary embedding, attention over
-a growing state), so the order of operations below matters more than it looks. Needs numpy and openvino, no torch.
+The graph is the one that optimum-intel exports for a model of Llama, Qwen3 or Gemma 3 and nncf compresses: a stateful
+decoder, every matrix symmetric 4-bit integers in groups of 64 with float16 scales (8 bits: one scale a row, as nncf
+has it), the embedding included. OpenVINO's passes look for these very patterns (normalisation, rotary embedding,
+attention over a growing state), so the order of operations below matters more than it looks. Needs numpy and openvino,
+no torch.
 """
 import json
 import pathlib
@@ -168,7 +169,8 @@ class Decoder:
             parameters.append(op.parameter(dims, kind, name=name))
             parameters[-1].output(0).set_names({name})
         self.tokens, used, positions, self.beams = parameters
-        self.everywhere = (attention_mask(self.tokens, used, None), rotary_tables(positions, c["head_dim"], c["rope_theta"]))
+        self.everywhere = (attention_mask(self.tokens, used, None),
+                           rotary_tables(positions, c["head_dim"], c["rope_theta"]))
         if "sliding_window" in c:
             self.local = (attention_mask(self.tokens, used, c["sliding_window"]),
                           rotary_tables(positions, c["head_dim"], c["rope_local_base_freq"]))
@@ -185,7 +187,7 @@ class Decoder:
 
 
 def write(name, directory, bits):
-    """config.json, openvino_model.xml and .bin, of 4 or 8 bits, for openvino_genai.LLMPipeline. There is no tokenizer."""
+    """config.json, openvino_model.xml and .bin, for openvino_genai.LLMPipeline. There is no tokenizer."""
     shape = shapes.SHAPES[name]
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

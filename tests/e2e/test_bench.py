@@ -59,7 +59,8 @@ def run(module, monkeypatch, tmp_path, *arguments):
 
 
 def test_peers_side_by_side(compare, monkeypatch, tmp_path, capsys):
-    run(compare, monkeypatch, tmp_path, "--peers", "works,breaks,refuses", "--rounds", "3", "--csv", str(tmp_path / "csv"))
+    run(compare, monkeypatch, tmp_path, "--peers", "works,breaks,refuses", "--rounds", "3",
+        "--csv", str(tmp_path / "csv"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "qwen3-0.6b, 8-bit"
     assert lines[3].split() == ["mlx-serve", "works", "ratio"]
@@ -81,7 +82,7 @@ def test_files_are_written_once(compare, monkeypatch, tmp_path):
 
 
 def test_own_failure_ends_the_run(compare, monkeypatch, tmp_path):
-    (tmp_path / "binary").write_text((tmp_path / "breaks").read_text().replace("import", "#!%s\nimport" % sys.executable, 1))
+    (tmp_path / "binary").write_text("#!%s\n%s" % (sys.executable, BROKEN))
     with pytest.raises(SystemExit, match="no such layer"):
         run(compare, monkeypatch, tmp_path, "--peers", "works", "--rounds", "1")
 
