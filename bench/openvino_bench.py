@@ -5,9 +5,9 @@
 
 MODEL_DIR holds openvino_model.xml, as bench/openvino_model.py or optimum-intel writes it, and config.json. Figures
 are LLMPipeline's own: prefill is the prompt's tokens by the time to the first token, decode one by the mean time of
-each later one, of a greedy reply that ignores the end of text. Choosing the token is in
-them, which the others' figures lack: 3% of decoding Gemma 3 270M with its vocabulary, 1% or less elsewhere.
-Depth 0 has a prompt of one token, since there is no empty one.
+each later one, of a greedy reply that ignores the end of text. Choosing the token is in them, which the others'
+figures lack: 3% of decoding Gemma 3 270M with its vocabulary, 1% or less elsewhere. Depth 0 has a prompt of one
+token, since there is no empty one.
 
 Everything is OpenVINO's default (attention over a paged cache of 8-bit keys and values, activations quantised to 8
 bits) but the number of threads, no cache of prefixes, a cache of keys and values that fits, prompts in one piece, and
