@@ -320,6 +320,17 @@ WeightMatrix weight_matrix_slice_rows(const WeightMatrix *matrix, size_t first, 
     return slice;
 }
 
+TensorView weight_matrix_view_rows(const WeightMatrix *matrix, const TensorView *tensor,
+                                   size_t expert, size_t first, size_t count)
+{
+    assert(!matrix->experts && count > 0 && first + count <= matrix->rows);
+    size_t bytes = row_bytes(tensor);
+    TensorView part = *tensor;
+    part.data += tensor_row(matrix, expert, first) * bytes;
+    part.n_bytes = count * bytes;
+    return part;
+}
+
 static void unpack_codes(const uint8_t *from, size_t count, uint32_t bits, uint8_t *out)
 {
     if (bits == 8) {

@@ -57,7 +57,7 @@ const TensorView *tensor_set_find(const TensorSet *set, Slice name); /* NULL if 
 size_t tensor_set_count(const TensorSet *set);
 const TensorView *tensor_set_at(const TensorSet *set, size_t index); /* in name order */
 size_t tensor_set_bytes(const TensorSet *set);                       /* of all tensors */
-/* Gives a tensor's pages back to the system after it was copied elsewhere. */
+/* Gives a tensor's pages back to the system after it, or a part of it, was copied elsewhere. */
 void tensor_set_release(const TensorSet *set, const TensorView *tensor);
 
 /* "[2048, 31]" into out, for messages. */
@@ -122,6 +122,11 @@ size_t weight_matrix_bytes(const WeightMatrix *matrix);
 float weight_matrix_expert_factor(const WeightMatrix *matrix, size_t expert);
 /* A view of rows [first, first + count) of matrix. */
 WeightMatrix weight_matrix_slice_rows(const WeightMatrix *matrix, size_t first, size_t count);
+
+/* Rows [first, first + count) of an expert in one of the matrix's own tensors (weight, scales,
+ * biases): its bytes as a part of tensor. Not for separate experts. */
+TensorView weight_matrix_view_rows(const WeightMatrix *matrix, const TensorView *tensor,
+                                   size_t expert, size_t first, size_t count);
 
 /* Dequantises or widens one row (of expert e) to float32: out [cols]. The reference for every
  * kernel. */

@@ -45,8 +45,10 @@ static void check_sections(CpuPool *pool)
         }
         tally.expected_parts = counts[c];
         enum { ROUNDS = 20 };
-        for (int round = 0; round < ROUNDS; round++)
+        for (int round = 0; round < ROUNDS; round += 2) {
             cpu_pool_run(pool, count_part, &tally, counts[c]);
+            cpu_pool_run_shares(pool, count_part, &tally, counts[c]);
+        }
         assert_false(atomic_load(&tally.wrong));
         for (size_t i = 0; i < PARTS_MAX; i++) {
             assert_int_equal(atomic_load(&tally.runs[i]), i < counts[c] ? ROUNDS : 0);
@@ -121,7 +123,10 @@ static void test_sections_of_changing_size(void **state)
     for (int i = 0; i < SECTIONS; i++) {
         _Atomic uint32_t runs[PARTS] = {0};
         size_t n_parts = i % 2 ? PARTS : 2;
-        cpu_pool_run(pool, count_run, runs, n_parts);
+        if (i % 3 == 0)
+            cpu_pool_run(pool, count_run, runs, n_parts);
+        else
+            cpu_pool_run_shares(pool, count_run, runs, n_parts);
         for (size_t part = 0; part < PARTS; part++) {
             uint32_t expected = part < n_parts;
             if (atomic_load(&runs[part]) != expected)
@@ -168,6 +173,57 @@ static void test_sleepers_wake(void **state)
         assert_false(atomic_load(&meeting.gave_up));
     }
     cpu_pool_free(pool);
+}
+
+/* Parts that wait for each other, one for each thread: nobody can take two. */
+typedef struct Shares {
+    Meeting meeting;
+    size_t worker[THREADS];
+} Shares;
+
+static void meet_in_share(void *context, size_t part, size_t n_parts)
+{
+    Shares *shares = context;
+    shares->worker[part] = cpu_pool_worker_index();
+    atomic_fetch_add(&shares->meeting.arrived, 1);
+    double deadline = clock_monotonic_seconds() + 20;
+    while (atomic_load(&shares->meeting.arrived) < (int)n_parts &&
+           !atomic_load(&shares->meeting.gave_up)) {
+        if (clock_monotonic_seconds() > deadline)
+            atomic_store(&shares->meeting.gave_up, true);
+    }
+}
+
+static void test_threads_begin_with_their_share(void **state)
+{
+    (void)state;
+    CpuPool *pool;
+    Error err;
+    assert_true(cpu_pool_create(THREADS, &pool, &err));
+    for (int i = 0; i < 50; i++) {
+        Shares shares = {0};
+        cpu_pool_run_shares(pool, meet_in_share, &shares, THREADS);
+        assert_false(atomic_load(&shares.meeting.gave_up));
+        for (size_t part = 0; part < THREADS; part++)
+            assert_int_equal(shares.worker[part], part);
+    }
+    cpu_pool_free(pool);
+}
+
+static void test_shares_cover_the_parts(void **state)
+{
+    (void)state;
+    for (size_t n_parts = 0; n_parts < 40; n_parts++) {
+        for (size_t n_shares = 1; n_shares < 12; n_shares++) {
+            assert_int_equal(cpu_pool_share_begin(n_parts, n_shares, 0), 0);
+            assert_int_equal(cpu_pool_share_begin(n_parts, n_shares, n_shares), n_parts);
+            for (size_t i = 0; i < n_shares; i++) {
+                size_t size = cpu_pool_share_begin(n_parts, n_shares, i + 1) -
+                              cpu_pool_share_begin(n_parts, n_shares, i);
+                assert_in_range(size, n_parts / n_shares, (n_parts + n_shares - 1) / n_shares);
+            }
+        }
+    }
 }
 
 static void sleep_in_part(void *context, size_t part, size_t n_parts)
@@ -239,6 +295,8 @@ int main(void)
         cmocka_unit_test(test_many_short_sections),
         cmocka_unit_test(test_sections_of_changing_size),
         cmocka_unit_test(test_sleepers_wake),
+        cmocka_unit_test(test_threads_begin_with_their_share),
+        cmocka_unit_test(test_shares_cover_the_parts),
         cmocka_unit_test(test_caller_sleeps),
         cmocka_unit_test(test_idle_pool_sleeps),
         cmocka_unit_test(test_limits_and_faults),

@@ -160,6 +160,27 @@ static inline const uint8_t *packed_group(const PackedMatrix *m, size_t tile, si
     return m->data + tile * m->tile_bytes + group * m->group_bytes;
 }
 
+/* Packs tile tile_index of expert `expert` of source. scratch: 2 floats a column, and 16. */
+void packed_tile_write(const PackedMatrix *m, const WeightMatrix *source, size_t expert,
+                       size_t tile_index, float *scratch);
+
+/* How the tiles of matrices that share a section are cut into parts: parts are runs of tiles of one
+ * matrix, in the order of the matrices. The cut depends on the matrices, the threads and hardly on
+ * the tokens. */
+enum { MATRIX_PARTS_MATRICES = 64 };
+typedef struct MatrixParts {
+    size_t n_matrices;
+    const PackedMatrix *matrices[MATRIX_PARTS_MATRICES];
+    size_t tiles_per_part[MATRIX_PARTS_MATRICES]; /* of matrix i */
+    size_t end[MATRIX_PARTS_MATRICES];            /* parts of matrices 0 .. i */
+} MatrixParts;
+typedef struct MatrixPart {
+    size_t matrix, first_tile, n_tiles;
+} MatrixPart;
+/* n_matrices and matrices are set; fills in the rest. Returns the number of parts. */
+size_t matrix_parts_plan(MatrixParts *parts, size_t n_tokens, size_t threads);
+MatrixPart matrix_parts_get(const MatrixParts *parts, size_t part);
+
 /* Kernels may take tokens 16 at a time, and then read codes and scales past the last token. */
 enum {
     ACTIVATION_SLACK_TOKENS = 16,

@@ -14,7 +14,6 @@ enum {
     PART_COST_MIN = 16 << 10, /* bytes of weights times tokens: about a microsecond */
     PREPARE_PART_TOKENS = 8,
     PREPARE_PARALLEL_VALUES = 16 << 10,
-    PRODUCTS_MAX = 64,
 };
 
 /* Written once by cpu_kernels_select, before threads start. */
@@ -155,71 +154,76 @@ void activations_prepare(Activations *activations, const float *x, size_t n_toke
 
 /* ---- Products ---- */
 
+size_t matrix_parts_plan(MatrixParts *parts, size_t n_tokens, size_t threads)
+{
+    size_t cost = 0, n_parts = 0;
+    for (size_t i = 0; i < parts->n_matrices; i++)
+        cost += parts->matrices[i]->bytes * n_tokens;
+    size_t part_cost = cost / (threads * PARTS_PER_THREAD);
+    if (part_cost < PART_COST_MIN)
+        part_cost = PART_COST_MIN;
+    for (size_t i = 0; i < parts->n_matrices; i++) {
+        const PackedMatrix *m = parts->matrices[i];
+        size_t tile_cost = m->tile_bytes * n_tokens;
+        size_t count = tile_cost ? part_cost / tile_cost / TILES_TOGETHER : 0;
+        parts->tiles_per_part[i] = (count ? count : 1) * TILES_TOGETHER;
+        n_parts += (m->n_tiles + parts->tiles_per_part[i] - 1) / parts->tiles_per_part[i];
+        parts->end[i] = n_parts;
+    }
+    return n_parts;
+}
+
+MatrixPart matrix_parts_get(const MatrixParts *parts, size_t part)
+{
+    size_t i = 0;
+    while (part >= parts->end[i])
+        i++;
+    size_t count = parts->tiles_per_part[i];
+    size_t first = (part - (i ? parts->end[i - 1] : 0)) * count;
+    size_t left = parts->matrices[i]->n_tiles - first;
+    return (MatrixPart){i, first, count < left ? count : left};
+}
+
 typedef struct Section {
     const Activations *x;
     const MatrixProduct *products;
-    size_t n_products;
-    size_t tiles_per_part[PRODUCTS_MAX];
-    size_t part_end[PRODUCTS_MAX]; /* parts of products 0 .. i */
+    MatrixParts parts;
 } Section;
 
 static void multiply_part(void *context, size_t part, size_t n_parts)
 {
     const Section *section = context;
-    size_t p = 0;
-    (void)n_parts;
-    while (part >= section->part_end[p])
-        p++;
-
-    const MatrixProduct *product = &section->products[p];
-    const PackedMatrix *m = product->matrix;
-    size_t first = (part - (p ? section->part_end[p - 1] : 0)) * section->tiles_per_part[p];
-    size_t left = m->n_tiles - first;
-    size_t count = section->tiles_per_part[p];
-    KernelJob job = {m,
-                     section->x,
-                     product->bias,
-                     product->y,
-                     product->y_stride,
-                     first,
-                     count < left ? count : left};
+    MatrixPart tiles = matrix_parts_get(&section->parts, part);
+    const MatrixProduct *product = &section->products[tiles.matrix];
+    KernelJob job = {product->matrix,   section->x,       product->bias, product->y,
+                     product->y_stride, tiles.first_tile, tiles.n_tiles};
     const KernelTable *kernels = cpu_kernels();
+    (void)n_parts;
     if (section->x->precision == ACTIVATIONS_F32)
-        kernels->multiply_f32[m->format](&job);
+        kernels->multiply_f32[product->matrix->format](&job);
     else
-        kernels->multiply[m->format](&job);
+        kernels->multiply[product->matrix->format](&job);
 }
 
 static void multiply_up_to_max(const Activations *x, const MatrixProduct *products,
                                size_t n_products, CpuPool *pool)
 {
-    Section section = {.x = x, .products = products, .n_products = n_products};
-    size_t cost = 0, n_parts = 0;
-
+    Section section = {.x = x, .products = products, .parts.n_matrices = n_products};
     for (size_t p = 0; p < n_products; p++) {
         assert(products[p].matrix->cols == x->cols);
         assert(products[p].y_stride >= products[p].matrix->rows || x->n_tokens <= 1);
-        cost += products[p].matrix->bytes * x->n_tokens;
+        section.parts.matrices[p] = products[p].matrix;
     }
-    size_t part_cost = cost / (cpu_pool_threads(pool) * PARTS_PER_THREAD);
-    if (part_cost < PART_COST_MIN)
-        part_cost = PART_COST_MIN;
-    for (size_t p = 0; p < n_products; p++) {
-        const PackedMatrix *m = products[p].matrix;
-        size_t tile_cost = m->tile_bytes * x->n_tokens;
-        size_t count = tile_cost ? part_cost / tile_cost / TILES_TOGETHER : 0;
-        section.tiles_per_part[p] = (count ? count : 1) * TILES_TOGETHER;
-        n_parts += (m->n_tiles + section.tiles_per_part[p] - 1) / section.tiles_per_part[p];
-        section.part_end[p] = n_parts;
-    }
-    cpu_pool_run(pool, multiply_part, &section, n_parts);
+    size_t n_parts = matrix_parts_plan(&section.parts, x->n_tokens, cpu_pool_threads(pool));
+    cpu_pool_run_shares(pool, multiply_part, &section, n_parts);
 }
 
 void matrix_multiply(const Activations *x, const MatrixProduct *products, size_t n_products,
                      CpuPool *pool)
 {
-    for (size_t first = 0; first < n_products; first += PRODUCTS_MAX) {
+    for (size_t first = 0; first < n_products; first += MATRIX_PARTS_MATRICES) {
         size_t left = n_products - first;
-        multiply_up_to_max(x, products + first, left < PRODUCTS_MAX ? left : PRODUCTS_MAX, pool);
+        multiply_up_to_max(x, products + first,
+                           left < MATRIX_PARTS_MATRICES ? left : MATRIX_PARTS_MATRICES, pool);
     }
 }

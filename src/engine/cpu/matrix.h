@@ -35,7 +35,8 @@ typedef struct PackedMatrix PackedMatrix;
  * F32/F16/BF16. */
 bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *pool,
                           PackedMatrix **out, Error *err) WARN_UNUSED;
-/* Memory for many matrices: what is too small for huge pages of its own lies in slabs of them.
+/* Memory for many matrices, one behind the other in slabs of huge pages: each on its own would
+ * begin a page of its own and end in small ones. A slab's untouched end takes addresses only.
  * Caller-owned, zeroed to begin with; reset after its matrices are freed. */
 typedef struct PackedStore {
     struct PackedSlab *slabs;
@@ -43,9 +44,16 @@ typedef struct PackedStore {
     size_t left;
 } PackedStore;
 void packed_store_reset(PackedStore *store);
-/* packed_matrix_create in a store. One caller at a time. */
-bool packed_matrix_create_in(PackedStore *store, const WeightMatrix *source, size_t expert,
-                             CpuPool *pool, PackedMatrix **out, Error *err) WARN_UNUSED;
+typedef struct PackRequest {
+    const WeightMatrix *source;
+    size_t expert;
+    PackedMatrix **out;
+} PackRequest;
+/* The same for matrices that will be multiplied together (at most MATRIX_PARTS_MATRICES): one
+ * section, in which each thread packs the rows that are its share of the product. store: where
+ * most go, or NULL. On failure every out is NULL. Threads: one caller a store. */
+bool packed_matrices_create(PackedStore *store, const PackRequest *requests, size_t count,
+                            CpuPool *pool, Error *err) WARN_UNUSED;
 void packed_matrix_free(PackedMatrix *matrix); /* accepts NULL */
 size_t packed_matrix_bytes(const PackedMatrix *matrix);
 size_t packed_matrix_rows(const PackedMatrix *matrix);

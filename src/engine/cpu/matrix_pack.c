@@ -1,184 +1,34 @@
-/* Packing a WeightMatrix into tiles of 16 rows (layout: kernels.h), and reading a row back.
+/* Making packed matrices of WeightMatrices: formats, memory, the cutting into parts; and reading a
+ * row back. What a tile's bytes are stands in pack_tile.c.
  *
- * Rows are scattered one after the other into their tile: a row owns one 32-bit lane of every
- * vector. A tile is some kilobytes, so its sixteen passes stay in the first-level cache. */
+ * Matrices that are multiplied in one section are packed in one section, cut and shared out in the
+ * same way: a page of weights is first touched by the thread that will read it, as far as threads
+ * keep to their shares. */
 #include "kernels.h"
 
 #include <assert.h>
 #include <string.h>
 
 enum {
-    PACK_PART_BYTES = 256 << 10,
     STORE_ALIGNMENT = 64,
-    STORE_SLAB_BYTES = 32 << 20,
+    STORE_SLAB_BYTES = 128 << 20,
+    STORE_MATRIX_BYTES = STORE_SLAB_BYTES / 2, /* larger ones have memory of their own */
 };
 
 typedef struct PackJob {
-    const WeightMatrix *source;
-    size_t expert;
-    PackedMatrix *matrix;
+    const PackRequest *requests;
+    MatrixParts parts;
     float *scratch; /* scratch_floats for each worker */
     size_t scratch_floats;
-    size_t tiles_per_part;
 } PackJob;
 
 static const uint8_t fp4_codes[16] = FP4_CODES;
-
-/* ---- Writing a tile ---- */
-
-static const uint8_t *source_row(const WeightMatrix *source, size_t expert, size_t row)
-{
-    const TensorView *weight = source->weight;
-    size_t tensor_rows = (size_t)weight->shape[weight->n_dims - 2];
-    size_t row_bytes = source->mode == QUANT_NONE ? source->cols * dtype_size(weight->dtype)
-                                                  : source->cols * source->bits / 8;
-    return weight->data + (expert * tensor_rows + source->first_row + row) * row_bytes;
-}
-
-/* Spreads the four nibbles of the low half over the bytes of a word. */
-static uint32_t spread_nibbles(uint32_t half)
-{
-    half = (half | half << 8) & 0x00ff00ffu;
-    return (half | half << 4) & 0x0f0f0f0fu;
-}
 
 static size_t block_offset(const PackedMatrix *m, size_t block)
 {
     size_t scales = 2 * TILE_ROWS * scale_type_bytes(m->scale_type);
     size_t bytes = m->format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
     return block / m->group_blocks * m->group_bytes + scales + block % m->group_blocks * bytes;
-}
-
-/* 4-bit rows are already nibbles: 8 consecutive inputs are one little-endian word. */
-static void scatter_nibble_words(const PackedMatrix *m, uint8_t *tile, size_t lane,
-                                 const uint8_t *words)
-{
-    for (size_t block = 0; block < m->n_blocks; block++) {
-        uint8_t *to = tile + block_offset(m, block) + lane * 4;
-        for (size_t i = 0; i < 4; i++) {
-            const uint8_t *from = words + (block * 4 + i) * 4;
-            uint32_t word = (uint32_t)from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16 |
-                            (uint32_t)from[3] << 24;
-            uint32_t packed = spread_nibbles(word & 0xffff) | spread_nibbles(word >> 16) << 4;
-            for (size_t b = 0; b < 4; b++)
-                to[i * VECTOR_BYTES + b] = (uint8_t)(packed >> (8 * b));
-        }
-    }
-}
-
-static void scatter_nibbles(const PackedMatrix *m, uint8_t *tile, size_t lane, const uint8_t *codes)
-{
-    for (size_t block = 0; block < m->n_blocks; block++) {
-        uint8_t *to = tile + block_offset(m, block) + lane * 4;
-        const uint8_t *from = codes + block * WEIGHT_BLOCK;
-        for (size_t i = 0; i < 4; i++) {
-            for (size_t b = 0; b < 4; b++)
-                to[i * VECTOR_BYTES + b] = (uint8_t)(from[i * 8 + b] | from[i * 8 + 4 + b] << 4);
-        }
-    }
-}
-
-static void scatter_bytes(const PackedMatrix *m, uint8_t *tile, size_t lane, const uint8_t *codes)
-{
-    for (size_t block = 0; block < m->n_blocks; block++) {
-        uint8_t *to = tile + block_offset(m, block) + lane * 4;
-        for (size_t j = 0; j < BLOCK_VECTORS; j++)
-            memcpy(to + j * VECTOR_BYTES, codes + block * WEIGHT_BLOCK + j * 4, 4);
-    }
-}
-
-static void write_scale(uint8_t *at, ScaleType type, float value)
-{
-    if (type == SCALE_F32) {
-        memcpy(at, &value, 4);
-        return;
-    }
-    uint16_t half = type == SCALE_F16 ? float_to_f16(value) : float_to_bf16(value);
-    memcpy(at, &half, 2);
-}
-
-static void scatter_scales(const PackedMatrix *m, uint8_t *tile, size_t lane, const float *scales,
-                           const float *biases)
-{
-    size_t size = scale_type_bytes(m->scale_type);
-    size_t n_groups = m->n_blocks / m->group_blocks;
-    for (size_t g = 0; g < n_groups; g++) {
-        uint8_t *group = tile + g * m->group_bytes;
-        float scale = scales[g], bias = biases[g];
-        if (m->format == PACKED_FP4) {
-            scale *= 0.5f;
-            bias = -(float)FP4_CODE_OF_ZERO * scale;
-        }
-        write_scale(group + lane * size, m->scale_type, scale);
-        write_scale(group + (TILE_ROWS + lane) * size, m->scale_type, bias);
-    }
-}
-
-static void pack_quantized_row(const PackJob *job, size_t row, uint8_t *tile, float *scratch)
-{
-    const PackedMatrix *m = job->matrix;
-    const WeightMatrix *source = job->source;
-    size_t n_groups = m->n_blocks / m->group_blocks;
-    size_t lane = row % TILE_ROWS;
-    float *scales = scratch, *biases = scratch + n_groups;
-    uint8_t *codes = (uint8_t *)(scratch + 2 * n_groups);
-
-    weight_matrix_read_scales(source, job->expert, row, scales, biases);
-    scatter_scales(m, tile, lane, scales, biases);
-    if (source->bits == 4) {
-        scatter_nibble_words(m, tile, lane, source_row(source, job->expert, row));
-    } else if (source->bits == 8) {
-        scatter_bytes(m, tile, lane, source_row(source, job->expert, row));
-    } else {
-        weight_matrix_read_codes(source, job->expert, row, codes);
-        if (m->format == PACKED_NIBBLES)
-            scatter_nibbles(m, tile, lane, codes);
-        else
-            scatter_bytes(m, tile, lane, codes);
-    }
-}
-
-static void pack_dense_row(const PackJob *job, size_t row, uint8_t *tile, float *scratch)
-{
-    const WeightMatrix *source = job->source;
-    size_t cols = source->cols, lane = row % TILE_ROWS;
-    if (source->mode != QUANT_NONE) {
-        weight_matrix_read_row(source, job->expert, row, scratch);
-        for (size_t i = 0; i < cols; i++) {
-            uint16_t half = float_to_bf16(scratch[i]);
-            memcpy(tile + (i * TILE_ROWS + lane) * 2, &half, 2);
-        }
-        return;
-    }
-    const uint8_t *from = source_row(source, job->expert, row);
-    if (job->matrix->format == PACKED_F32) {
-        for (size_t i = 0; i < cols; i++)
-            memcpy(tile + (i * TILE_ROWS + lane) * 4, from + i * 4, 4);
-    } else {
-        for (size_t i = 0; i < cols; i++)
-            memcpy(tile + (i * TILE_ROWS + lane) * 2, from + i * 2, 2);
-    }
-}
-
-static void pack_part(void *context, size_t part, size_t n_parts)
-{
-    const PackJob *job = context;
-    PackedMatrix *m = job->matrix;
-    float *scratch = job->scratch + cpu_pool_worker_index() * job->scratch_floats;
-    size_t first = part * job->tiles_per_part;
-    size_t end = first + job->tiles_per_part;
-    (void)n_parts;
-
-    for (size_t tile = first; tile < end && tile < m->n_tiles; tile++) {
-        uint8_t *at = m->data + tile * m->tile_bytes;
-        memset(at, 0, m->tile_bytes);
-        for (size_t row = tile * TILE_ROWS; row < m->rows && row < (tile + 1) * TILE_ROWS; row++) {
-            if (packed_format_is_quantized(m->format))
-                pack_quantized_row(job, row, at, scratch);
-            else
-                pack_dense_row(job, row, at, scratch);
-        }
-    }
 }
 
 /* ---- Creating ---- */
@@ -279,55 +129,86 @@ void packed_store_reset(PackedStore *store)
     *store = (PackedStore){0};
 }
 
-bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *pool,
-                          PackedMatrix **out, Error *err)
+/* An empty matrix with memory for its tiles. */
+static bool create_empty(PackedStore *store, const WeightMatrix *source, PackedMatrix **out,
+                         Error *err)
 {
-    return packed_matrix_create_in(NULL, source, expert, pool, out, err);
-}
-
-bool packed_matrix_create_in(PackedStore *store, const WeightMatrix *source, size_t expert,
-                             CpuPool *pool, PackedMatrix **out, Error *err)
-{
-    PackedMatrix *m = NULL;
-    float *scratch = NULL;
-    bool ok = false;
-
-    *out = NULL;
-    assert(expert < source->n_experts);
-    m = memory_allocate_zeroed(1, sizeof(*m));
-    if (!m) {
-        error_no_memory(err, "packed matrix");
-        goto cleanup;
-    }
+    PackedMatrix *m = memory_allocate_zeroed(1, sizeof(*m));
+    if (!m)
+        return error_no_memory(err, "packed matrix");
     m->rows = source->rows;
     m->cols = source->cols;
     if (!choose_format(source, m, err))
-        goto cleanup;
+        goto failed;
     if (!compute_sizes(m)) {
         error_set(err, ERROR_LIMIT, "matrix [%zu, %zu] is too large", m->rows, m->cols);
-        goto cleanup;
+        goto failed;
     }
-    /* A row's values, or its codes with scales and biases: never more than 2 floats a column. */
-    size_t scratch_floats = 2 * m->cols + 16;
-    scratch = memory_allocate_array(cpu_pool_threads(pool), scratch_floats * sizeof(float));
-    m->is_stored = store && m->bytes < MEMORY_HUGE_PAYS_BYTES;
+    m->is_stored = store && m->bytes <= STORE_MATRIX_BYTES;
     m->data = m->is_stored ? take_from_store(store, m->bytes) : memory_allocate_huge(m->bytes);
-    if (!scratch || !m->data) {
+    if (!m->data) {
         error_no_memory(err, "packed matrix");
-        goto cleanup;
+        goto failed;
     }
-    PackJob job = {source, expert, m, scratch, scratch_floats, 1};
-    if (m->tile_bytes > 0 && m->tile_bytes < PACK_PART_BYTES)
-        job.tiles_per_part = PACK_PART_BYTES / m->tile_bytes;
-    cpu_pool_run(pool, pack_part, &job, (m->n_tiles + job.tiles_per_part - 1) / job.tiles_per_part);
     *out = m;
-    ok = true;
+    return true;
+failed:
+    packed_matrix_free(m);
+    return false;
+}
 
-cleanup:
-    memory_free(scratch);
-    if (!ok)
-        packed_matrix_free(m);
-    return ok;
+static void pack_part(void *context, size_t part, size_t n_parts)
+{
+    const PackJob *job = context;
+    MatrixPart tiles = matrix_parts_get(&job->parts, part);
+    const PackRequest *request = &job->requests[tiles.matrix];
+    float *scratch = job->scratch + cpu_pool_worker_index() * job->scratch_floats;
+    (void)n_parts;
+    for (size_t i = 0; i < tiles.n_tiles; i++)
+        packed_tile_write(*request->out, request->source, request->expert, tiles.first_tile + i,
+                          scratch);
+}
+
+bool packed_matrices_create(PackedStore *store, const PackRequest *requests, size_t count,
+                            CpuPool *pool, Error *err)
+{
+    PackJob job = {.requests = requests, .parts.n_matrices = count};
+    assert(count <= MATRIX_PARTS_MATRICES);
+    for (size_t i = 0; i < count; i++)
+        *requests[i].out = NULL;
+    for (size_t i = 0; i < count; i++) {
+        assert(requests[i].expert < requests[i].source->n_experts);
+        if (!create_empty(store, requests[i].source, requests[i].out, err))
+            goto failed;
+        const PackedMatrix *m = *requests[i].out;
+        job.parts.matrices[i] = m;
+        /* A row's values, or its codes, or its scales and biases: at most 2 floats a column. */
+        size_t floats = 2 * m->cols + 16;
+        job.scratch_floats = floats > job.scratch_floats ? floats : job.scratch_floats;
+    }
+    size_t threads = cpu_pool_threads(pool);
+    job.scratch = memory_allocate_array(threads, job.scratch_floats * sizeof(float));
+    if (!job.scratch) {
+        error_no_memory(err, "packed matrix");
+        goto failed;
+    }
+    cpu_pool_run_shares(pool, pack_part, &job, matrix_parts_plan(&job.parts, 1, threads));
+    memory_free(job.scratch);
+    return true;
+
+failed:
+    for (size_t i = 0; i < count; i++) {
+        packed_matrix_free(*requests[i].out);
+        *requests[i].out = NULL;
+    }
+    return false;
+}
+
+bool packed_matrix_create(const WeightMatrix *source, size_t expert, CpuPool *pool,
+                          PackedMatrix **out, Error *err)
+{
+    const PackRequest request = {source, expert, out};
+    return packed_matrices_create(NULL, &request, 1, pool, err);
 }
 
 void packed_matrix_free(PackedMatrix *matrix)

@@ -1,17 +1,21 @@
 /* The worker pool.
  *
- * One section is live at a time. Its state is one 64-bit word, the ticket: the section's number in
- * the upper 40 bits, how many parts are still to be handed out in the lower 24. A thread takes a
- * part by exchanging (section, left) for (section, left - 1), so that a part is taken once, and a
- * worker that wakes late, after the section has ended, takes nothing: either none is left in the
- * ticket it holds, or its exchange fails. Nobody waits for workers that took no part; a section
- * ends when its parts are done, whoever did them.
+ * One section is live at a time. Its parts are cut into shares of neighbouring parts: one share
+ * that all take from, or one for each thread, which then takes from its own first and from the next
+ * ones when that is empty. The state of a share is one 64-bit word, the ticket: the section's
+ * number in the upper 40 bits, how many parts of it are still to be handed out in the lower 24. A
+ * thread takes a part by exchanging (section, left) for (section, left - 1), so that a part is
+ * taken once, and a worker that wakes late, after the section has ended, takes nothing: either none
+ * is left in the ticket it holds, or its exchange fails. Nobody waits for workers that took no
+ * part; a section ends when its parts are done, whoever did them.
  *
- * task, context and n_parts are written only between sections. A worker may read them while they
- * change, but then the ticket it read before was of an ended section, with no part left, and it
- * throws them away. That the ticket itself says how many are left is what makes this safe:
- * comparing with n_parts would not be, since a late worker could see the next section's n_parts
- * beside the last one's ticket. They are atomic because such a read and the write are concurrent.
+ * task, context and the numbers of parts and shares are written only between sections. A worker may
+ * read them while they change, but then the ticket it read before was of an ended section, with no
+ * part left, and it throws them away. That the ticket itself says how many are left is what makes
+ * this safe: comparing with n_parts would not be, since a late worker could see the next section's
+ * n_parts beside the last one's ticket. They are atomic because such a read and the write are
+ * concurrent. The number of the live section stands in a word of its own too, which waiting threads
+ * look at; it changes when the tickets are there.
  *
  * Waiting is a bounded spin, then sleep on a condition variable. The spin covers the gaps between
  * the sections of a forward pass; it is bounded in time because the machine may be shared, where a
@@ -34,6 +38,10 @@ enum {
 /* A section gap of a forward pass is a few microseconds; waking a sleeper costs about 50. */
 static const double SPIN_SECONDS = 50e-6;
 
+typedef struct Share {
+    _Alignas(64) _Atomic uint64_t ticket; /* section << PART_BITS | parts left */
+} Share;
+
 typedef struct Worker {
     CpuPool *pool;
     pthread_t thread;
@@ -41,17 +49,18 @@ typedef struct Worker {
 } Worker;
 
 struct CpuPool {
-    _Alignas(64) _Atomic uint64_t ticket; /* section << PART_BITS | parts left */
-    _Alignas(64) _Atomic size_t done;     /* parts of the live section that have ended */
+    _Alignas(64) _Atomic uint64_t section; /* the live one's number, or the last one's */
+    _Alignas(64) _Atomic size_t done;      /* parts of the live section that have ended */
     _Alignas(64) _Atomic(CpuTask) task;
     _Atomic(void *) context;
-    _Atomic size_t n_parts;
+    _Atomic size_t n_parts, n_shares;
     _Atomic size_t sleepers;
     _Atomic bool caller_sleeps;
     _Atomic bool stop;
     pthread_mutex_t mutex; /* guards no field: makes announcing and sleeping one step */
     pthread_cond_t work;   /* a section has begun, or stop */
     pthread_cond_t ended;  /* the live section's last part is done */
+    Share *shares;         /* one for each thread */
     size_t n_workers;      /* threads that were started */
     Worker workers[];
 };
@@ -67,39 +76,53 @@ static void spin_pause(void)
 #endif
 }
 
-static uint64_t ticket_section(uint64_t ticket)
+size_t cpu_pool_share_begin(size_t n_parts, size_t n_shares, size_t share)
 {
-    return ticket >> PART_BITS;
+    size_t even = n_parts / n_shares, rest = n_parts % n_shares;
+    return share * even + (share < rest ? share : rest);
 }
 
-/* Takes and runs parts of the section that `ticket` belongs to until none is left. */
-static void pool_work(CpuPool *pool, uint64_t ticket)
+/* Takes and runs parts of one share until none is left in it. */
+static void share_work(CpuPool *pool, size_t share, uint64_t section)
 {
-    const uint64_t section = ticket_section(ticket);
     const uint64_t part_mask = ((uint64_t)1 << PART_BITS) - 1;
+    _Atomic uint64_t *shared = &pool->shares[share].ticket;
+    uint64_t ticket = atomic_load(shared);
 
-    while (ticket_section(ticket) == section) {
+    while (ticket >> PART_BITS == section) {
         CpuTask task = atomic_load_explicit(&pool->task, memory_order_relaxed);
         void *context = atomic_load_explicit(&pool->context, memory_order_relaxed);
         size_t n_parts = atomic_load_explicit(&pool->n_parts, memory_order_relaxed);
+        size_t n_shares = atomic_load_explicit(&pool->n_shares, memory_order_relaxed);
         size_t left = (size_t)(ticket & part_mask);
         if (left == 0)
             return;
-        if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket - 1))
+        if (!atomic_compare_exchange_weak(shared, &ticket, ticket - 1))
             continue;
-        task(context, n_parts - left, n_parts);
+        task(context, cpu_pool_share_begin(n_parts, n_shares, share + 1) - left, n_parts);
         if (atomic_fetch_add(&pool->done, 1) + 1 == n_parts && atomic_load(&pool->caller_sleeps)) {
             pthread_mutex_lock(&pool->mutex);
             pthread_cond_signal(&pool->ended);
             pthread_mutex_unlock(&pool->mutex);
         }
-        ticket = atomic_load(&pool->ticket);
+        ticket = atomic_load(shared);
+    }
+}
+
+/* Helps with the section until no part of it is left: with the own share, then with the others. */
+static void pool_work(CpuPool *pool, uint64_t section)
+{
+    size_t n_shares = atomic_load_explicit(&pool->n_shares, memory_order_relaxed);
+    size_t share = worker_index < n_shares ? worker_index : 0;
+    for (size_t i = 0; i < n_shares; i++) {
+        share_work(pool, share, section);
+        share = share + 1 < n_shares ? share + 1 : 0;
     }
 }
 
 static bool pool_has_news(const CpuPool *pool, uint64_t seen_section)
 {
-    return ticket_section(atomic_load(&pool->ticket)) != seen_section || atomic_load(&pool->stop);
+    return atomic_load(&pool->section) != seen_section || atomic_load(&pool->stop);
 }
 
 static bool section_has_ended(const CpuPool *pool, size_t n_parts)
@@ -153,13 +176,13 @@ static void *worker_main(void *argument)
 
     worker_index = worker->index;
     while (!atomic_load(&pool->stop)) {
-        uint64_t ticket = atomic_load(&pool->ticket);
-        if (ticket_section(ticket) == seen_section) {
+        uint64_t section = atomic_load(&pool->section);
+        if (section == seen_section) {
             worker_wait(pool, seen_section);
             continue;
         }
-        seen_section = ticket_section(ticket);
-        pool_work(pool, ticket);
+        seen_section = section;
+        pool_work(pool, section);
     }
     return NULL;
 }
@@ -175,11 +198,19 @@ bool cpu_pool_create(size_t threads, CpuPool **out, Error *err)
     CpuPool *pool = memory_allocate_aligned(64, bytes);
     if (!pool)
         return error_no_memory(err, "worker pool");
-    atomic_init(&pool->ticket, 0);
+    pool->shares = memory_allocate_aligned(64, threads * sizeof(Share));
+    if (!pool->shares) {
+        memory_free(pool);
+        return error_no_memory(err, "worker pool");
+    }
+    for (size_t i = 0; i < threads; i++)
+        atomic_init(&pool->shares[i].ticket, 0);
+    atomic_init(&pool->section, 0);
     atomic_init(&pool->done, 0);
     atomic_init(&pool->task, NULL);
     atomic_init(&pool->context, NULL);
     atomic_init(&pool->n_parts, 0);
+    atomic_init(&pool->n_shares, 0);
     atomic_init(&pool->sleepers, 0);
     atomic_init(&pool->caller_sleeps, false);
     atomic_init(&pool->stop, false);
@@ -208,6 +239,7 @@ no_ended:
 no_work:
     pthread_mutex_destroy(&pool->mutex);
 no_mutex:
+    memory_free(pool->shares);
     memory_free(pool);
     return error_set(err, ERROR_IO, "cannot create the worker pool's locks");
 }
@@ -225,6 +257,7 @@ void cpu_pool_free(CpuPool *pool)
     pthread_cond_destroy(&pool->ended);
     pthread_cond_destroy(&pool->work);
     pthread_mutex_destroy(&pool->mutex);
+    memory_free(pool->shares);
     memory_free(pool);
 }
 
@@ -233,7 +266,7 @@ size_t cpu_pool_threads(const CpuPool *pool)
     return pool ? pool->n_workers + 1 : 1;
 }
 
-void cpu_pool_run(CpuPool *pool, CpuTask task, void *context, size_t n_parts)
+static void run_section(CpuPool *pool, CpuTask task, void *context, size_t n_parts, size_t n_shares)
 {
     if (!pool || pool->n_workers == 0 || n_parts <= 1) {
         for (size_t part = 0; part < n_parts; part++)
@@ -244,17 +277,33 @@ void cpu_pool_run(CpuPool *pool, CpuTask task, void *context, size_t n_parts)
     atomic_store_explicit(&pool->task, task, memory_order_relaxed);
     atomic_store_explicit(&pool->context, context, memory_order_relaxed);
     atomic_store_explicit(&pool->n_parts, n_parts, memory_order_relaxed);
+    atomic_store_explicit(&pool->n_shares, n_shares, memory_order_relaxed);
     atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
-    uint64_t section = ticket_section(atomic_load(&pool->ticket)) + 1;
-    uint64_t ticket = section << PART_BITS | n_parts;
-    atomic_store(&pool->ticket, ticket);
+    uint64_t section = atomic_load_explicit(&pool->section, memory_order_relaxed) + 1;
+    for (size_t i = 0; i < n_shares; i++) {
+        size_t begin = cpu_pool_share_begin(n_parts, n_shares, i);
+        size_t end = cpu_pool_share_begin(n_parts, n_shares, i + 1);
+        atomic_store_explicit(&pool->shares[i].ticket, section << PART_BITS | (end - begin),
+                              memory_order_release);
+    }
+    atomic_store(&pool->section, section);
     if (atomic_load(&pool->sleepers) > 0) {
         pthread_mutex_lock(&pool->mutex);
         pthread_cond_broadcast(&pool->work);
         pthread_mutex_unlock(&pool->mutex);
     }
-    pool_work(pool, ticket);
+    pool_work(pool, section);
     caller_wait(pool, n_parts);
+}
+
+void cpu_pool_run(CpuPool *pool, CpuTask task, void *context, size_t n_parts)
+{
+    run_section(pool, task, context, n_parts, 1);
+}
+
+void cpu_pool_run_shares(CpuPool *pool, CpuTask task, void *context, size_t n_parts)
+{
+    run_section(pool, task, context, n_parts, cpu_pool_threads(pool));
 }
 
 size_t cpu_pool_worker_index(void)
