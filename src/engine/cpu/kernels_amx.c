@@ -201,7 +201,7 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 void amx_multiply_quantized(const KernelJob *job)
 {
     if (job->x->n_tokens <= FEW_TOKENS) {
-        avx512_multiply_few(job);
+        avx512_multiply_codes(job);
         return;
     }
     KERNEL_BY_FORMAT(multiply_kind, job);

@@ -4,18 +4,6 @@
 
 #include <math.h>
 
-/* Up to this many tokens a tile of weights meets 8 of them at a time, from the first-level cache
- * after the first; the measured cross-over (Zen 5). */
-enum { FEW_TOKENS = ACTIVATION_TILE };
-
-static void multiply_quantized(const KernelJob *job)
-{
-    if (job->x->n_tokens <= FEW_TOKENS)
-        avx512_multiply_few(job);
-    else
-        avx512_multiply_many(job);
-}
-
 enum { QUANTIZE_VECTORS = ACTIVATION_BLOCK / 16 };
 
 /* Four vectors of codes of up to +-limit, all zero when the block is or when an input is not
@@ -98,5 +86,5 @@ static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale 
         }                                                                                          \
     }
 
-const KernelTable kernels_avx512 = TABLE("avx512", multiply_quantized);
+const KernelTable kernels_avx512 = TABLE("avx512", avx512_multiply_codes);
 const KernelTable kernels_amx = TABLE("amx", amx_multiply_quantized);

@@ -15,9 +15,7 @@
 enum { SPAN_VECTORS = 2 * BLOCK_VECTORS, FLOATS_PER_SCALE = sizeof(ActivationScale) / 4 };
 
 void amx_multiply_quantized(const KernelJob *job);
-void avx512_multiply_few(
-    const KernelJob *job); /* quantised formats, any number of tokens, but ... */
-void avx512_multiply_many(const KernelJob *job);  /* ... faster when there are many */
+void avx512_multiply_codes(const KernelJob *job); /* quantised formats */
 void avx512_multiply_dense(const KernelJob *job); /* dense formats */
 void avx512_multiply_f32(const KernelJob *job);   /* every format, float32 products */
 
