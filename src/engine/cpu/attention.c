@@ -317,19 +317,24 @@ static void gather_queries(const Run *run, const Tile *tile, size_t kv_head, Wor
         attention_quantize_queries(w->queries, i, s->padded_dim, w->query_codes, w->query_scales);
 }
 
+static const void *keys_at(const Run *run, const Tile *tile, size_t kv_head, size_t position)
+{
+    const KvCache *cache = run->scratch->slices[tile->slice].cache;
+    return kv_cache_keys(cache, &cache->pool->layers[run->layer], kv_head, position);
+}
+
 /* Few queries wait for memory, and a part's first keys nobody has asked for. */
 static void prefetch_keys(const Run *run, const Tile *tile, size_t kv_head, size_t position)
 {
-    const KvCache *cache = run->scratch->slices[tile->slice].cache;
-    const KvLayer *layer = &cache->pool->layers[run->layer];
-    const uint8_t *keys = kv_cache_keys(cache, layer, kv_head, position);
-    for (size_t i = 0; i < cache->pool->key_bytes; i += LINE_BYTES)
+    const uint8_t *keys = keys_at(run, tile, kv_head, position);
+    size_t bytes = run->scratch->slices[tile->slice].cache->pool->key_bytes;
+    for (size_t i = 0; i < bytes; i += LINE_BYTES)
         __builtin_prefetch(keys + i);
 }
 
-/* Keys [first, end) of one segment; the same thread goes on as far as `stop`. */
+/* Keys [first, end) of one segment; next: the keys that the same thread meets then, or NULL. */
 static void run_segment(const Run *run, const Tile *tile, size_t kv_head, WorkerScratch *w,
-                        size_t first, size_t end, size_t stop, State result)
+                        size_t first, size_t end, const void *next, State result)
 {
     const AttentionScratch *s = run->scratch;
     const KvCache *cache = s->slices[tile->slice].cache;
@@ -347,6 +352,7 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
         .query_scales = w->query_scales,
         .first_key = first,
         .end_key = end,
+        .next_keys = next,
         .key_block = w->key_block,
         .value_block = w->value_block,
         .maxima = result.maxima,
@@ -357,8 +363,6 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
         argument.keys[block_index(at)] = kv_cache_keys(cache, layer, kv_head, at);
         argument.values[block_index(at)] = kv_cache_values(cache, layer, kv_head, at);
     }
-    if (end < stop)
-        argument.next_keys = kv_cache_keys(cache, layer, kv_head, end);
     const Int8Loops *loops = run->ops->int8_loops ? run->ops->int8_loops : &int8_loops_plain;
     if (cache->pool->type == KV_INT8)
         attention_segment_int8(&argument, loops);
@@ -408,28 +412,45 @@ static void write_output(const Run *run, const Tile *tile, size_t kv_head, State
     }
 }
 
-/* A whole tile of one KV head: all its segments in order. Long tiles (the last) go first. */
-static void tile_part(void *context, size_t part, size_t n_parts)
+/* A whole tile of one KV head: all its segments in order. */
+static void run_head(const Run *run, const Tile *tile, size_t kv_head, bool more_heads,
+                     WorkerScratch *w)
 {
-    const Run *run = context;
     const AttentionScratch *s = run->scratch;
-    size_t n_kv_heads = s->shape.n_kv_heads;
-    size_t reversed = n_parts - 1 - part;
-    const Tile *tile = &s->tiles[reversed / n_kv_heads];
-    size_t kv_head = reversed % n_kv_heads;
-    WorkerScratch *w = &s->workers[cpu_pool_worker_index()];
     size_t n_queries = tile->n_tokens * s->group, first, end;
     gather_queries(run, tile, kv_head, w);
     visible_keys(run, tile, &first, &end);
     reset_state(w->total, n_queries, s->padded_dim);
-    while (first < end) {
-        size_t stop = (first / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
-        stop = stop < end ? stop : end;
-        run_segment(run, tile, kv_head, w, first, stop, end, w->segment);
+    for (size_t at = first, stop; at < end; at = stop) {
+        stop = (at / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
+        const void *next = NULL;
+        if (stop < end)
+            next = keys_at(run, tile, kv_head, stop);
+        else if (more_heads)
+            next = keys_at(run, tile, kv_head + 1, first);
+        run_segment(run, tile, kv_head, w, at, stop < end ? stop : end, next, w->segment);
         merge_state(w->total, w->segment, n_queries, s->padded_dim);
-        first = stop;
     }
     write_output(run, tile, kv_head, w->total);
+}
+
+/* Some KV heads of a tile. Long tiles (the last) go first. */
+static void heads_part(void *context, size_t part, size_t n_parts)
+{
+    const Run *run = context;
+    const AttentionScratch *s = run->scratch;
+    size_t parts_per_tile = n_parts / s->n_tiles, n_kv_heads = s->shape.n_kv_heads;
+    size_t reversed = n_parts - 1 - part, in_tile = reversed % parts_per_tile;
+    const Tile *tile = &s->tiles[reversed / parts_per_tile];
+    size_t kv_head = in_tile * n_kv_heads / parts_per_tile;
+    size_t end = (in_tile + 1) * n_kv_heads / parts_per_tile;
+    WorkerScratch *w = &s->workers[cpu_pool_worker_index()];
+    size_t first, unused;
+    visible_keys(run, tile, &first, &unused);
+    if (tile->n_tokens == 1)
+        prefetch_keys(run, tile, kv_head, first);
+    for (; kv_head < end; kv_head++)
+        run_head(run, tile, kv_head, kv_head + 1 < end, w);
 }
 
 static State partial_state(const AttentionScratch *s, size_t slot)
@@ -476,7 +497,8 @@ static void segment_part(void *context, size_t part, size_t n_parts)
     for (size_t slot = tile->first_slot + kv_head * n_segments + index; at < stop; slot++) {
         size_t until = (at / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
         until = until < stop ? until : stop;
-        run_segment(run, tile, kv_head, w, at, until, stop, partial_state(s, slot));
+        const void *next = until < stop ? keys_at(run, tile, kv_head, until) : NULL;
+        run_segment(run, tile, kv_head, w, at, until, next, partial_state(s, slot));
         at = until;
     }
 }
@@ -521,6 +543,19 @@ static size_t plan_split(const Run *run)
     return pays && slots <= s->partial_floats / state ? parts : 0;
 }
 
+/* Parts that a tile's KV heads make when tiles are not split: one each, but fewer where tiles are
+ * many and short, since a thread can ask for the keys of the heads that it meets next. */
+static size_t parts_of_heads(const AttentionScratch *s)
+{
+    size_t wanted = SPLIT_PARTS_PER_THREAD * s->threads,
+           parts = (wanted + s->n_tiles - 1) / s->n_tiles;
+    for (size_t i = 0; i < s->n_tiles; i++) {
+        if (s->tiles[i].n_tokens > 1)
+            return s->shape.n_kv_heads;
+    }
+    return parts < s->shape.n_kv_heads ? parts : s->shape.n_kv_heads;
+}
+
 void attention_run(AttentionScratch *s, const CpuOps *ops, size_t layer, const float *q,
                    size_t q_stride, float *out, size_t out_stride, CpuPool *pool)
 {
@@ -532,5 +567,5 @@ void attention_run(AttentionScratch *s, const CpuOps *ops, size_t layer, const f
         merge_segments(&run);
         return;
     }
-    cpu_pool_run(pool, tile_part, &run, s->n_tiles * s->shape.n_kv_heads);
+    cpu_pool_run(pool, heads_part, &run, s->n_tiles * parts_of_heads(s));
 }

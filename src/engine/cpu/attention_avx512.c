@@ -56,9 +56,11 @@ ALWAYS_INLINE void prefetch_row(const uint8_t *base, size_t step, size_t bytes)
         _mm_prefetch((const char *)base + step * bytes + i, _MM_HINT_T0);
 }
 
-/* scores[i] = queries[i] . keys, all of the block: the lanes of hidden keys are masked later. */
-ALWAYS_INLINE void score_block(const AttentionTile *t, const Block *b, const float *queries,
-                               float (*scores)[KV_BLOCK], bool is_half, const int n)
+/* scores[i] = queries[i] . keys for the block's first n_vectors vectors: what lies behind them, and
+ * the lanes of hidden keys, are masked later. */
+ALWAYS_INLINE void score_vectors(const AttentionTile *t, const Block *b, const float *queries,
+                                 float (*scores)[KV_BLOCK], bool is_half, const int n,
+                                 int n_vectors)
 {
     const size_t head_dim = t->head_dim;
     const size_t value_bytes = t->padded_dim * sizeof(uint16_t);
@@ -71,17 +73,21 @@ ALWAYS_INLINE void score_block(const AttentionTile *t, const Block *b, const flo
     }
     for (size_t d = 0; d < head_dim; d++) {
         __m512 keys[VECTORS];
-        if (is_half && b->prefetches && d < KV_BLOCK)
+        if (is_half && b->prefetches && d < b->end)
             prefetch_row(b->values, d, value_bytes);
         UNROLL
-        for (int v = 0; v < VECTORS; v++)
-            keys[v] = load(b->keys, ((size_t)v * head_dim + d) * LANES, is_half);
+        for (int v = 0; v < VECTORS; v++) {
+            keys[v] = v < n_vectors ? load(b->keys, ((size_t)v * head_dim + d) * LANES, is_half)
+                                    : _mm512_setzero_ps();
+        }
         UNROLL
         for (int i = 0; i < n; i++) {
             __m512 q = _mm512_set1_ps(queries[(size_t)i * t->padded_dim + d]);
             UNROLL
-            for (int v = 0; v < VECTORS; v++)
-                sums[i][v] = _mm512_fmadd_ps(q, keys[v], sums[i][v]);
+            for (int v = 0; v < VECTORS; v++) {
+                if (v < n_vectors)
+                    sums[i][v] = _mm512_fmadd_ps(q, keys[v], sums[i][v]);
+            }
         }
     }
     UNROLL
@@ -90,6 +96,15 @@ ALWAYS_INLINE void score_block(const AttentionTile *t, const Block *b, const flo
         for (int v = 0; v < VECTORS; v++)
             _mm512_store_ps(scores[i] + v * LANES, sums[i][v]);
     }
+}
+
+ALWAYS_INLINE void score_block(const AttentionTile *t, const Block *b, const float *queries,
+                               float (*scores)[KV_BLOCK], bool is_half, const int n)
+{
+    if (b->end > (VECTORS - 1) * LANES)
+        score_vectors(t, b, queries, scores, is_half, n, VECTORS);
+    else
+        score_vectors(t, b, queries, scores, is_half, n, (int)((b->end + LANES - 1) / LANES));
 }
 
 /* output[i][d ..] = output * correction + weights . values, n_vectors vectors of dimensions. */
@@ -268,9 +283,9 @@ void attention_segment_avx512(const AttentionTile *t)
             .values = t->values[index],
             .next_keys = at + KV_BLOCK < t->end_key ? t->keys[index + 1] : t->next_keys,
             .is_half = t->is_half,
-            .prefetches = t->end_key - at >= KV_BLOCK,
         };
-        if (t->is_half && t->n_queries > DIRECT_QUERIES)
+        block.prefetches = t->n_queries <= DIRECT_QUERIES;
+        if (t->is_half && !block.prefetches)
             widen_block(t, &block);
         for (size_t i = 0; i < t->n_queries; i += GROUP_QUERIES) {
             size_t left = t->n_queries - i;
