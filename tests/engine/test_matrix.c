@@ -2,6 +2,7 @@
  * double, every instruction set against plain C, and the same bits whatever the batch. A set that
  * this processor lacks is named and skipped. */
 #include "cpu/kernels.h"
+#include "matrix_sample.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -13,143 +14,6 @@
 #include <cmocka.h>
 
 enum { TOKENS_MAX = 150 };
-
-/* ---- Matrices made by hand ---- */
-
-typedef struct Sample {
-    TensorView weight, scales, biases;
-    WeightMatrix matrix;
-    uint8_t *storage[3];
-} Sample;
-
-typedef struct SampleSpec {
-    QuantMode mode;
-    uint32_t bits, group_size;
-    DType dtype; /* of scales and biases, or of the dense values */
-} SampleSpec;
-
-static const SampleSpec sample_specs[] = {
-    {QUANT_AFFINE, 4, 32, DTYPE_F16},   {QUANT_AFFINE, 4, 64, DTYPE_F16},
-    {QUANT_AFFINE, 4, 128, DTYPE_F16},  {QUANT_AFFINE, 4, 32, DTYPE_BF16},
-    {QUANT_AFFINE, 4, 64, DTYPE_BF16},  {QUANT_AFFINE, 4, 128, DTYPE_BF16},
-    {QUANT_AFFINE, 4, 32, DTYPE_F32},   {QUANT_AFFINE, 4, 64, DTYPE_F32},
-    {QUANT_AFFINE, 4, 128, DTYPE_F32},  {QUANT_AFFINE, 8, 32, DTYPE_F16},
-    {QUANT_AFFINE, 8, 64, DTYPE_BF16},  {QUANT_AFFINE, 8, 128, DTYPE_F32},
-    {QUANT_AFFINE, 8, 32, DTYPE_BF16},  {QUANT_AFFINE, 8, 64, DTYPE_F32},
-    {QUANT_AFFINE, 8, 128, DTYPE_F16},  {QUANT_AFFINE, 8, 32, DTYPE_F32},
-    {QUANT_AFFINE, 8, 64, DTYPE_F16},   {QUANT_AFFINE, 8, 128, DTYPE_BF16},
-    {QUANT_AFFINE, 2, 32, DTYPE_F16},   {QUANT_AFFINE, 2, 64, DTYPE_BF16},
-    {QUANT_AFFINE, 2, 128, DTYPE_F32},  {QUANT_AFFINE, 3, 32, DTYPE_BF16},
-    {QUANT_AFFINE, 3, 64, DTYPE_F16},   {QUANT_AFFINE, 3, 128, DTYPE_F32},
-    {QUANT_AFFINE, 5, 32, DTYPE_F32},   {QUANT_AFFINE, 5, 64, DTYPE_F16},
-    {QUANT_AFFINE, 5, 128, DTYPE_BF16}, {QUANT_AFFINE, 6, 32, DTYPE_F16},
-    {QUANT_AFFINE, 6, 64, DTYPE_BF16},  {QUANT_AFFINE, 6, 128, DTYPE_F32},
-    {QUANT_MXFP4, 4, 32, DTYPE_U8},     {QUANT_MXFP8, 8, 32, DTYPE_U8},
-    {QUANT_NVFP4, 4, 16, DTYPE_U8},     {QUANT_NONE, 0, 0, DTYPE_F32},
-    {QUANT_NONE, 0, 0, DTYPE_F16},      {QUANT_NONE, 0, 0, DTYPE_BF16},
-};
-
-static uint64_t random_state = 88172645463325252u;
-
-static uint32_t random_bits(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (uint32_t)(random_state >> 32);
-}
-
-static float random_float(void) /* roughly normal, by the sum of uniforms */
-{
-    float sum = 0;
-    for (int i = 0; i < 4; i++)
-        sum += (float)(random_bits() >> 8) / 8388608.0f - 1.0f;
-    return sum;
-}
-
-static void write_float(uint8_t *at, DType dtype, float value)
-{
-    uint16_t half = dtype == DTYPE_F16 ? float_to_f16(value) : float_to_bf16(value);
-    if (dtype == DTYPE_F32)
-        memcpy(at, &value, 4);
-    else
-        memcpy(at, &half, 2);
-}
-
-static TensorView make_view(Sample *sample, size_t which, DType dtype, size_t experts, size_t rows,
-                            size_t cols)
-{
-    TensorView view = {.name = SLICE("m"), .dtype = dtype, .n_dims = experts ? 3 : 2};
-    size_t count = rows * cols * (experts ? experts : 1);
-    int64_t *shape = view.shape;
-    if (experts)
-        *shape++ = (int64_t)experts;
-    shape[0] = (int64_t)rows;
-    shape[1] = (int64_t)cols;
-    view.n_bytes = count * dtype_size(dtype);
-    /* One byte off: tensors in files are not aligned. */
-    sample->storage[which] = memory_allocate(view.n_bytes + 1);
-    assert_non_null(sample->storage[which]);
-    view.data = sample->storage[which] + 1;
-    return view;
-}
-
-/* Random codes over the whole range, scales of both signs. experts 0: a two-dimensional tensor. */
-static void sample_create(Sample *sample, SampleSpec spec, size_t experts, size_t rows, size_t cols)
-{
-    memset(sample, 0, sizeof(*sample));
-    size_t all_rows = rows * (experts ? experts : 1);
-    sample->matrix = (WeightMatrix){.weight = &sample->weight,
-                                    .mode = spec.mode,
-                                    .bits = spec.bits,
-                                    .group_size = spec.group_size,
-                                    .n_experts = experts ? experts : 1,
-                                    .rows = rows,
-                                    .cols = cols};
-    if (spec.mode == QUANT_NONE) {
-        sample->weight = make_view(sample, 0, spec.dtype, experts, rows, cols);
-        for (size_t i = 0; i < all_rows * cols; i++)
-            write_float(sample->storage[0] + 1 + i * dtype_size(spec.dtype), spec.dtype,
-                        random_float());
-        return;
-    }
-    sample->weight = make_view(sample, 0, DTYPE_U32, experts, rows, cols * spec.bits / 32);
-    for (size_t i = 0; i < sample->weight.n_bytes; i++) {
-        uint8_t byte = (uint8_t)random_bits();
-        /* Extremes must be frequent, or saturation would not show; 0x7f and 0xff are fp8's NaN. */
-        if (spec.mode == QUANT_AFFINE && random_bits() % 4 == 0)
-            byte = random_bits() % 2 ? 0xff : 0;
-        if (spec.mode == QUANT_MXFP8 && (byte & 0x7f) == 0x7f)
-            byte ^= 1;
-        sample->storage[0][1 + i] = byte;
-    }
-    size_t groups = cols / spec.group_size;
-    sample->scales = make_view(sample, 1, spec.dtype, experts, rows, groups);
-    sample->matrix.scales = &sample->scales;
-    if (spec.mode != QUANT_AFFINE) {
-        for (size_t i = 0; i < all_rows * groups; i++)
-            sample->storage[1][1 + i] =
-                (uint8_t)(spec.mode == QUANT_NVFP4 ? 20 + random_bits() % 60
-                                                   : 120 + random_bits() % 10);
-        return;
-    }
-    sample->biases = make_view(sample, 2, spec.dtype, experts, rows, groups);
-    sample->matrix.biases = &sample->biases;
-    float top = (float)((1u << spec.bits) - 1);
-    for (size_t i = 0; i < all_rows * groups; i++) {
-        float scale = (random_float() + 2.5f) / top * (random_bits() % 2 ? 1 : -1);
-        size_t size = dtype_size(spec.dtype);
-        write_float(sample->storage[1] + 1 + i * size, spec.dtype, scale);
-        write_float(sample->storage[2] + 1 + i * size, spec.dtype,
-                    -scale * top / 2 + random_float() * 0.1f);
-    }
-}
-
-static void sample_free(Sample *sample)
-{
-    for (size_t i = 0; i < ARRAY_COUNT(sample->storage); i++)
-        memory_free(sample->storage[i]);
-}
 
 static PackedMatrix *pack(const WeightMatrix *matrix, size_t expert, CpuPool *pool)
 {
@@ -295,7 +159,7 @@ static void test_matches_source(void **state)
     static const size_t row_counts[] = {1, 7, 16, 13, 40, 75};
     static const size_t token_counts[] = {1, 2, 3, 4, 5, 9, 30, 67};
     select_or_skip(state_set(state));
-    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+    for (size_t s = 0; s < SAMPLE_SPECS; s++) {
         SampleSpec spec = sample_specs[s];
         size_t unit = spec.mode == QUANT_NONE ? 1 : spec.group_size;
         for (size_t i = 0; i < ARRAY_COUNT(token_counts); i++) {
@@ -318,7 +182,7 @@ static void test_matches_source(void **state)
 static void test_packed_rows_read_back_exactly(void **state)
 {
     (void)state;
-    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+    for (size_t s = 0; s < SAMPLE_SPECS; s++) {
         Sample sample;
         enum { ROWS = 11, COLS = 256 };
         float expected[COLS], found[COLS];
@@ -352,7 +216,7 @@ static void test_agrees_with_plain(void **state)
 {
     select_or_skip(state_set(state));
     enum { ROWS = 19, COLS = 384, TOKENS = 21 };
-    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+    for (size_t s = 0; s < SAMPLE_SPECS; s++) {
         Sample sample;
         sample_create(&sample, sample_specs[s], 0, ROWS, COLS);
         PackedMatrix *m = pack(&sample.matrix, 0, NULL);
@@ -417,7 +281,7 @@ static void test_batch_does_not_change_bits(void **state)
     Error err;
     select_or_skip(state_set(state));
     assert_true(cpu_pool_create(3, &pool, &err));
-    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+    for (size_t s = 0; s < SAMPLE_SPECS; s++) {
         const SampleSpec *spec = &sample_specs[s];
         /* With groups of 32, an odd number of them: half a block of activations is left. */
         size_t cols = spec->mode == QUANT_NONE ? 133 : spec->group_size < 64 ? 224 : 256;
@@ -446,7 +310,7 @@ static const InstructionSet EQUAL_SETS[][2] = {
 static void check_equal_sets(InstructionSet set, InstructionSet other)
 {
     enum { ROWS = 37, COLS = 1152, TOKENS = 41 };
-    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+    for (size_t s = 0; s < SAMPLE_SPECS; s++) {
         Sample sample;
         sample_create(&sample, sample_specs[s], 0, ROWS, COLS);
         PackedMatrix *m = pack(&sample.matrix, 0, NULL);
@@ -498,7 +362,7 @@ static void test_products_share_a_section(void **state)
     assert_true(activations_create(TOKENS, COLS, ACTIVATIONS_INT8, &x, &err));
     for (size_t p = 0; p < COUNT; p++) {
         size_t rows = 1 + p * 3;
-        sample_create(&samples[p], sample_specs[p % ARRAY_COUNT(sample_specs)], 0, rows, COLS);
+        sample_create(&samples[p], sample_specs[p % SAMPLE_SPECS], 0, rows, COLS);
         packed[p] = pack(&samples[p].matrix, 0, pool);
         y[0][p] = float_array(TOKENS * rows);
         y[1][p] = float_array(TOKENS * rows);
@@ -642,7 +506,7 @@ static void test_extremes_do_not_saturate(void **state)
 {
     enum { ROWS = 8, COLS = 128, TOKENS = 10 };
     select_or_skip(state_set(state));
-    for (size_t s = 0; s < 2 * ARRAY_COUNT(sample_specs); s++) {
+    for (size_t s = 0; s < 2 * SAMPLE_SPECS; s++) {
         SampleSpec spec = sample_specs[s / 2];
         ActivationPrecision precision = s % 2 ? ACTIVATIONS_INT16 : ACTIVATIONS_INT8;
         if (spec.mode != QUANT_AFFINE && spec.mode != QUANT_MXFP4)
@@ -674,7 +538,7 @@ static void test_extremes_do_not_saturate(void **state)
 static void test_memory_stays_near_the_source(void **state)
 {
     (void)state;
-    for (size_t s = 0; s < ARRAY_COUNT(sample_specs); s++) {
+    for (size_t s = 0; s < SAMPLE_SPECS; s++) {
         Sample sample;
         SampleSpec spec = sample_specs[s];
         sample_create(&sample, spec, 0, 64, 512);

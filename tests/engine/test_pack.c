@@ -1,6 +1,7 @@
 /* Packing: a row's bytes are the same whether 16 rows went through vectors or it went alone, word
  * by word; what is beyond the last row is zero; and threads pack the rows that they multiply. */
 #include "cpu/kernels.h"
+#include "matrix_sample.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -42,16 +43,6 @@ static const SourceSpec specs[] = {
     {QUANT_NONE, 0, 0, DTYPE_BF16, DTYPE_BF16, 77},
 };
 
-static uint64_t random_state = 0x9e3779b97f4a7c15u;
-
-static uint8_t random_byte(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (uint8_t)(random_state >> 32);
-}
-
 /* Any bits: packing must not care whether a scale is a number. One byte off, as in files. */
 static TensorView random_tensor(DType dtype, size_t cols)
 {
@@ -60,7 +51,7 @@ static TensorView random_tensor(DType dtype, size_t cols)
     uint8_t *bytes = memory_allocate(view.n_bytes + 1);
     assert_non_null(bytes);
     for (size_t i = 0; i < view.n_bytes + 1; i++)
-        bytes[i] = random_byte();
+        bytes[i] = (uint8_t)random_bits();
     view.data = bytes + 1;
     return view;
 }
