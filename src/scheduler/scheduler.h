@@ -135,6 +135,7 @@ typedef struct SchedulerStatistics {
     /* Bytes of KV memory in use, the cache's too, and their limit (0: none); sequences in the
      * prefix cache; jobs that found a prefix; entries that had to go. */
     size_t kv_used_bytes, kv_max_bytes, cache_entries;
+    size_t device_bytes, device_peak_bytes; /* as EngineDescription has them */
     uint64_t cache_hits_total, cache_evictions_total;
     /* The inference thread: does it run, and for how long has it been in its present step (0 while
      * it has nothing to do)? */

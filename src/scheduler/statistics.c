@@ -48,6 +48,10 @@ void scheduler_statistics(Scheduler *scheduler, SchedulerStatistics *out)
     double started = scheduler->step_started_at;
     out->step_age_seconds = started > 0 ? clock_monotonic_seconds() - started : 0;
     pthread_mutex_unlock(&scheduler->mutex);
+    EngineDescription engine;
+    engine_describe(scheduler->engine, &engine);
+    out->device_bytes = engine.device_bytes;
+    out->device_peak_bytes = engine.device_peak_bytes;
 }
 
 size_t scheduler_slots(Scheduler *scheduler, SchedulerSlot *out, size_t max)

@@ -105,6 +105,12 @@ static void write_scheduler(const SchedulerStatistics *statistics, Buffer *out)
                 statistics->kv_max_bytes > 0
                     ? (double)statistics->kv_used_bytes / (double)statistics->kv_max_bytes
                     : 0.0);
+    if (statistics->device_peak_bytes > 0) {
+        write_gauge(out, "mlx_serve_device_bytes", "Memory in use on the device.",
+                    (double)statistics->device_bytes);
+        write_gauge(out, "mlx_serve_device_peak_bytes", "Most memory that was in use there.",
+                    (double)statistics->device_peak_bytes);
+    }
     write_gauge(out, "mlx_serve_step_age_seconds", "How long the present step has taken so far.",
                 statistics->step_age_seconds);
     write_histogram(out, "mlx_serve_time_to_first_token_seconds",

@@ -1,5 +1,6 @@
 """The program with its MLX engine: golden logits, and the API. On MLX's CPU device unless there is a GPU."""
 import array
+import asyncio
 import base64
 import json
 
@@ -7,6 +8,7 @@ import openai
 import pytest
 
 from conftest import BINARY, TINY_MODELS, Server, run
+from test_serving import metric
 
 pytestmark = pytest.mark.skipif(
     run("logits", TINY_MODELS / "llama3-q4-g64", "--tokens", 1, "--backend", "mlx", "--json").returncode != 0,
@@ -54,6 +56,11 @@ def test_the_api_answers_as_with_the_cpu_engine(served):
         assert texts[0] == texts[1]
     finally:
         assert cpu.stop() == 0
+
+
+def test_memory_of_the_device_is_reported(served):
+    in_use, peak = (asyncio.run(metric(served.port, f"mlx_serve_device_{name}")) for name in ("bytes", "peak_bytes"))
+    assert 0 < in_use <= peak
 
 
 def test_a_prompt_is_answered():
