@@ -46,7 +46,8 @@ def compare(monkeypatch, tmp_path):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setattr(module.shapes, "write_mlx", write)
-    monkeypatch.setattr(module, "PEERS", {"works": module.Peer(str(tmp_path / "works"), ".a", write),
+    monkeypatch.setattr(module, "PEERS", {"int8": module.PEERS["int8"],
+                                          "works": module.Peer(str(tmp_path / "works"), ".a", write),
                                           "breaks": module.Peer(str(tmp_path / "breaks"), ".b", write),
                                           "refuses": module.Peer(str(tmp_path / "works"), ".c", refuse)})
     return module
@@ -81,6 +82,13 @@ def test_files_are_written_once(compare, monkeypatch, tmp_path):
     run(compare, monkeypatch, tmp_path, "--peers", "works", "--rounds", "1")  # mkdir would fail
 
 
+def test_a_precision_as_a_peer(compare, monkeypatch, tmp_path, capsys):
+    (tmp_path / "binary").write_text((tmp_path / "binary").read_text().replace(
+        "300 * n", "300 * (2 if __import__('sys').argv[-2:] == ['--precision', 'int8'] else 1)"))
+    run(compare, monkeypatch, tmp_path, "--peers", "int8", "--rounds", "1")
+    assert capsys.readouterr().out.splitlines()[4].split()[:5] == ["prefill", "512", "300.00", "600.00", "0.50"]
+
+
 def test_own_failure_ends_the_run(compare, monkeypatch, tmp_path):
     (tmp_path / "binary").write_text("#!%s\n%s" % (sys.executable, BROKEN))
     with pytest.raises(SystemExit, match="no such layer"):
@@ -91,4 +99,4 @@ def test_unknown_peer(compare, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as failure:
         run(compare, monkeypatch, tmp_path, "--peers", "works,vapour")
     assert failure.value.code == 2
-    assert "expected some of works, breaks, refuses" in capsys.readouterr().err
+    assert "expected some of int8, works, breaks, refuses" in capsys.readouterr().err
