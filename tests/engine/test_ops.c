@@ -161,6 +161,11 @@ static void test_adds(void **state)
                 assert_true(sum[i] == x[i] + y[i]);
                 assert_true(scaled[i] == fmaf(y[i], 0.3f, x[i]));
             }
+            scaled[n - 1] = 7.0f;
+            tables[k]->scale(x, n - 1, 0.3f, scaled);
+            for (size_t i = 0; i + 1 < n; i++)
+                assert_true(scaled[i] == x[i] * 0.3f);
+            assert_true(scaled[n - 1] == 7.0f);
         }
     }
 }
@@ -181,6 +186,28 @@ static void test_store_half(void **state)
                 assert_int_equal(out[i * stride], float_to_f16(kept));
                 if (stride > 1)
                     assert_int_equal(out[i * stride + 1], 0xABAB);
+            }
+        }
+    }
+}
+
+/* Rows side by side are what they are one by one, whatever their number and length. */
+static void test_store_half_rows(void **state)
+{
+    (void)state;
+    enum { ROWS = 16, COLUMNS = 37, ROW_STRIDE = 41, STRIDE = 16 };
+    static float x[ROWS * ROW_STRIDE];
+    fill(x, ROWS * ROW_STRIDE, 1e5f, 9);
+    for (size_t k = 0; k < n_tables; k++) {
+        for (size_t rows = 1; rows <= ROWS; rows++) {
+            for (size_t n = 1; n <= COLUMNS; n += 3) {
+                uint16_t out[COLUMNS * STRIDE], expected[COLUMNS * STRIDE];
+                memset(out, 0xAB, sizeof out);
+                memset(expected, 0xAB, sizeof expected);
+                tables[k]->store_half_rows(x, ROW_STRIDE, rows, n, out, STRIDE);
+                for (size_t r = 0; r < rows; r++)
+                    tables[k]->store_half(x + r * ROW_STRIDE, n, expected + r, STRIDE);
+                assert_memory_equal(out, expected, sizeof out);
             }
         }
     }
@@ -208,6 +235,7 @@ int main(void)
         cmocka_unit_test(test_rotate),
         cmocka_unit_test(test_adds),
         cmocka_unit_test(test_store_half),
+        cmocka_unit_test(test_store_half_rows),
         cmocka_unit_test(test_softmax),
     };
     return cmocka_run_group_tests(tests, choose_tables, NULL);

@@ -8,7 +8,8 @@
 #include <string.h>
 
 enum {
-    SPLIT_PARTS_PER_THREAD = 6, /* of a run that is split: enough that the last ones end together */
+    PARTS_PER_THREAD = 6,  /* enough that the last ones end together */
+    TILE_QUERIES_MIN = 48, /* tiles are not cut smaller than this for the threads' sake */
     PARTIAL_FLOATS_MAX = 4 << 20,
     LINE_BYTES = 64,
 };
@@ -260,14 +261,28 @@ size_t attention_scratch_bytes(const AttentionScratch *scratch)
 
 /* ---- Running ---- */
 
+/* Tokens of a tile: as many as there is room for, unless threads would be left without one. */
+static size_t tokens_per_tile(const AttentionScratch *s, size_t n_tokens)
+{
+    size_t wanted = PARTS_PER_THREAD * s->threads, tokens = s->tile_tokens;
+    while (tokens > 1 && tokens * s->group > TILE_QUERIES_MIN &&
+           n_tokens * s->shape.n_kv_heads / tokens < wanted)
+        tokens = (tokens + 1) / 2;
+    return tokens;
+}
+
 void attention_plan(AttentionScratch *s, const AttentionSlice *slices, size_t n_slices)
 {
+    size_t n_tokens = 0;
+    for (size_t i = 0; i < n_slices; i++)
+        n_tokens += slices[i].n_tokens;
+    size_t tile_tokens = tokens_per_tile(s, n_tokens);
     s->slices = slices;
     s->n_tiles = 0;
     for (size_t i = 0; i < n_slices; i++) {
-        for (size_t t = 0; t < slices[i].n_tokens; t += s->tile_tokens) {
+        for (size_t t = 0; t < slices[i].n_tokens; t += tile_tokens) {
             size_t left = slices[i].n_tokens - t;
-            size_t count = left < s->tile_tokens ? left : s->tile_tokens;
+            size_t count = left < tile_tokens ? left : tile_tokens;
             s->tiles[s->n_tiles++] = (Tile){
                 .slice = (uint32_t)i, .first_token = (uint32_t)t, .n_tokens = (uint32_t)count};
         }
@@ -306,8 +321,7 @@ static void gather_queries(const Run *run, const Tile *tile, size_t kv_head, Wor
         for (size_t g = 0; g < s->group; g++, i++) {
             const float *q = row + (kv_head * s->group + g) * head_dim;
             float *to = w->queries + i * s->padded_dim;
-            for (size_t d = 0; d < head_dim; d++)
-                to[d] = q[d] * s->shape.scale;
+            run->ops->scale(q, head_dim, s->shape.scale, to);
             for (size_t d = head_dim; d < s->padded_dim; d++)
                 to[d] = 0.0f;
             w->positions[i] = slice->first_position + token;
@@ -370,15 +384,6 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
         run->ops->attention_segment(&argument);
 }
 
-static void reset_state(State state, size_t n_queries, size_t padded_dim)
-{
-    for (size_t i = 0; i < n_queries; i++) {
-        state.maxima[i] = -INFINITY;
-        state.sums[i] = 0.0f;
-    }
-    memset(state.output, 0, n_queries * padded_dim * sizeof(float));
-}
-
 /* total += part. A part that saw nothing leaves the total's bits alone. */
 static void merge_state(State total, State part, size_t n_queries, size_t padded_dim)
 {
@@ -405,14 +410,12 @@ static void write_output(const Run *run, const Tile *tile, size_t kv_head, State
         float *row = run->out + (slice->first_token + tile->first_token + t) * run->out_stride;
         for (size_t g = 0; g < s->group; g++, i++) {
             float *to = row + (kv_head * s->group + g) * head_dim;
-            float inverse = 1.0f / total.sums[i];
-            for (size_t d = 0; d < head_dim; d++)
-                to[d] = total.output[i * s->padded_dim + d] * inverse;
+            run->ops->scale(total.output + i * s->padded_dim, head_dim, 1.0f / total.sums[i], to);
         }
     }
 }
 
-/* A whole tile of one KV head: all its segments in order. */
+/* A whole tile of one KV head: all its segments in order, merged with the first. */
 static void run_head(const Run *run, const Tile *tile, size_t kv_head, bool more_heads,
                      WorkerScratch *w)
 {
@@ -420,7 +423,6 @@ static void run_head(const Run *run, const Tile *tile, size_t kv_head, bool more
     size_t n_queries = tile->n_tokens * s->group, first, end;
     gather_queries(run, tile, kv_head, w);
     visible_keys(run, tile, &first, &end);
-    reset_state(w->total, n_queries, s->padded_dim);
     for (size_t at = first, stop; at < end; at = stop) {
         stop = (at / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
         const void *next = NULL;
@@ -428,8 +430,10 @@ static void run_head(const Run *run, const Tile *tile, size_t kv_head, bool more
             next = keys_at(run, tile, kv_head, stop);
         else if (more_heads)
             next = keys_at(run, tile, kv_head + 1, first);
-        run_segment(run, tile, kv_head, w, at, stop < end ? stop : end, next, w->segment);
-        merge_state(w->total, w->segment, n_queries, s->padded_dim);
+        State result = at == first ? w->total : w->segment;
+        run_segment(run, tile, kv_head, w, at, stop < end ? stop : end, next, result);
+        if (at > first)
+            merge_state(w->total, result, n_queries, s->padded_dim);
     }
     write_output(run, tile, kv_head, w->total);
 }
@@ -506,16 +510,16 @@ static void segment_part(void *context, size_t part, size_t n_parts)
 static void merge_segments(const Run *run)
 {
     const AttentionScratch *s = run->scratch;
-    State total = s->workers[0].total;
     for (size_t i = 0; i < s->n_tiles; i++) {
         const Tile *tile = &s->tiles[i];
         size_t n_segments = tile_segments(run, tile), slot = tile->first_slot;
         size_t n_queries = tile->n_tokens * s->group;
         for (size_t head = 0; head < s->shape.n_kv_heads; head++) {
-            reset_state(total, n_queries, s->padded_dim);
-            for (size_t j = 0; j < n_segments; j++, slot++)
-                merge_state(total, partial_state(s, slot), n_queries, s->padded_dim);
+            State total = partial_state(s, slot);
+            for (size_t j = 1; j < n_segments; j++)
+                merge_state(total, partial_state(s, slot + j), n_queries, s->padded_dim);
             write_output(run, tile, head, total);
+            slot += n_segments;
         }
     }
 }
@@ -524,7 +528,7 @@ static void merge_segments(const Run *run)
 static size_t plan_split(const Run *run)
 {
     AttentionScratch *s = run->scratch;
-    size_t parts = 0, slots = 0, most_tokens = 0, wanted = SPLIT_PARTS_PER_THREAD * s->threads;
+    size_t parts = 0, slots = 0, most_tokens = 0, wanted = PARTS_PER_THREAD * s->threads;
     if (s->threads == 1 || s->n_tiles * s->shape.n_kv_heads >= wanted)
         return 0;
     for (size_t i = 0; i < s->n_tiles; i++) {
@@ -547,8 +551,7 @@ static size_t plan_split(const Run *run)
  * many and short, since a thread can ask for the keys of the heads that it meets next. */
 static size_t parts_of_heads(const AttentionScratch *s)
 {
-    size_t wanted = SPLIT_PARTS_PER_THREAD * s->threads,
-           parts = (wanted + s->n_tiles - 1) / s->n_tiles;
+    size_t wanted = PARTS_PER_THREAD * s->threads, parts = (wanted + s->n_tiles - 1) / s->n_tiles;
     for (size_t i = 0; i < s->n_tiles; i++) {
         if (s->tiles[i].n_tokens > 1)
             return s->shape.n_kv_heads;

@@ -18,7 +18,9 @@
 enum {
     ATTENTION_SEGMENT = 512, /* keys; a multiple of KV_BLOCK */
     ATTENTION_SEGMENT_BLOCKS = ATTENTION_SEGMENT / KV_BLOCK,
-    ATTENTION_TILE_QUERIES = 48, /* tokens times heads of a tile, unless one token has more */
+    /* Tokens times heads of a tile, unless one token has more. What a block of keys is widened for,
+     * and within the cache that a core has for itself. */
+    ATTENTION_TILE_QUERIES = 96,
 };
 
 typedef struct AttentionQueryScale AttentionQueryScale;

@@ -179,17 +179,18 @@ float attention_soften_avx512(float scores[KV_BLOCK], size_t first, size_t end, 
         memset(scores, 0, KV_BLOCK * sizeof *scores);
         return 1.0f;
     }
-    const __m512 origin = _mm512_set1_ps(fresh);
+    const __m512 origin = _mm512_set1_ps(fresh), log2_e = _mm512_set1_ps(1.44269504f);
     __m512 total = _mm512_setzero_ps();
     UNROLL
     for (int v = 0; v < VECTORS; v++) {
-        __m512 weight = avx512_exp(_mm512_sub_ps(s[v], origin));
+        __m512 weight = avx512_exp2_negative(_mm512_mul_ps(_mm512_sub_ps(s[v], origin), log2_e));
         _mm512_store_ps(scores + v * LANES, weight);
         total = _mm512_add_ps(total, weight);
     }
     float correction = 1.0f;
     if (*max != fresh)
-        correction = _mm512_cvtss_f32(avx512_exp(_mm512_sub_ps(_mm512_set1_ps(*max), origin)));
+        correction = _mm512_cvtss_f32(avx512_exp2_negative(
+            _mm512_mul_ps(_mm512_sub_ps(_mm512_set1_ps(*max), origin), log2_e)));
     *sum = fmaf(*sum, correction, _mm512_reduce_add_ps(total));
     *max = fresh;
     return correction;

@@ -26,6 +26,22 @@ static inline __m512 avx512_exp(__m512 x)
     return _mm512_maskz_scalef_ps(counts, result, n);
 }
 
+/* 2^x for x <= 0, to about 1e-7 relative: x = n + r, |r| <= 1/2, and a degree-6 polynomial. Exactly
+ * 1 at 0 and 0 below -126; NaN stays NaN. */
+static inline __m512 avx512_exp2_negative(__m512 x)
+{
+    __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 p = _mm512_set1_ps(0.000154531634f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.00133908633f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.00961808302f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.0555035695f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.240226507f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.693147182f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+    return _mm512_maskz_scalef_ps(counts, p, _mm512_sub_ps(x, r));
+}
+
 /* tanh(x) = 1 - 2 / (exp(2 x) + 1), to about 1e-7 absolute. */
 static inline __m512 avx512_tanh(__m512 x)
 {

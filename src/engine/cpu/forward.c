@@ -81,8 +81,7 @@ static void embed_part(void *context, size_t part, size_t n_parts)
     for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
         float *x = s->x + t * hidden;
         packed_matrix_read_row(job->engine->embedding, (size_t)s->tokens[t], x);
-        for (size_t i = 0; i < hidden; i++)
-            x[i] *= c->embedding_scale;
+        job->engine->ops->scale(x, hidden, c->embedding_scale, x);
         for (size_t i = 0; i < n_tables; i++) {
             size_t half = c->rope[i].rotary_dims / 2;
             fill_angles(&c->rope[i], token_position(s, t), s->cosines[i] + t * half,
@@ -150,28 +149,71 @@ static void position_head(const RowJob *job, float *head, const float *norm, siz
                 half);
 }
 
-static void store_row(const CpuOps *ops, const KvCache *cache, const KvLayer *layer, size_t head,
-                      size_t position, const float *k, const float *v)
+/* Where rows of one head are stored: positions from `position` on, within a tile of keys. */
+typedef struct KvPlace {
+    const KvCache *cache;
+    const KvLayer *layer;
+    size_t head, position;
+} KvPlace;
+
+/* n rows of a head's keys and values, stride apart. */
+static void store_half_rows(const CpuOps *ops, KvPlace at, const float *k, const float *v,
+                            size_t stride, size_t n)
 {
-    const KvPool *pool = cache->pool;
-    if (pool->type == KV_INT8) {
-        attention_store_int8(k, v, pool->head_dim, kv_cache_keys(cache, layer, head, position),
-                             kv_cache_values(cache, layer, head, position), position % KV_BLOCK);
-        return;
-    }
-    void *key = kv_cache_key(cache, layer, head, position);
-    void *value = kv_cache_value(cache, layer, head, position);
-    if (pool->type == KV_F16) {
-        ops->store_half(k, pool->head_dim, key, KV_KEY_TILE);
-        ops->store_half(v, pool->head_dim, value, 1);
+    const KvPool *pool = at.cache->pool;
+    void *keys = kv_cache_key(at.cache, at.layer, at.head, at.position);
+    uint16_t *value = (void *)kv_cache_value(at.cache, at.layer, at.head, at.position);
+    ops->store_half_rows(k, stride, n, pool->head_dim, keys, KV_KEY_TILE);
+    for (size_t i = 0; i < n; i++, value += pool->value_stride) {
+        ops->store_half(v + i * stride, pool->head_dim, value, 1);
         for (size_t d = pool->head_dim; d < pool->value_stride; d++)
-            ((uint16_t *)value)[d] = 0;
+            value[d] = 0;
+    }
+}
+
+static void store_row(KvPlace at, const float *k, const float *v)
+{
+    const KvPool *pool = at.cache->pool;
+    if (pool->type == KV_INT8) {
+        attention_store_int8(
+            k, v, pool->head_dim, kv_cache_keys(at.cache, at.layer, at.head, at.position),
+            kv_cache_values(at.cache, at.layer, at.head, at.position), at.position % KV_BLOCK);
         return;
     }
+    float *key = (void *)kv_cache_key(at.cache, at.layer, at.head, at.position);
+    float *value = (void *)kv_cache_value(at.cache, at.layer, at.head, at.position);
     for (size_t d = 0; d < pool->head_dim; d++)
-        ((float *)key)[d * KV_KEY_TILE] = k[d];
+        key[d * KV_KEY_TILE] = k[d];
     for (size_t d = 0; d < pool->value_stride; d++)
-        ((float *)value)[d] = d < pool->head_dim ? v[d] : 0.0f;
+        value[d] = d < pool->head_dim ? v[d] : 0.0f;
+}
+
+/* Keys and values of tokens [first, end) to their sequences' caches, as many at a time as lie in
+ * one tile of keys. */
+static void store_tokens(const RowJob *job, size_t first, size_t end)
+{
+    const CpuScratch *s = job->s;
+    const ModelConfig *c = job->config;
+    size_t stride = (size_t)c->num_key_value_heads * c->head_dim;
+    for (size_t t = first, n; t < end; t += n) {
+        const AttentionSlice *slice = &s->slices[s->token_slice[t]];
+        size_t position = token_position(s, t), left = slice->first_token + slice->n_tokens - t;
+        n = KV_KEY_TILE - position % KV_KEY_TILE;
+        n = n < left ? n : left;
+        n = n < end - t ? n : end - t;
+        KvPlace at = {slice->cache, &slice->cache->pool->layers[job->layer], 0, position};
+        for (; at.head < c->num_key_value_heads; at.head++) {
+            const float *k = s->k + t * stride + at.head * c->head_dim;
+            const float *v = s->v + t * stride + at.head * c->head_dim;
+            if (slice->cache->pool->type == KV_F16) {
+                store_half_rows(job->engine->ops, at, k, v, stride, n);
+                continue;
+            }
+            for (KvPlace row = at; row.position < position + n; row.position++)
+                store_row(row, k + (row.position - position) * stride,
+                          v + (row.position - position) * stride);
+        }
+    }
 }
 
 /* q and k get their norms and rotations; k and v go to the cache. */
@@ -181,23 +223,18 @@ static void position_part(void *context, size_t part, size_t n_parts)
     CpuScratch *s = job->s;
     const ModelConfig *c = job->config;
     const LayerWeights *w = &job->engine->model->weights.layers[job->layer];
-    size_t end = part_end(part, job->engine->pass.n_tokens), head_dim = c->head_dim;
+    size_t first = part * CPU_ROWS_PER_PART, end = part_end(part, job->engine->pass.n_tokens);
+    size_t head_dim = c->head_dim;
     (void)n_parts;
-    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
-        const KvCache *cache = s->slices[s->token_slice[t]].cache;
-        const KvLayer *layer = &cache->pool->layers[job->layer];
+    for (size_t t = first; t < end; t++) {
         float *q = s->q + t * c->num_attention_heads * head_dim;
         float *k = s->k + t * c->num_key_value_heads * head_dim;
-        const float *v = s->v + t * c->num_key_value_heads * head_dim;
-        size_t position = token_position(s, t);
         for (size_t h = 0; h < c->num_attention_heads; h++)
             position_head(job, q + h * head_dim, w->q_norm, t);
-        for (size_t h = 0; h < c->num_key_value_heads; h++) {
+        for (size_t h = 0; h < c->num_key_value_heads; h++)
             position_head(job, k + h * head_dim, w->k_norm, t);
-            store_row(job->engine->ops, cache, layer, h, position, k + h * head_dim,
-                      v + h * head_dim);
-        }
     }
+    store_tokens(job, first, end);
 }
 
 static void quantize_part(void *context, size_t part, size_t n_parts)

@@ -31,6 +31,12 @@ static void add_scaled_plain(float *x, const float *y, size_t n, float scale)
         x[i] = fmaf(y[i], scale, x[i]);
 }
 
+static void scale_plain(const float *x, size_t n, float scale, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = x[i] * scale;
+}
+
 static void silu_multiply_plain(float *gate, const float *up, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -72,16 +78,25 @@ static void store_half_plain(const float *x, size_t n, uint16_t *out, size_t str
     }
 }
 
+static void store_half_rows_plain(const float *x, size_t row_stride, size_t n_rows, size_t n,
+                                  uint16_t *out, size_t stride)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        store_half_plain(x + r * row_stride, n, out + r, stride);
+}
+
 const CpuOps ops_plain = {
     .name = "plain",
     .rms_norm = rms_norm_plain,
     .add = add_plain,
     .add_scaled = add_scaled_plain,
+    .scale = scale_plain,
     .silu_multiply = silu_multiply_plain,
     .gelu_tanh_multiply = gelu_tanh_multiply_plain,
     .soft_cap = soft_cap_plain,
     .rotate = rotate_plain,
     .store_half = store_half_plain,
+    .store_half_rows = store_half_rows_plain,
     .attention_segment = attention_segment_plain,
 };
 

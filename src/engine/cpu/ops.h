@@ -21,6 +21,8 @@ typedef struct CpuOps {
     void (*add)(float *x, const float *y, size_t n);
     /* x[i] += y[i] * scale */
     void (*add_scaled)(float *x, const float *y, size_t n, float scale);
+    /* out[i] = x[i] * scale; out may be x. */
+    void (*scale)(const float *x, size_t n, float scale, float *out);
     /* gate[i] = silu(gate[i]) * up[i] and gate[i] = gelu_tanh(gate[i]) * up[i] */
     void (*silu_multiply)(float *gate, const float *up, size_t n);
     void (*gelu_tanh_multiply)(float *gate, const float *up, size_t n);
@@ -30,6 +32,11 @@ typedef struct CpuOps {
     void (*rotate)(float *x, const float *cosines, const float *sines, size_t half);
     /* float32 to fp16, to nearest even, what is finite kept finite; to out[i * stride]. */
     void (*store_half)(const float *x, size_t n, uint16_t *out, size_t stride);
+    /* The same for rows x [n_rows, n], row_stride apart, side by side: row r to out[r + i *
+     * stride].
+     */
+    void (*store_half_rows)(const float *x, size_t row_stride, size_t n_rows, size_t n,
+                            uint16_t *out, size_t stride);
     /* Attention of a tile of queries over keys of one segment, of fp16 or float32. */
     void (*attention_segment)(const AttentionTile *tile);
     /* The loops over keys and values of 8 bits (attention_int8.h). Optional (NULL): in plain C. */
@@ -39,6 +46,9 @@ typedef struct CpuOps {
 extern const CpuOps ops_plain;
 #if CPU_HAS_X86_KERNELS
 extern const CpuOps ops_avx2, ops_avx512;
+/* Shared with AVX-512, which has nothing better. */
+void store_half_rows_avx2(const float *x, size_t row_stride, size_t n_rows, size_t n, uint16_t *out,
+                          size_t stride);
 #elif CPU_HAS_ARM_KERNELS
 extern const CpuOps ops_neon;
 #endif

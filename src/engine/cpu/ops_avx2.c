@@ -53,6 +53,16 @@ static void add_scaled_avx2(float *x, const float *y, size_t n, float scale)
         x[i] = fmaf(y[i], scale, x[i]);
 }
 
+static void scale_avx2(const float *x, size_t n, float scale, float *out)
+{
+    __m256 wide = _mm256_set1_ps(scale);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), wide));
+    for (; i < n; i++)
+        out[i] = x[i] * scale;
+}
+
 /* x sigmoid(z) y */
 static inline __m256 gated(__m256 x, __m256 z, __m256 y)
 {
@@ -158,16 +168,54 @@ static void store_half_avx2(const float *x, size_t n, uint16_t *out, size_t stri
     }
 }
 
+/* LANES rows of as many columns: to interleave the first half with the second, three times, makes
+ * columns of the rows. */
+static inline void transpose(__m128i rows[LANES])
+{
+    for (int step = 0; step < 3; step++) {
+        __m128i mixed[LANES];
+        for (int i = 0; i < LANES / 2; i++) {
+            mixed[2 * i] = _mm_unpacklo_epi16(rows[i], rows[i + LANES / 2]);
+            mixed[2 * i + 1] = _mm_unpackhi_epi16(rows[i], rows[i + LANES / 2]);
+        }
+        memcpy(rows, mixed, sizeof mixed);
+    }
+}
+
+void store_half_rows_avx2(const float *x, size_t row_stride, size_t n_rows, size_t n, uint16_t *out,
+                          size_t stride)
+{
+    size_t row = 0, whole = n / LANES * LANES;
+    for (; row + LANES <= n_rows; row += LANES) {
+        const float *from = x + row * row_stride;
+        for (size_t i = 0; i < whole; i += LANES) {
+            __m128i rows[LANES];
+            for (size_t r = 0; r < LANES; r++)
+                rows[r] = to_half(_mm256_loadu_ps(from + r * row_stride + i));
+            transpose(rows);
+            for (size_t j = 0; j < LANES; j++)
+                _mm_storeu_si128((__m128i *)(void *)(out + row + (i + j) * stride), rows[j]);
+        }
+        for (size_t r = 0; r < LANES && whole < n; r++)
+            store_half_avx2(from + r * row_stride + whole, n - whole,
+                            out + row + r + whole * stride, stride);
+    }
+    for (; row < n_rows; row++)
+        store_half_avx2(x + row * row_stride, n, out + row, stride);
+}
+
 const CpuOps ops_avx2 = {
     .name = "avx2",
     .rms_norm = rms_norm_avx2,
     .add = add_avx2,
     .add_scaled = add_scaled_avx2,
+    .scale = scale_avx2,
     .silu_multiply = silu_multiply_avx2,
     .gelu_tanh_multiply = gelu_tanh_multiply_avx2,
     .soft_cap = soft_cap_avx2,
     .rotate = rotate_avx2,
     .store_half = store_half_avx2,
+    .store_half_rows = store_half_rows_avx2,
     .attention_segment = attention_segment_avx2,
     .int8_loops = &int8_loops_avx2,
 };

@@ -57,6 +57,16 @@ static void add_scaled_avx512(float *x, const float *y, size_t n, float scale)
     }
 }
 
+static void scale_avx512(const float *x, size_t n, float scale, float *out)
+{
+    const __m512 wide = _mm512_set1_ps(scale);
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = lanes_left(n, i);
+        _mm512_mask_storeu_ps(out + i, mask,
+                              _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), wide));
+    }
+}
+
 /* x sigmoid(z) y */
 static inline __m512 gated(__m512 x, __m512 z, __m512 y)
 {
@@ -132,11 +142,13 @@ const CpuOps ops_avx512 = {
     .rms_norm = rms_norm_avx512,
     .add = add_avx512,
     .add_scaled = add_scaled_avx512,
+    .scale = scale_avx512,
     .silu_multiply = silu_multiply_avx512,
     .gelu_tanh_multiply = gelu_tanh_multiply_avx512,
     .soft_cap = soft_cap_avx512,
     .rotate = rotate_avx512,
     .store_half = store_half_avx512,
+    .store_half_rows = store_half_rows_avx2,
     .attention_segment = attention_segment_avx512,
     .int8_loops = &int8_loops_avx512,
 };

@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { LANES = 4 };
+enum { LANES = 4, HALF_LANES = 8 };
 
 static void rms_norm_neon(const float *x, const float *weight, size_t n, float eps, float *out)
 {
@@ -47,6 +47,15 @@ static void add_scaled_neon(float *x, const float *y, size_t n, float scale)
         vst1q_f32(x + i, vfmaq_n_f32(vld1q_f32(x + i), vld1q_f32(y + i), scale));
     for (; i < n; i++)
         x[i] = fmaf(y[i], scale, x[i]);
+}
+
+static void scale_neon(const float *x, size_t n, float scale, float *out)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        vst1q_f32(out + i, vmulq_n_f32(vld1q_f32(x + i), scale));
+    for (; i < n; i++)
+        out[i] = x[i] * scale;
 }
 
 /* x sigmoid(z) y */
@@ -137,16 +146,63 @@ static void store_half_neon(const float *x, size_t n, uint16_t *out, size_t stri
     }
 }
 
+static inline uint16x8_t to_halves(const float *x)
+{
+    const float32x4_t largest = vdupq_n_f32(65504.0f), least = vnegq_f32(largest);
+    float32x4_t low = vminq_f32(largest, vmaxq_f32(least, vld1q_f32(x)));
+    float32x4_t high = vminq_f32(largest, vmaxq_f32(least, vld1q_f32(x + LANES)));
+    return vcombine_u16(vreinterpret_u16_f16(vcvt_f16_f32(low)),
+                        vreinterpret_u16_f16(vcvt_f16_f32(high)));
+}
+
+/* Rows of as many columns: to interleave the first half with the second, three times, makes columns
+ * of the rows. */
+static inline void transpose(uint16x8_t rows[HALF_LANES])
+{
+    for (int step = 0; step < 3; step++) {
+        uint16x8_t mixed[HALF_LANES];
+        for (int i = 0; i < HALF_LANES / 2; i++) {
+            mixed[2 * i] = vzip1q_u16(rows[i], rows[i + HALF_LANES / 2]);
+            mixed[2 * i + 1] = vzip2q_u16(rows[i], rows[i + HALF_LANES / 2]);
+        }
+        memcpy(rows, mixed, sizeof mixed);
+    }
+}
+
+static void store_half_rows_neon(const float *x, size_t row_stride, size_t n_rows, size_t n,
+                                 uint16_t *out, size_t stride)
+{
+    size_t row = 0, whole = n / HALF_LANES * HALF_LANES;
+    for (; row + HALF_LANES <= n_rows; row += HALF_LANES) {
+        const float *from = x + row * row_stride;
+        for (size_t i = 0; i < whole; i += HALF_LANES) {
+            uint16x8_t rows[HALF_LANES];
+            for (size_t r = 0; r < HALF_LANES; r++)
+                rows[r] = to_halves(from + r * row_stride + i);
+            transpose(rows);
+            for (size_t j = 0; j < HALF_LANES; j++)
+                vst1q_u16(out + row + (i + j) * stride, rows[j]);
+        }
+        for (size_t r = 0; r < HALF_LANES && whole < n; r++)
+            store_half_neon(from + r * row_stride + whole, n - whole,
+                            out + row + r + whole * stride, stride);
+    }
+    for (; row < n_rows; row++)
+        store_half_neon(x + row * row_stride, n, out + row, stride);
+}
+
 const CpuOps ops_neon = {
     .name = "neon",
     .rms_norm = rms_norm_neon,
     .add = add_neon,
     .add_scaled = add_scaled_neon,
+    .scale = scale_neon,
     .silu_multiply = silu_multiply_neon,
     .gelu_tanh_multiply = gelu_tanh_multiply_neon,
     .soft_cap = soft_cap_neon,
     .rotate = rotate_neon,
     .store_half = store_half_neon,
+    .store_half_rows = store_half_rows_neon,
     .attention_segment = attention_segment_neon,
     .int8_loops = &int8_loops_neon,
 };
