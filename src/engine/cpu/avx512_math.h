@@ -26,9 +26,9 @@ static inline __m512 avx512_exp(__m512 x)
     return _mm512_maskz_scalef_ps(counts, result, n);
 }
 
-/* 2^x for x <= 0, to about 1e-7 relative: x = n + r, |r| <= 1/2, and a degree-6 polynomial. Exactly
- * 1 at 0 and 0 below -126; NaN stays NaN. */
-static inline __m512 avx512_exp2_negative(__m512 x)
+/* 2^x where counts, elsewhere 0, to about 1e-7 relative: x = n + r, |r| <= 1/2, and a degree-6
+ * polynomial. Exactly 1 at 0; NaN stays NaN. */
+static inline __m512 avx512_exp2_where(__mmask16 counts, __m512 x)
 {
     __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 p = _mm512_set1_ps(0.000154531634f);
@@ -38,8 +38,13 @@ static inline __m512 avx512_exp2_negative(__m512 x)
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.240226507f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.693147182f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_ps(counts, p, _mm512_sub_ps(x, r));
+}
+
+/* The same for x <= 0: exactly 0 below -126, where numbers are no longer normal. */
+static inline __m512 avx512_exp2_negative(__m512 x)
+{
+    return avx512_exp2_where(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), x);
 }
 
 /* tanh(x) = 1 - 2 / (exp(2 x) + 1), to about 1e-7 absolute. */
