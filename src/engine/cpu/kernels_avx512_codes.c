@@ -103,9 +103,14 @@ static FORCE_INLINE void multiply_strip(const Strip *strip, const size_t tiles,
                 UNROLL
                 for (size_t i = 0; i < tiles; i++) {
                     UNROLL
-                    for (size_t line = 0; line < block_bytes(kind.format); line += 64)
-                        _mm_prefetch((const char *)blocks[i] + ahead + line,
-                                     tiles > 1 ? _MM_HINT_T1 : _MM_HINT_T0);
+                    for (size_t line = 0; line < block_bytes(kind.format); line += 64) {
+                        const char *next = (const char *)blocks[i] + ahead + line;
+                        if (tiles >
+                            1) /* hints are constants of the language, not of the optimiser */
+                            _mm_prefetch(next, _MM_HINT_T1);
+                        else
+                            _mm_prefetch(next, _MM_HINT_T0);
+                    }
                     blocks[i] += block_bytes(kind.format);
                 }
             }
