@@ -144,8 +144,11 @@ static void end_overflow(JobChoice *choice)
               SCHEDULER_JOB_TEXT_BYTES_MAX);
 }
 
-static void wake_owner(Job *job)
+void job_wake_owner(Job *job)
 {
+    if (!job->owner_has_news)
+        return;
+    job->owner_has_news = false;
     pthread_mutex_lock(&job->notify_mutex);
     if (job->notify)
         job->notify(job->notify_context);
@@ -162,13 +165,14 @@ void job_publish(Job *job, size_t index, Slice text)
     if (choice->text.failed || choice->logprobs.bytes.failed || choice->logprobs.entries.failed)
         end_overflow(choice);
     choice->status = choice->progress;
-    choice->has_ended = choice->progress.finish != FINISH_NONE;
+    bool has_ended = choice->has_ended = choice->progress.finish != FINISH_NONE;
     size_t unread = choice->text.len + choice->logprobs.entries.len;
-    bool wanted = choice->has_ended || unread >= (job->notify_bytes ? job->notify_bytes : 1);
+    bool wanted = has_ended || unread >= (job->notify_bytes ? job->notify_bytes : 1);
     pthread_cond_broadcast(&job->changed);
     pthread_mutex_unlock(&job->mutex);
-    if (wanted)
-        wake_owner(job);
+    job->owner_has_news |= wanted;
+    if (has_ended)
+        job_wake_owner(job);
 }
 
 void job_publish_prompt_logprobs(Job *job)

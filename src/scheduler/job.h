@@ -62,15 +62,19 @@ struct Job {
     bool prompt_is_counted, cancel_is_counted; /* in the statistics */
     LogprobList prompt_list;                   /* the prompt's entries so far */
     TokenDecoder prompt_decoder;               /* has seen the tokens of those */
+    bool owner_has_news;                       /* to be told by job_wake_owner */
 };
 
 /* With both references taken. No choice has a generation yet. */
 bool job_create(const JobRequest *request, Job **out, Error *err) WARN_UNUSED;
 void job_drop_reference(Job *job);
-/* Inference thread: adds text, the choice's new log-probabilities and its progress, wakes the
- * owner. More unread output than the maximum ends the choice as cancelled (the caller sees
+/* Inference thread: adds text, the choice's new log-probabilities and its progress. The owner is
+ * woken at once where the choice has ended (the job may be freed after that), else by
+ * job_wake_owner. More unread output than the maximum ends the choice as cancelled (the caller sees
  * progress.finish). */
 void job_publish(Job *job, size_t choice, Slice text);
+/* Inference thread: tells the owner of what was published since the last call, if anything was. */
+void job_wake_owner(Job *job);
 /* Inference thread: the prompt's entries are complete. */
 void job_publish_prompt_logprobs(Job *job);
 

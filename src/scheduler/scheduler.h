@@ -63,9 +63,9 @@ typedef struct JobRequest {
     size_t n;                     /* choices, at most SCHEDULER_CHOICES_MAX; 0 is 1. Choice i
                                      draws from the stream of (seed, choice + i) */
     bool prompt_logprobs;         /* with generation.logprobs: also those of the prompt's tokens */
-    /* Called on the inference thread whenever there is something new to read; must not block, and
-     * must not call into the scheduler. May be NULL. Not called any more after job_release
-     * returned. */
+    /* Called on the inference thread at the end of every step that left something new to read (and
+     * at once for the end of a choice); must not block, and must not call into the scheduler. May be
+     * NULL. Not called any more after job_release returned. */
     void (*notify)(void *context);
     void *notify_context;
     /* Notify only when that many unread bytes of a choice have gathered, or at the end of a choice.

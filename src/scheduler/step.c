@@ -375,29 +375,45 @@ static bool forward_rows(Scheduler *scheduler, const Step *step, bool chooses, E
     return engine_forward(scheduler->engine, scheduler->rows, step->n_rows, scheduler->logits, err);
 }
 
-void step_run(Scheduler *scheduler)
+static void run_rows(Scheduler *scheduler, const Step *step)
 {
-    Step step = build_rows(scheduler);
-    if (step.n_rows == 0)
-        return;
     Error err = {0};
     double start = clock_monotonic_seconds();
     scheduler->tally.steps_total++;
-    bool chooses = engine_chooses(scheduler, &step);
-    if (forward_rows(scheduler, &step, chooses, &err)) {
-        finish_rows(scheduler, scheduler->rows, scheduler->row_slots, step.n_rows,
+    bool chooses = engine_chooses(scheduler, step);
+    if (forward_rows(scheduler, step, chooses, &err)) {
+        finish_rows(scheduler, scheduler->rows, scheduler->row_slots, step->n_rows,
                     chooses ? scheduler->ids : NULL);
-        learn_costs(scheduler, step.n_decode, step.n_prefill, clock_monotonic_seconds() - start);
+        learn_costs(scheduler, step->n_decode, step->n_prefill, clock_monotonic_seconds() - start);
         return;
     }
     /* No sequence has changed, so each row can be tried alone. */
-    for (size_t i = 0; i < step.n_rows; i++) {
+    for (size_t i = 0; i < step->n_rows; i++) {
         const EngineRow *row = &scheduler->rows[i];
         bool ok =
-            step.n_rows > 1 && engine_forward(scheduler->engine, row, 1, scheduler->logits, &err);
+            step->n_rows > 1 && engine_forward(scheduler->engine, row, 1, scheduler->logits, &err);
         if (ok)
             finish_rows(scheduler, row, &scheduler->row_slots[i], 1, NULL);
         else
             slot_end(scheduler, scheduler->row_slots[i], FINISH_ERROR, &err);
     }
+}
+
+/* All owners in a row, when the whole step is published: threads that are woken token by token would
+ * find one at a time, and take the processor from the sampling. */
+static void wake_owners(Scheduler *scheduler)
+{
+    for (size_t i = 0; i < scheduler->slot_count; i++) {
+        if (scheduler->slots[i].job)
+            job_wake_owner(scheduler->slots[i].job);
+    }
+}
+
+void step_run(Scheduler *scheduler)
+{
+    Step step = build_rows(scheduler);
+    if (step.n_rows == 0)
+        return;
+    run_rows(scheduler, &step);
+    wake_owners(scheduler);
 }
