@@ -167,7 +167,9 @@ def servers(options):
         port = free_port()
         return Served("llama_cpp.server", [options.python, "-m", "llama_cpp.server", "--model", options.gguf,
                                            "--port", str(port), "--n_threads", str(options.threads),
-                                           "--n_threads_batch", str(options.threads), "--n_ctx", "4096"], port)
+                                           "--n_threads_batch", str(options.threads), "--n_ctx", "4096",
+                                           # Else a request cuts off the one that runs.
+                                           "--interrupt_requests", "false"], port)
     return [ours, theirs] if options.gguf else [ours]
 
 

@@ -64,8 +64,8 @@ typedef struct JobRequest {
                                      draws from the stream of (seed, choice + i) */
     bool prompt_logprobs;         /* with generation.logprobs: also those of the prompt's tokens */
     /* Called on the inference thread at the end of every step that left something new to read (and
-     * at once for the end of a choice); must not block, and must not call into the scheduler. May be
-     * NULL. Not called any more after job_release returned. */
+     * at once for the end of a choice); must not block, and must not call into the scheduler. May
+     * be NULL. Not called any more after job_release returned. */
     void (*notify)(void *context);
     void *notify_context;
     /* Notify only when that many unread bytes of a choice have gathered, or at the end of a choice.

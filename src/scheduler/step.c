@@ -399,8 +399,8 @@ static void run_rows(Scheduler *scheduler, const Step *step)
     }
 }
 
-/* All owners in a row, when the whole step is published: threads that are woken token by token would
- * find one at a time, and take the processor from the sampling. */
+/* All owners in a row, when the whole step is published: threads that are woken token by token
+ * would find one at a time, and take the processor from the sampling. */
 static void wake_owners(Scheduler *scheduler)
 {
     for (size_t i = 0; i < scheduler->slot_count; i++) {

@@ -105,9 +105,15 @@ struct HttpRequest {
     size_t out_at; /* how much of out was given */
     bool ended;    /* the task is complete */
 
+    /* Any thread sets a reason to go on (the first three, or the server's aborting) and then wakes;
+     * the connection's thread sets suspended and then looks for reasons once more. So one of the
+     * two sees the other, and who clears suspended resumes the connection. No lock: the inference
+     * thread, which wakes all streams after each step, would wait for the threads it has woken. */
+    atomic_bool news, hung_up, keep_alive_due, suspended;
+    _Atomic double last_progress; /* when the stream last had bytes */
+
     /* Guarded by the server's mutex. */
-    bool registered, suspended, news, hung_up, keep_alive_due;
-    double last_progress; /* when the stream last had bytes */
+    bool registered;
     HttpRequest *next, *previous;
 };
 
@@ -137,15 +143,15 @@ struct Server {
     ConstraintStore constraints;
 
     /* mutex guards the lists of running tasks and of connections, the fields that HttpRequest
-     * marks, stopping and aborting. While it is held nothing waits: libmicrohttpd's suspend and
-     * resume, and sends to sockets that do not block. */
+     * marks, and stopping. While it is held nothing waits: libmicrohttpd's resume, and sends to
+     * sockets that do not block. */
     pthread_mutex_t mutex;
     pthread_cond_t idle; /* the list became empty */
     HttpRequest *tasks;
     size_t task_count;
     HttpConnection *connections;
-    bool stopping; /* no new tasks */
-    bool aborting; /* running tasks end now */
+    bool stopping;        /* no new tasks */
+    atomic_bool aborting; /* running tasks end now */
 };
 
 /* ---- For dialects ---- */
@@ -157,7 +163,8 @@ void http_reply_error(HttpRequest *request, const HttpError *error);
 void http_add_header(HttpRequest *request, const char *name, Slice value);
 /* Makes the answer a task of the request, which owns it now. */
 void http_start_task(HttpRequest *request, const HttpTaskOps *ops, void *task, bool streams);
-/* Wakes the request's connection: the notify callback of its job. Any thread. */
+/* Wakes the request's connection: the notify callback of its job. Any thread, while the request has
+ * its job or is in the list of tasks. */
 void http_notify(void *request);
 /* What is served, or NULL with the 503 while it is still loading. */
 const ServerModel *http_need_model(HttpRequest *request, HttpError *error);
@@ -189,7 +196,5 @@ void http_completed(void *cls, struct MHD_Connection *connection, void **con_cls
                     enum MHD_RequestTerminationCode code);
 void http_connection_changed(void *cls, struct MHD_Connection *connection, void **socket_context,
                              enum MHD_ConnectionNotificationCode code);
-/* The server's mutex is held: resumes the connection if it is suspended. */
-void http_wake_locked(HttpRequest *request);
 
 #endif

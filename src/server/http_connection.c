@@ -128,21 +128,17 @@ void http_connection_changed(void *cls, struct MHD_Connection *connection, void 
 
 /* ---- Waking and waiting ---- */
 
-void http_wake_locked(HttpRequest *request)
+static void resume(HttpRequest *request)
 {
-    request->news = true;
-    if (request->suspended) {
-        request->suspended = false;
+    if (atomic_exchange(&request->suspended, false))
         MHD_resume_connection(request->connection);
-    }
 }
 
 void http_notify(void *context)
 {
     HttpRequest *request = context;
-    pthread_mutex_lock(&request->server->mutex);
-    http_wake_locked(request);
-    pthread_mutex_unlock(&request->server->mutex);
+    atomic_store(&request->news, true);
+    resume(request);
 }
 
 void http_start_task(HttpRequest *request, const HttpTaskOps *ops, void *task, bool streams)
@@ -163,48 +159,50 @@ static void register_task(HttpRequest *request)
     server->tasks = request;
     server->task_count++;
     request->registered = true;
-    request->last_progress = clock_monotonic_seconds();
+    atomic_store(&request->last_progress, clock_monotonic_seconds());
     pthread_mutex_unlock(&server->mutex);
     watcher_wake(server->watcher);
 }
 
 typedef enum WaitResult {
-    WAIT_SUSPENDED,
+    WAIT_NONE,
     WAIT_NEWS,
     WAIT_HUNG_UP,
     WAIT_ABORTED,
     WAIT_SILENT
 } WaitResult;
 
-/* Suspends the connection unless there is a reason to go on, which is consumed. */
-static WaitResult wait_for_news(HttpRequest *request, bool may_suspend)
+/* A reason to go on, which is consumed, or WAIT_NONE. */
+static WaitResult look_for_news(HttpRequest *request)
 {
-    WaitResult result = WAIT_NEWS;
-    Server *server = request->server;
-    pthread_mutex_lock(&server->mutex);
-    if (request->hung_up) {
-        result = WAIT_HUNG_UP;
-    } else if (server->aborting) {
-        result = WAIT_ABORTED;
-    } else if (request->keep_alive_due) {
-        result = WAIT_SILENT;
-    } else if (!request->news && may_suspend) {
-        request->suspended = true;
-        MHD_suspend_connection(request->connection);
-        result = WAIT_SUSPENDED;
-    }
-    request->keep_alive_due = false;
-    if (result != WAIT_SUSPENDED)
-        request->news = false;
-    pthread_mutex_unlock(&server->mutex);
-    return result;
+    bool silent = atomic_exchange(&request->keep_alive_due, false);
+    bool news = atomic_exchange(&request->news, false);
+    if (atomic_load(&request->hung_up))
+        return WAIT_HUNG_UP;
+    if (atomic_load(&request->server->aborting))
+        return WAIT_ABORTED;
+    if (silent)
+        return WAIT_SILENT;
+    return news ? WAIT_NEWS : WAIT_NONE;
 }
 
-static void note_progress(HttpRequest *request)
+static bool has_news(const HttpRequest *request)
 {
-    pthread_mutex_lock(&request->server->mutex);
-    request->last_progress = clock_monotonic_seconds();
-    pthread_mutex_unlock(&request->server->mutex);
+    return atomic_load(&request->news) || atomic_load(&request->hung_up) ||
+           atomic_load(&request->keep_alive_due) || atomic_load(&request->server->aborting);
+}
+
+/* Suspends the connection unless there is a reason to go on. A reason that comes meanwhile resumes
+ * it, here or where it comes from. */
+static bool suspend_without_news(HttpRequest *request)
+{
+    if (has_news(request))
+        return false;
+    MHD_suspend_connection(request->connection);
+    atomic_store(&request->suspended, true);
+    if (has_news(request))
+        resume(request);
+    return true;
 }
 
 static void fail_task(HttpRequest *request)
@@ -223,7 +221,7 @@ static DriveResult drive_task(HttpRequest *request)
     while (!request->ended) {
         /* First take what there is; the second look happens with the news flag known to be clear.
          */
-        WaitResult wait = wait_for_news(request, false);
+        WaitResult wait = look_for_news(request);
         if (wait == WAIT_HUNG_UP)
             return DRIVE_HUNG_UP;
         if (wait == WAIT_ABORTED) {
@@ -239,7 +237,7 @@ static DriveResult drive_task(HttpRequest *request)
             request->ended = true;
         else if (progress == HTTP_MORE)
             return DRIVE_MORE;
-        else if (wait_for_news(request, true) == WAIT_SUSPENDED)
+        else if (suspend_without_news(request))
             return DRIVE_SUSPENDED;
     }
     return DRIVE_ENDED;
@@ -274,7 +272,7 @@ static ssize_t read_stream(void *cls, uint64_t position, char *to, size_t max)
             return MHD_CONTENT_READER_END_WITH_ERROR;
         if (request->out.len == 0)
             return MHD_CONTENT_READER_END_OF_STREAM;
-        note_progress(request);
+        atomic_store(&request->last_progress, clock_monotonic_seconds());
     }
     return (ssize_t)take_out(request, to, max);
 }

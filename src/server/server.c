@@ -233,9 +233,9 @@ void server_stop(Server *server, double grace_seconds)
     pthread_mutex_lock(&server->mutex);
     server->stopping = true;
     wait_until_idle(server, grace_seconds > 0 ? grace_seconds : 0);
-    server->aborting = true;
+    atomic_store(&server->aborting, true);
     for (HttpRequest *request = server->tasks; request; request = request->next)
-        http_wake_locked(request);
+        http_notify(request);
     wait_until_idle(server, SERVER_FAREWELL_SECONDS);
     pthread_mutex_unlock(&server->mutex);
 

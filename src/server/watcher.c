@@ -69,14 +69,14 @@ static bool look_at_tasks(Server *server)
     pthread_mutex_lock(&server->mutex);
     for (HttpRequest *request = server->tasks; request; request = request->next) {
         int socket = socket_of(request);
-        if (!request->hung_up && client_is_gone(socket)) {
-            request->hung_up = true;
+        if (!atomic_load(&request->hung_up) && client_is_gone(socket)) {
+            atomic_store(&request->hung_up, true);
             shutdown(socket, SHUT_RDWR);
-            http_wake_locked(request);
-        } else if (request->streams && request->suspended &&
-                   now - request->last_progress >= SERVER_KEEP_ALIVE_SECONDS) {
-            request->keep_alive_due = true;
-            http_wake_locked(request);
+            http_notify(request);
+        } else if (request->streams && atomic_load(&request->suspended) &&
+                   now - atomic_load(&request->last_progress) >= SERVER_KEEP_ALIVE_SECONDS) {
+            atomic_store(&request->keep_alive_due, true);
+            http_notify(request);
         }
     }
     bool any = server->tasks != NULL;
