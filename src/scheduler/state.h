@@ -53,14 +53,14 @@ struct Scheduler {
     SchedulerSlot *published_slots; /* [slot_count] */
     double step_started_at;         /* 0: nothing to do */
 
-    Slot *slots;       /* [slot_count] */
-    EngineRow *rows;   /* [slot_count] of one step */
-    Slot **row_slots;  /* [slot_count] whose row it is */
-    float *logits;     /* [logit_rows, vocab_size] */
-    int32_t *ids;      /* [slot_count] where the engine chooses the tokens */
+    Slot *slots;           /* [slot_count] */
+    EngineRow *rows;       /* [slot_count] of one step */
+    Slot **row_slots;      /* [slot_count] whose row it is */
+    float *logits;         /* [logit_rows, vocab_size] */
+    int32_t *ids;          /* [slot_count] where the engine chooses the tokens */
     EngineChoice *choices; /* [slot_count] how it does */
-    size_t logit_rows; /* slot_count, and SCHEDULER_ECHO_CHUNK more once they were needed */
-    Buffer text;       /* of one token; empty between jobs */
+    size_t logit_rows;     /* slot_count, and SCHEDULER_ECHO_CHUNK more once they were needed */
+    Buffer text;           /* of one token; empty between jobs */
     uint64_t admissions;
     size_t used_slots, running_jobs;
     bool memory_short; /* admission waits until a choice ends */

@@ -234,6 +234,7 @@ def test_log_has_a_line_for_each_request_and_no_text():
         assert served.stop() == 0
     lines = [line for line in served.lines if " request id=req_" in line]
     assert len(lines) == 2
+    lines.sort(key=lambda line: "status=400" in line)  # a line follows its answer, on the thread of its connection
     assert re.search(r'method="POST" route=/v1/chat/completions status=200 ms=[\d.]+ choices=1 prompt_tokens=\d+ '
                      r'cached_tokens=\d+ completion_tokens=\d queue_ms=[\d.]+ ttft_ms=[\d.]+ finish=\w+$', lines[0])
     assert "status=400" in lines[1] and "error=invalid_json" in lines[1]

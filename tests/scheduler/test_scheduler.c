@@ -485,6 +485,34 @@ static void notifications_can_be_rare(void **state)
     fixture_reset(&fixture);
 }
 
+/* However many choices a step gave a token: one call, and one for each choice's end. */
+static void owners_are_told_once_a_step(void **state)
+{
+    (void)state;
+    enum { CHOICES = 4, TOKENS = 100 };
+    Fixture fixture;
+    int32_t prompt[10];
+    JobRequest request;
+    SchedulerStatistics statistics;
+    atomic_int notified = 0;
+    fixture_init(&fixture, CHOICES, 9000);
+    atomic_store(&fixture.fake.never_ends, true);
+    make_prompt(1, 10, prompt);
+    request_init(&request, prompt, 10, TOKENS);
+    request.n = CHOICES;
+    request.notify = count_notify;
+    request.notify_context = &notified;
+    Job *job = submit(&fixture, &request);
+    wait_for_idle(&fixture);
+    scheduler_statistics(fixture.scheduler, &statistics);
+    assert_int_equal(statistics.generated_tokens_total, CHOICES * TOKENS);
+    assert_true(atomic_load(&notified) >= TOKENS);
+    assert_true((uint64_t)atomic_load(&notified) <= statistics.steps_total + CHOICES);
+    assert_true(statistics.steps_total < CHOICES * TOKENS);
+    job_release(job);
+    fixture_reset(&fixture);
+}
+
 static void jobs_outlive_the_scheduler(void **state)
 {
     (void)state;
@@ -692,6 +720,7 @@ int main(void)
         cmocka_unit_test(decoding_goes_on_beside_prefill),
         cmocka_unit_test(released_jobs_are_cancelled_and_silent),
         cmocka_unit_test(notifications_can_be_rare),
+        cmocka_unit_test(owners_are_told_once_a_step),
         cmocka_unit_test(jobs_outlive_the_scheduler),
         cmocka_unit_test(many_callers_get_their_own_replies),
         cmocka_unit_test(sampled_replies_do_not_depend_on_the_batch),
