@@ -93,6 +93,10 @@ typedef void (*QuantizeBlock)(const float *x, int8_t *codes, ActivationScale *sc
 typedef struct KernelTable {
     const char *name;
     QuantizeBlock quantize_block, quantize_block_int16;
+    /* Optional: how products of words_from tokens and more want activations of 16 bits instead of
+     * in planes. The same codes, each an int16_t, inputs 0, 2, 1 and 3 of each 4. */
+    QuantizeBlock quantize_block_words;
+    size_t words_from;
     MatrixKernel multiply[PACKED_FORMATS]; /* codes of either precision; dense formats: values */
     MatrixKernel multiply_f32[PACKED_FORMATS]; /* float32 values for every format */
 } KernelTable;

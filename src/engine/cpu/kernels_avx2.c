@@ -1,20 +1,8 @@
 /* AVX2: quantising activations, and the tables of this instruction set and of AVX-VNNI, which
- * differ in the quantised products only.
- *
- * The products of AVX2 rest on vpmaddubsw, which multiplies 32 unsigned bytes with 32 signed ones
- * and adds pairs of products into 16 bits. A register of weights holds 4 inputs of 8 rows, the
- * activations' 4 codes are broadcast, and sums are widened to 32 bits before they could overflow
- * (vectors_in_sums); so every dot is exact, and the kernels for few and for many tokens may sum it
- * in any order. What is in float32 follows the order that kernels.h fixes. */
+ * differ in the quantised products only: both compute the same bits. */
 #include "kernels_avx2.h"
 
 #include <math.h>
-
-/* Two planes keep a token in the registers of two. */
-static bool is_few(const KernelJob *job)
-{
-    return job->x->n_tokens * job->x->planes <= AVX2_FEW_TOKENS;
-}
 
 enum { QUANTIZE_VECTORS = ACTIVATION_BLOCK / 8 };
 
@@ -100,6 +88,21 @@ static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale 
     store_codes(q, codes + ACTIVATION_BLOCK);
 }
 
+/* 16-bit codes as kernels_avx2_many.c takes them: inputs 0, 2, 1 and 3 of each 4. */
+static void quantize_block_words(const float *x, int8_t *codes, ActivationScale *scale)
+{
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+    __m256i q[QUANTIZE_VECTORS];
+    quantize_values(x, (float)ACTIVATION_INT16_MAX, q, scale);
+    UNROLL
+    for (int i = 0; i < QUANTIZE_VECTORS; i += 2) {
+        /* Packing works in 128-bit halves; the permutation puts them back in order. */
+        __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[i], q[i + 1]), 0xd8);
+        _mm256_storeu_si256((__m256i *)(void *)(codes + 16 * i), _mm256_shuffle_epi8(words, order));
+    }
+}
+
 void avx2_store_part(const KernelJob *job, size_t first_row, size_t token, __m256 acc)
 {
     float values[HALF_ROWS];
@@ -114,7 +117,7 @@ void avx2_store_part(const KernelJob *job, size_t first_row, size_t token, __m25
     {                                                                                              \
         if (job->x->n_tokens == 0)                                                                 \
             return;                                                                                \
-        if (is_few(job))                                                                           \
+        if (job->x->n_tokens < AVX2_MANY_TOKENS)                                                   \
             set##_multiply_few(job);                                                               \
         else                                                                                       \
             set##_multiply_many(job);                                                              \
@@ -123,6 +126,8 @@ void avx2_store_part(const KernelJob *job, size_t first_row, size_t token, __m25
         .name = #set,                                                                              \
         .quantize_block = quantize_block,                                                          \
         .quantize_block_int16 = quantize_block_int16,                                              \
+        .quantize_block_words = quantize_block_words,                                              \
+        .words_from = AVX2_MANY_TOKENS,                                                            \
         .multiply = {set##_multiply_quantized, set##_multiply_quantized, set##_multiply_quantized, \
                      avx2_multiply_dense, avx2_multiply_dense, avx2_multiply_dense},               \
         .multiply_f32 = {avx2_multiply_f32, avx2_multiply_f32, avx2_multiply_f32,                  \

@@ -21,11 +21,11 @@
  * a tree, which needs more registers than there are and spills most of them. */
 #define PIN(vector) __asm__("" : "+x"(vector))
 
-/* Up to this many columns (tokens times planes) the weights are streamed past the tokens; the
- * measured cross-over. */
-enum { AVX2_FEW_TOKENS = 7 };
+/* Fewer tokens than this stream past the weights; the measured cross-over. From it on activations
+ * of 16 bits are words. */
+enum { AVX2_MANY_TOKENS = 4 };
 
-void avx2_multiply_few(const KernelJob *job); /* 1 .. AVX2_FEW_TOKENS tokens, quantised formats */
+void avx2_multiply_few(const KernelJob *job); /* quantised formats */
 void avx2_multiply_many(const KernelJob *job);
 void avxvnni_multiply_few(const KernelJob *job);
 void avxvnni_multiply_many(const KernelJob *job);

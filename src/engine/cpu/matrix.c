@@ -115,9 +115,11 @@ void activations_quantize_row(Activations *activations, size_t token)
     if (activations->precision == ACTIVATIONS_F32)
         return;
     const KernelTable *kernels = cpu_kernels();
-    QuantizeBlock quantize_block = activations->precision == ACTIVATIONS_INT16
-                                       ? kernels->quantize_block_int16
-                                       : kernels->quantize_block;
+    QuantizeBlock quantize_block = kernels->quantize_block;
+    if (activations->precision == ACTIVATIONS_INT16) {
+        bool words = kernels->quantize_block_words && activations->n_tokens >= kernels->words_from;
+        quantize_block = words ? kernels->quantize_block_words : kernels->quantize_block_int16;
+    }
     const float *x = activations->values + token * activations->value_stride;
     size_t whole = activations->cols / ACTIVATION_BLOCK;
     for (size_t block = 0; block < whole; block++)

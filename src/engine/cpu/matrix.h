@@ -104,7 +104,8 @@ static inline ActivationScale *activation_scale(const Activations *x, size_t tok
 }
 
 /* The planes of inputs [64 * block, 64 * block + 64) of a token, one after the other. Codes are
- * -127 .. 127 in the first plane, -128 .. 127 in the second, zero beyond the last column. */
+ * -127 .. 127 in the first plane, -128 .. 127 in the second, zero beyond the last column. Where
+ * KernelTable says so, codes of many tokens are words instead of two planes. */
 static inline int8_t *activation_codes(const Activations *x, size_t token, size_t block)
 {
     return x->codes + activation_index(x, token, block) * x->planes * ACTIVATION_BLOCK;
