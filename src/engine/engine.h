@@ -63,8 +63,8 @@ typedef struct EngineDescription {
     char device[64];     /* "AVX2, 2 threads" */
     size_t weight_bytes; /* resident, as repacked */
     size_t scratch_bytes;
-    size_t device_bytes,
-        device_peak_bytes; /* in use now and at most; 0: the process's memory is it */
+    /* In use now and at most; 0: the process's memory is it. */
+    size_t device_bytes, device_peak_bytes;
     size_t
         kv_bytes_per_token; /* of one sequence, full-attention layers; sliding ones are bounded */
     size_t kv_bytes_max;    /* as in the options */

@@ -449,10 +449,11 @@ static void heads_part(void *context, size_t part, size_t n_parts)
     size_t kv_head = in_tile * n_kv_heads / parts_per_tile;
     size_t end = (in_tile + 1) * n_kv_heads / parts_per_tile;
     WorkerScratch *w = &s->workers[cpu_pool_worker_index()];
-    size_t first, unused;
-    visible_keys(run, tile, &first, &unused);
-    if (tile->n_tokens == 1)
-        prefetch_keys(run, tile, kv_head, first);
+    if (tile->n_tokens == 1) {
+        size_t first_key, end_key;
+        visible_keys(run, tile, &first_key, &end_key);
+        prefetch_keys(run, tile, kv_head, first_key);
+    }
     for (; kv_head < end; kv_head++)
         run_head(run, tile, kv_head, kv_head + 1 < end, w);
 }

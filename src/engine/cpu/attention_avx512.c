@@ -36,8 +36,7 @@ typedef struct Block {
     size_t first, end; /* keys of the block that some query of the tile sees */
     const void *keys, *values;
     const uint8_t *next_keys; /* of the block that follows, or NULL */
-    bool is_half;
-    bool prefetches;
+    bool is_half;             /* fp16 that is read, and asked for, in the loop */
 } Block;
 
 ALWAYS_INLINE __m512 load(const void *base, size_t index, bool is_half)
@@ -73,7 +72,7 @@ ALWAYS_INLINE void score_vectors(const AttentionTile *t, const Block *b, const f
     }
     for (size_t d = 0; d < head_dim; d++) {
         __m512 keys[VECTORS];
-        if (is_half && b->prefetches && d < b->end)
+        if (is_half && d < b->end)
             prefetch_row(b->values, d, value_bytes);
         UNROLL
         for (int v = 0; v < VECTORS; v++) {
@@ -285,8 +284,7 @@ void attention_segment_avx512(const AttentionTile *t)
             .next_keys = at + KV_BLOCK < t->end_key ? t->keys[index + 1] : t->next_keys,
             .is_half = t->is_half,
         };
-        block.prefetches = t->n_queries <= DIRECT_QUERIES;
-        if (t->is_half && !block.prefetches)
+        if (t->is_half && t->n_queries > DIRECT_QUERIES)
             widen_block(t, &block);
         for (size_t i = 0; i < t->n_queries; i += GROUP_QUERIES) {
             size_t left = t->n_queries - i;

@@ -12,7 +12,7 @@
  */
 #define UNROLL _Pragma("GCC unroll 16")
 
-enum { SPAN_VECTORS = 2 * BLOCK_VECTORS, FLOATS_PER_SCALE = sizeof(ActivationScale) / 4 };
+enum { FLOATS_PER_SCALE = sizeof(ActivationScale) / 4 };
 
 void amx_multiply_quantized(const KernelJob *job);
 void avx512_multiply_codes(const KernelJob *job); /* quantised formats */
