@@ -215,7 +215,7 @@ static void test_packed_rows_read_back_exactly(void **state)
 static void test_agrees_with_plain(void **state)
 {
     select_or_skip(state_set(state));
-    enum { ROWS = 19, COLS = 384, TOKENS = 21 };
+    enum { ROWS = 19, COLS = 384, TOKENS = 35 };
     for (size_t s = 0; s < SAMPLE_SPECS; s++) {
         Sample sample;
         sample_create(&sample, sample_specs[s], 0, ROWS, COLS);

@@ -21,7 +21,7 @@ enum {
     CHUNK_BLOCKS = 32, /* 128 tokens * 2 planes * 1 KiB = 256 KiB; a multiple of any group */
     AMX_TOKENS = 16,   /* rows of a tile */
     SPANS_AHEAD = 2,   /* tile sums take long to arrive; 4 are no faster */
-    FEW_TOKENS = 8,    /* up to here the VNNI kernel is faster */
+    FEW_COLUMNS = 31,  /* tokens times planes: up to here the VNNI kernel is faster */
 };
 
 /* Tile registers; names for the preprocessor, since the intrinsics print them. */
@@ -200,7 +200,7 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 
 void amx_multiply_quantized(const KernelJob *job)
 {
-    if (job->x->n_tokens <= FEW_TOKENS) {
+    if (job->x->n_tokens * job->x->planes <= FEW_COLUMNS) {
         avx512_multiply_codes(job);
         return;
     }

@@ -12,7 +12,7 @@
  * accumulators (16 with one plane, of which some are spilled), a broadcast, a mask. */
 #include "kernels_avx512.h"
 
-enum { TILES_AT_ONCE = 2, COLUMNS_AT_ONCE = 8, PREFETCH_BYTES = 2048 };
+enum { TILES_AT_ONCE = 2, COLUMNS_AT_ONCE = 8, PREFETCH_BYTES = 4096 };
 
 /* Tiles side by side, and how far before its use memory is asked for. */
 typedef struct Strip {
