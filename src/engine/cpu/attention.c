@@ -343,7 +343,7 @@ static void prefetch_keys(const Run *run, const Tile *tile, size_t kv_head, size
     const uint8_t *keys = keys_at(run, tile, kv_head, position);
     size_t bytes = run->scratch->slices[tile->slice].cache->pool->key_bytes;
     for (size_t i = 0; i < bytes; i += LINE_BYTES)
-        __builtin_prefetch(keys + i);
+        __builtin_prefetch(keys + i, 0, 2);
 }
 
 /* Keys [first, end) of one segment; next: the keys that the same thread meets then, or NULL. */

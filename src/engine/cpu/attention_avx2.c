@@ -47,7 +47,7 @@ typedef struct Ahead {
 ALWAYS_INLINE void prefetch_line(Ahead ahead, size_t line)
 {
     if (line < ahead.lines)
-        _mm_prefetch((const char *)ahead.base + line * LINE_BYTES, _MM_HINT_T0);
+        _mm_prefetch((const char *)ahead.base + line * LINE_BYTES, _MM_HINT_T1);
 }
 
 ALWAYS_INLINE __m256 load(const void *base, size_t index, bool is_half)

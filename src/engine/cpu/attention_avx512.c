@@ -52,7 +52,7 @@ ALWAYS_INLINE __m512 load(const void *base, size_t index, bool is_half)
 ALWAYS_INLINE void prefetch_row(const uint8_t *base, size_t step, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += LINE_BYTES)
-        _mm_prefetch((const char *)base + step * bytes + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)base + step * bytes + i, _MM_HINT_T1);
 }
 
 /* scores[i] = queries[i] . keys for the block's first n_vectors vectors: what lies behind them, and

@@ -25,7 +25,7 @@ ALWAYS_INLINE __m512i broadcast_pair(const int16_t *codes)
 ALWAYS_INLINE void prefetch(const uint8_t *base, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += VECTOR_BYTES)
-        _mm_prefetch((const char *)base + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)base + i, _MM_HINT_T1);
 }
 
 /* sums[i][v] += four bytes a lane at base, n_vectors of them, times the 4 codes of each query. */
