@@ -13,10 +13,6 @@
 #include <immintrin.h>
 #include <string.h>
 
-/* Kernels count on loops over registers being unrolled: an array in a rolled loop lives in memory.
- */
-#define UNROLL _Pragma("GCC unroll 8")
-
 /* Pins a sum to a register at this point. Left alone, the compiler turns a chain of additions into
  * a tree, which needs more registers than there are and spills most of them. */
 #define PIN(vector) __asm__("" : "+x"(vector))
@@ -170,11 +166,10 @@ static FORCE_INLINE bool has_nibble_planes(KernelKind kind)
 
 /* acc + dot * (scale * x.scale) + bias * x.offset, in the order that kernels.h fixes. */
 static FORCE_INLINE __m256 add_span(__m256 acc, __m256i dot, __m256 scales, __m256 biases,
-                                    const float *x_scale, const float *x_offset)
+                                    __m256 x_scale, __m256 x_offset)
 {
-    __m256 scale = _mm256_mul_ps(scales, _mm256_broadcast_ss(x_scale));
-    acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, acc);
-    return _mm256_fmadd_ps(biases, _mm256_broadcast_ss(x_offset), acc);
+    acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(scales, x_scale), acc);
+    return _mm256_fmadd_ps(biases, x_offset, acc);
 }
 
 /* Writes the rows of half a tile that exist. */

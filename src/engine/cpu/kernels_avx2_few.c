@@ -1,14 +1,13 @@
 /* AVX2 and AVX-VNNI products of quantised weights with few tokens: bound by reading the weights.
  *
- * Every weight is read once and goes straight from memory through the multiply-adds. A tile is two
- * strips of 8 rows that share the broadcasts. One token in one plane takes two tiles side by side,
- * else a tile goes with 2 columns at a time (2 tokens, or the planes of one) and is read again from
- * the first-level cache for the next 2: 4 lanes of sums either way, which hides the latency of each
- * accumulator's additions behind the others. Registers: 4 accumulators, 4 sums of 16 bits (8 when
- * 8-bit codes go as two planes of nibbles), 2 broadcasts, 2 vectors of codes. */
+ * Every weight is read once and goes straight from memory through the multiply-adds, one tile after
+ * the other, so that a thread reads one stream. The two halves of a tile share the broadcasts. A
+ * tile goes with 2 columns at a time (2 tokens, or the planes of one) and is read again from the
+ * first-level cache for the next 2. Registers: 4 accumulators, 4 sums of 16 bits (8 when 8-bit
+ * codes go as two planes of nibbles), 2 broadcasts, 2 vectors of codes. */
 #include "kernels_avx2.h"
 
-enum { LANES_AT_ONCE = 4 /* strips times columns */, PREFETCH_BYTES = 2048 };
+enum { LANES_AT_ONCE = 4 /* halves times columns */, PREFETCH_BYTES = 2048 };
 
 /* What is fixed while one kernel is compiled. */
 typedef struct Kind {
@@ -28,7 +27,7 @@ static FORCE_INLINE void add_columns(__m256i codes, const __m256i v[LANES_AT_ONC
     }
 }
 
-/* Adds vectors 2 * pair and 2 * pair + 1 of a block to the sums of a strip. */
+/* Adds vectors 2 * pair and 2 * pair + 1 of a block to the sums of a half. */
 static FORCE_INLINE void add_pair(const uint8_t *at, int pair, Kind kind,
                                   const __m256i even[LANES_AT_ONCE],
                                   const __m256i odd[LANES_AT_ONCE], __m256i *low, __m256i *high)
@@ -51,13 +50,13 @@ static FORCE_INLINE void add_pair(const uint8_t *at, int pair, Kind kind,
     }
 }
 
-/* Widens the sums of each strip and column, and adds what belongs to one token. */
-static FORCE_INLINE void finish_dots(const __m256i *low, const __m256i *high, size_t strips,
-                                     Kind kind, bool is_first, __m256i *dots)
+/* Widens the sums of each half and column, and adds what belongs to one token. */
+static FORCE_INLINE void finish_dots(const __m256i *low, const __m256i *high, Kind kind,
+                                     bool is_first, __m256i *dots)
 {
     const bool two_planes = has_nibble_planes(kind.kind);
     UNROLL
-    for (size_t i = 0; i < strips * kind.n_tokens; i++) {
+    for (size_t i = 0; i < HALVES * kind.n_tokens; i++) {
         __m256i total = _mm256_setzero_si256();
         UNROLL
         for (size_t p = 0; p < kind.kind.planes; p++) {
@@ -73,19 +72,12 @@ static FORCE_INLINE void finish_dots(const __m256i *low, const __m256i *high, si
     }
 }
 
-/* A tile's strip: where its half of each vector begins. */
-static FORCE_INLINE const uint8_t *strip(const uint8_t *at, size_t tile_bytes, size_t i)
-{
-    return at + i / HALVES * tile_bytes + i % HALVES * HALF_BYTES;
-}
-
-/* Adds the dots of one block, or begins them: dots[strip * n_tokens + token]. x: the columns'
+/* Adds the dots of one block, or begins them: dots[half * n_tokens + token]. x: the columns'
  * codes. */
-static FORCE_INLINE void dot_block(const uint8_t *at, size_t tile_bytes, size_t strips,
-                                   const int8_t *x, Kind kind, bool is_first,
+static FORCE_INLINE void dot_block(const uint8_t *at, const int8_t *x, Kind kind, bool is_first,
                                    __m256i dots[LANES_AT_ONCE])
 {
-    const size_t lanes = strips * kind.n_columns;
+    const size_t lanes = HALVES * kind.n_columns;
     const int most = vectors_in_sums(kind.kind);
     const int run = (most < BLOCK_VECTORS ? most : BLOCK_VECTORS) / 2; /* pairs of vectors */
 
@@ -104,57 +96,52 @@ static FORCE_INLINE void dot_block(const uint8_t *at, size_t tile_bytes, size_t 
                 odd[t] = broadcast_codes(x + t * ACTIVATION_BLOCK + 8 * pair + 4);
             }
             UNROLL
-            for (size_t i = 0; i < strips; i++)
-                add_pair(strip(at, tile_bytes, i), pair, kind, even, odd, low + i * kind.n_columns,
-                         high + i * kind.n_columns);
+            for (size_t h = 0; h < HALVES; h++)
+                add_pair(at + h * HALF_BYTES, pair, kind, even, odd, low + h * kind.n_columns,
+                         high + h * kind.n_columns);
         }
-        finish_dots(low, high, strips, kind, is_first && begin == 0, dots);
+        finish_dots(low, high, kind, is_first && begin == 0, dots);
     }
 }
 
 /* Adds a span to the accumulators: its dots are there, its scales at `group`. */
-static FORCE_INLINE void add_dots(const uint8_t *group, size_t tile_bytes, size_t strips,
-                                  const __m256i dots[LANES_AT_ONCE], const ActivationScale *x,
-                                  const float *x_offset, ScaleType type, Kind kind, __m256 *acc)
+static FORCE_INLINE void add_dots(const uint8_t *group, const __m256i dots[LANES_AT_ONCE],
+                                  const ActivationScale *x, const float *x_offset, ScaleType type,
+                                  Kind kind, __m256 *acc)
 {
     const size_t half_bytes = HALF_ROWS * scale_type_bytes(type);
     UNROLL
-    for (size_t i = 0; i < strips; i++) {
-        const uint8_t *at = group + i / HALVES * tile_bytes + i % HALVES * half_bytes;
+    for (size_t h = 0; h < HALVES; h++) {
+        const uint8_t *at = group + h * half_bytes;
         __m256 scales = load_rows(at, type);
         __m256 biases = load_rows(at + HALVES * half_bytes, type);
         UNROLL
         for (size_t t = 0; t < kind.n_tokens; t++) {
-            size_t lane = i * kind.n_tokens + t;
+            size_t lane = h * kind.n_tokens + t;
             const float *offset = x_offset + t * (sizeof(*x) / sizeof(float));
-            acc[lane] = add_span(acc[lane], dots[lane], scales, biases, &x[t].scale, offset);
+            acc[lane] = add_span(acc[lane], dots[lane], scales, biases,
+                                 _mm256_broadcast_ss(&x[t].scale), _mm256_broadcast_ss(offset));
         }
     }
 }
 
 /* Asks for what stands PREFETCH_BYTES behind a block, over the seams between tiles, where the
  * hardware's prefetcher would start anew. */
-static FORCE_INLINE void prefetch_block(const uint8_t *block, size_t tile_bytes, size_t tiles,
-                                        size_t bytes)
+static FORCE_INLINE void prefetch_block(const uint8_t *block, size_t bytes)
 {
     UNROLL
-    for (size_t i = 0; i < tiles; i++) {
-        UNROLL
-        for (size_t at = 0; at < bytes; at += 64)
-            _mm_prefetch((const char *)block + i * tile_bytes + PREFETCH_BYTES + at, _MM_HINT_T0);
-    }
+    for (size_t at = 0; at < bytes; at += 64)
+        _mm_prefetch((const char *)block + PREFETCH_BYTES + at, _MM_HINT_T0);
 }
 
-/* Tokens [token, token + kind.n_tokens) with `tiles` tiles. */
-static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_t tiles,
-                                        size_t token, Kind kind)
+/* Tokens [token, token + kind.n_tokens) with one tile. */
+static FORCE_INLINE void multiply_tile(const KernelJob *job, size_t tile, size_t token, Kind kind)
 {
     const PackedMatrix *m = job->matrix;
     const ScaleType type = m->scale_type;
     const size_t scale_bytes = 2 * TILE_ROWS * scale_type_bytes(type);
     const size_t block_bytes =
         kind.kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
-    const size_t strips = tiles * HALVES;
     const size_t x_step = job->x->n_tokens; /* all tokens are in the first tile of them */
     const int8_t *codes = activation_codes(job->x, token, 0);
     const ActivationScale *x = activation_scale(job->x, token, 0);
@@ -164,16 +151,14 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
     __m256i dots[LANES_AT_ONCE];
 
     UNROLL
-    for (size_t i = 0; i < strips * kind.n_tokens; i++)
+    for (size_t i = 0; i < HALVES * kind.n_tokens; i++)
         acc[i] = _mm256_setzero_ps();
     if (kind.kind.span_blocks == 1) {
         for (size_t block = 0; block < m->n_blocks; block++) {
             const size_t half = block % 2;
-            prefetch_block(group, m->tile_bytes, tiles, block_bytes);
-            dot_block(group + scale_bytes, m->tile_bytes, strips, codes + half * WEIGHT_BLOCK, kind,
-                      true, dots);
-            add_dots(group, m->tile_bytes, strips, dots, x, &x->half_offsets[half], type, kind,
-                     acc);
+            prefetch_block(group, block_bytes);
+            dot_block(group + scale_bytes, codes + half * WEIGHT_BLOCK, kind, true, dots);
+            add_dots(group, dots, x, &x->half_offsets[half], type, kind, acc);
             codes += half * x_step * kind.kind.planes * ACTIVATION_BLOCK;
             x += half * x_step;
             group += m->group_bytes;
@@ -182,11 +167,10 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
         for (; group < end; group += m->group_bytes) {
             const uint8_t *at = group + scale_bytes;
             for (size_t b = 0; b < m->group_blocks; b += 2) {
-                prefetch_block(at, m->tile_bytes, tiles, 2 * block_bytes);
-                dot_block(at, m->tile_bytes, strips, codes, kind, true, dots);
-                dot_block(at + block_bytes, m->tile_bytes, strips, codes + WEIGHT_BLOCK, kind,
-                          false, dots);
-                add_dots(group, m->tile_bytes, strips, dots, x, &x->offset, type, kind, acc);
+                prefetch_block(at, 2 * block_bytes);
+                dot_block(at, codes, kind, true, dots);
+                dot_block(at + block_bytes, codes + WEIGHT_BLOCK, kind, false, dots);
+                add_dots(group, dots, x, &x->offset, type, kind, acc);
                 at += 2 * block_bytes;
                 codes += x_step * kind.kind.planes * ACTIVATION_BLOCK;
                 x += x_step;
@@ -194,33 +178,25 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
         }
     }
     UNROLL
-    for (size_t i = 0; i < strips; i++) {
+    for (size_t h = 0; h < HALVES; h++) {
         UNROLL
         for (size_t t = 0; t < kind.n_tokens; t++)
-            store_half(job, tile + i / HALVES, i % HALVES, token + t, acc[i * kind.n_tokens + t]);
+            store_half(job, tile, h, token + t, acc[h * kind.n_tokens + t]);
     }
 }
 
 static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 {
     const Kind one = {kind, 1, kind.planes}, two = {kind, 2, 2 * kind.planes};
-    const size_t end = job->first_tile + job->n_tiles;
 
-    for (size_t tile = job->first_tile; tile < end; tile++) {
+    for (size_t i = 0; i < job->n_tiles; i++) {
         size_t token = 0;
-        if (kind.planes == 2) {
-            for (; token < job->x->n_tokens; token++)
-                multiply_tiles(job, tile, 1, token, one);
-            continue;
+        if (kind.planes == 1) {
+            for (; token + 2 <= job->x->n_tokens; token += 2)
+                multiply_tile(job, job->first_tile + i, token, two);
         }
-        if (job->x->n_tokens == 1 && tile + 2 <= end) {
-            multiply_tiles(job, tile++, 2, 0, one);
-            continue;
-        }
-        for (; token + 2 <= job->x->n_tokens; token += 2)
-            multiply_tiles(job, tile, 1, token, two);
-        if (token < job->x->n_tokens)
-            multiply_tiles(job, tile, 1, token, one);
+        for (; token < job->x->n_tokens; token++)
+            multiply_tile(job, job->first_tile + i, token, one);
     }
 }
 

@@ -21,7 +21,8 @@
 
 enum {
     ROW_TILES = 4,
-    CHUNK_BLOCKS = 64, /* 64 tokens * 2 planes * 2 KiB = 256 KiB; a multiple of any group */
+    CHUNK_BLOCKS = 64,  /* 64 tokens * 2 planes * 2 KiB = 256 KiB; a multiple of any group */
+    WIDENED_BLOCKS = 4, /* at once, bytes to words: the longest group, 16 KiB */
     SPAN_VECTORS = 4 * BLOCK_VECTORS,
     VECTORS_MAX = 4, /* of a packed register */
     TOKENS_AT_ONCE = 4,
@@ -115,6 +116,16 @@ static FORCE_INLINE __m256i multiply_add(__m256i sums, __m256i codes, __m256i x,
     return sums;
 }
 
+/* What multiply_add adds, to begin a sum with. */
+static FORCE_INLINE __m256i multiply(__m256i codes, __m256i x, KernelKind kind)
+{
+#if AVX2_VNNI
+    return multiply_add(_mm256_setzero_si256(), codes, x, kind);
+#else
+    return has_words(kind) ? _mm256_madd_epi16(codes, x) : _mm256_maddubs_epi16(codes, x);
+#endif
+}
+
 static FORCE_INLINE __m256i add_sums(__m256i a, __m256i b, KernelKind kind)
 {
     return registers_in_sums(kind) ? _mm256_add_epi16(a, b) : _mm256_add_epi32(a, b);
@@ -157,63 +168,74 @@ static FORCE_INLINE void unpack_span(const uint8_t *packed, KernelKind kind,
     }
 }
 
-/* A span's inputs of `width` tokens, bytes to words in the order of take_codes. */
-static FORCE_INLINE void widen_inputs(const int8_t *x, size_t width, int n_blocks,
-                                      int16_t (*words)[ACTIVATION_BLOCK])
+/* Blocks of inputs, bytes to words in the order of take_codes. */
+static void widen_inputs(const int8_t *x, size_t n_blocks, int16_t (*words)[ACTIVATION_BLOCK])
 {
-    for (size_t t = 0; t < width; t++, x += ACTIVATION_BLOCK) {
+    for (size_t i = 0; i < 2 * n_blocks; i++, x += WEIGHT_BLOCK) {
+        __m256i bytes = load_bytes((const uint8_t *)x);
+        __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
+        __m256i odd = _mm256_srai_epi16(bytes, 8);
+        __m256i low = _mm256_unpacklo_epi32(even, odd), high = _mm256_unpackhi_epi32(even, odd);
+        __m256i *out = (__m256i *)(void *)(words[i / 2] + i % 2 * WEIGHT_BLOCK);
+        _mm256_storeu_si256(out, _mm256_permute2x128_si256(low, high, 0x20));
+        _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(low, high, 0x31));
+    }
+}
+
+/* Adds packed register r of a span to the sums of `count` tokens, or begins them where one token
+ * has one sum a row. One token alone has two side by side, which hide the latency of their
+ * additions. */
+static FORCE_INLINE void add_register(const Span *span, size_t r, const int8_t *x, size_t count,
+                                      bool is_first, KernelKind kind,
+                                      __m256i sums[HALVES][TOKENS_AT_ONCE])
+{
+    const size_t n_vectors = packed_vectors(kind);
+    const size_t side_by_side = count == 1 && n_vectors > 1 ? 2 : 1;
+    const size_t token_bytes = ACTIVATION_BLOCK * input_bytes(kind);
+    __m256i packed[HALVES], codes[HALVES];
+
+    x += r * packed_inputs(kind) * input_bytes(kind);
+    if (!span->unpacked)
+        load_packed(span->packed + r * VECTOR_BYTES, packed);
+    UNROLL
+    for (size_t k = 0; k < n_vectors; k++) {
         UNROLL
-        for (int b = 0; b < n_blocks; b++) {
-            __m256i bytes = load_bytes((const uint8_t *)x + b * WEIGHT_BLOCK);
-            __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
-            __m256i odd = _mm256_srai_epi16(bytes, 8);
-            __m256i low = _mm256_unpacklo_epi32(even, odd), high = _mm256_unpackhi_epi32(even, odd);
-            __m256i *out = (__m256i *)(void *)(words[t] + b * WEIGHT_BLOCK);
-            _mm256_storeu_si256(out, _mm256_permute2x128_si256(low, high, 0x20));
-            _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(low, high, 0x31));
+        for (int h = 0; h < HALVES; h++) {
+            codes[h] = span->unpacked ? span->unpacked[r * n_vectors + k][h]
+                                      : take_codes(packed[h], k, kind);
+            PIN(codes[h]);
+        }
+        UNROLL
+        for (size_t t = 0; t < count; t++) {
+            size_t s = side_by_side > 1 ? k % side_by_side : t;
+            __m256i v = broadcast_codes(x + t * token_bytes + 4 * k);
+            UNROLL
+            for (int h = 0; h < HALVES; h++)
+                sums[h][s] = is_first && k == 0 ? multiply(codes[h], v, kind)
+                                                : multiply_add(sums[h][s], codes[h], v, kind);
         }
     }
 }
 
-/* Sums of a span's packed registers [first, first + n_registers) with `count` tokens. One token has
- * two sums a row side by side, which hide the latency of their additions. */
+/* Sums of a span's packed registers [first, first + n_registers) with `count` tokens. */
 static FORCE_INLINE void sum_registers(const Span *span, size_t first, size_t n_registers,
                                        const int8_t *x, size_t count, KernelKind kind,
                                        __m256i out[HALVES][TOKENS_AT_ONCE])
 {
-    const size_t n_vectors = packed_vectors(kind),
-                 side_by_side = count == 1 && n_vectors > 1 ? 2 : 1;
-    const size_t x_step = packed_inputs(kind) * input_bytes(kind);
-    const size_t token_bytes = ACTIVATION_BLOCK * input_bytes(kind);
-    const uint8_t *at = span->packed + first * VECTOR_BYTES;
-    const __m256i(*unpacked)[HALVES] = span->unpacked ? span->unpacked + first * n_vectors : NULL;
+    const size_t side_by_side = count == 1 && packed_vectors(kind) > 1 ? 2 : 1;
     __m256i sums[HALVES][TOKENS_AT_ONCE]; /* of its own: it lives in registers */
 
-    UNROLL
-    for (size_t s = 0; s < count * side_by_side; s++)
-        sums[0][s] = sums[1][s] = _mm256_setzero_si256();
-    x += first * x_step;
-#pragma GCC unroll 1
-    for (const int8_t *end = x + n_registers * x_step; x < end; x += x_step) {
-        __m256i packed[HALVES], codes[HALVES];
-        if (!span->unpacked)
-            load_packed(at, packed);
+    if (count == TOKENS_AT_ONCE && registers_in_sums(kind)) {
         UNROLL
-        for (size_t k = 0; k < n_vectors; k++) {
-            codes[0] = span->unpacked ? unpacked[k][0] : take_codes(packed[0], k, kind);
-            codes[1] = span->unpacked ? unpacked[k][1] : take_codes(packed[1], k, kind);
-            PIN(codes[0]);
-            PIN(codes[1]);
-            UNROLL
-            for (size_t t = 0; t < count; t++) {
-                size_t s = side_by_side > 1 ? k % side_by_side : t;
-                __m256i v = broadcast_codes(x + t * token_bytes + 4 * k);
-                sums[0][s] = multiply_add(sums[0][s], codes[0], v, kind);
-                sums[1][s] = multiply_add(sums[1][s], codes[1], v, kind);
-            }
-        }
-        at += VECTOR_BYTES;
-        unpacked += span->unpacked ? n_vectors : 0;
+        for (size_t r = first; r < first + n_registers; r++)
+            add_register(span, r, x, count, r == first, kind, sums);
+    } else {
+        UNROLL
+        for (size_t s = 0; s < count * side_by_side; s++)
+            sums[0][s] = sums[1][s] = _mm256_setzero_si256();
+        KEEP_ROLLED
+        for (size_t r = first; r < first + n_registers; r++)
+            add_register(span, r, x, count, false, kind, sums);
     }
     if (side_by_side > 1) {
         sums[0][0] = add_sums(sums[0][0], sums[0][1], kind);
@@ -258,11 +280,12 @@ static FORCE_INLINE void add_piece(const Span *span, size_t t, size_t count, Ker
     dot_span(span, span->x + t * ACTIVATION_BLOCK * input_bytes(kind), count, kind, dots);
     UNROLL
     for (size_t i = 0; i < count; i++) {
+        const __m256 x_scale = _mm256_broadcast_ss(&span->x_scales[t + i].scale);
+        const __m256 x_offset = _mm256_broadcast_ss(span->x_offsets + (t + i) * FLOATS_PER_SCALE);
         UNROLL
         for (int h = 0; h < HALVES; h++)
             acc[h][t + i] = add_span(acc[h][t + i], dots[h][i], span->scales[h], span->biases[h],
-                                     &span->x_scales[t + i].scale,
-                                     span->x_offsets + (t + i) * FLOATS_PER_SCALE);
+                                     x_scale, x_offset);
     }
 }
 
@@ -283,9 +306,9 @@ static FORCE_INLINE void add_pieces(const Span *span, size_t width, KernelKind k
 /* ---- Tiles ---- */
 
 /* Adds blocks [first, first + count) of a tile to the accumulators of tokens [token, token +
- * width). */
+ * width), whose codes for them begin at `codes`. */
 static FORCE_INLINE void add_chunk(const KernelJob *job, size_t tile, size_t token, size_t width,
-                                   size_t first, size_t count, KernelKind kind,
+                                   size_t first, size_t count, const int8_t *codes, KernelKind kind,
                                    __m256 (*acc)[ACTIVATION_TILE])
 {
     const PackedMatrix *m = job->matrix;
@@ -294,11 +317,9 @@ static FORCE_INLINE void add_chunk(const KernelJob *job, size_t tile, size_t tok
     const size_t span_bytes = (size_t)kind.span_blocks * block_bytes;
     const uint8_t *group = packed_group(m, tile, first / m->group_blocks);
     const uint8_t *end = group + count / m->group_blocks * m->group_bytes;
-    const int8_t *codes = activation_codes(job->x, token, first / 2);
     const ActivationScale *x = activation_scale(job->x, token, first / 2);
     size_t x_half = 0;
     __m256i unpacked[SPAN_VECTORS][HALVES];
-    int16_t words[ACTIVATION_TILE][ACTIVATION_BLOCK];
 
     for (; group < end; group += m->group_bytes) {
         Span span = {.packed = group + 2 * HALVES * half_bytes};
@@ -308,11 +329,7 @@ static FORCE_INLINE void add_chunk(const KernelJob *job, size_t tile, size_t tok
             span.biases[h] = load_rows(group + (HALVES + h) * half_bytes, m->scale_type);
         }
         for (; span.packed < group + m->group_bytes; span.packed += span_bytes) {
-            span.x = codes + x_half * WEIGHT_BLOCK * kind.planes;
-            if (needs_words(kind)) {
-                widen_inputs(span.x, width, kind.span_blocks, words);
-                span.x = (const int8_t *)words;
-            }
+            span.x = codes + x_half * WEIGHT_BLOCK * input_bytes(kind);
             span.x_scales = x;
             span.x_offsets = kind.span_blocks == 1 ? &x->half_offsets[x_half] : &x->offset;
             /* Over the seams between tiles the hardware's prefetcher would start anew. */
@@ -330,7 +347,7 @@ static FORCE_INLINE void add_chunk(const KernelJob *job, size_t tile, size_t tok
             if (kind.span_blocks == 1)
                 x_half ^= 1;
             if (x_half == 0) {
-                codes += width * kind.planes * ACTIVATION_BLOCK;
+                codes += width * input_bytes(kind) * ACTIVATION_BLOCK;
                 x += width;
             }
         }
@@ -341,6 +358,7 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 {
     const PackedMatrix *m = job->matrix;
     __m256 acc[ROW_TILES][HALVES][ACTIVATION_TILE];
+    int16_t words[WIDENED_BLOCKS / 2 * ACTIVATION_TILE][ACTIVATION_BLOCK];
 
     for (size_t done = 0; done < job->n_tiles; done += ROW_TILES) {
         size_t first_tile = job->first_tile + done;
@@ -348,13 +366,20 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
         for (size_t token = 0; token < job->x->n_tokens; token += ACTIVATION_TILE) {
             size_t left = job->x->n_tokens - token;
             size_t width = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
-            size_t chunk = CHUNK_BLOCKS * (ACTIVATION_TILE / width);
+            size_t chunk =
+                needs_words(kind) ? WIDENED_BLOCKS : CHUNK_BLOCKS * (ACTIVATION_TILE / width);
             memset(acc, 0, sizeof(acc));
             for (size_t block = 0; block < m->n_blocks; block += chunk) {
                 size_t blocks = m->n_blocks - block;
                 blocks = blocks < chunk ? blocks : chunk;
+                const int8_t *codes = activation_codes(job->x, token, block / 2);
+                if (needs_words(kind)) {
+                    widen_inputs(codes, (blocks + 1) / 2 * width, words);
+                    codes = (const int8_t *)words;
+                }
                 for (size_t i = 0; i < tiles; i++)
-                    add_chunk(job, first_tile + i, token, width, block, blocks, kind, acc[i]);
+                    add_chunk(job, first_tile + i, token, width, block, blocks, codes, kind,
+                              acc[i]);
             }
             for (size_t i = 0; i < tiles * HALVES; i++) {
                 for (size_t t = 0; t < width; t++)

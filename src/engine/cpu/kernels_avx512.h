@@ -8,10 +8,6 @@
 #include <immintrin.h>
 #include <string.h>
 
-/* Kernels count on loops over registers being unrolled: an array in a rolled loop lives in memory.
- */
-#define UNROLL _Pragma("GCC unroll 16")
-
 enum { FLOATS_PER_SCALE = sizeof(ActivationScale) / 4 };
 
 void amx_multiply_quantized(const KernelJob *job);

@@ -19,10 +19,6 @@
 
 #include <string.h>
 
-/* Kernels count on loops over registers being unrolled: an array in a rolled loop lives in memory.
- */
-#define UNROLL _Pragma("GCC unroll 16")
-
 /* A tile's vectors are four registers of four rows. */
 enum {
     STRIP_ROWS = 4,
