@@ -1,11 +1,12 @@
 /* Times what callers of the scheduler see, on a real model. CSV on stdout, one line a figure:
  *
- *   gap        seconds between two tokens of one stream, alone and while a long prompt enters:
- * median and 99th percentile, and the ratio of the latter to the median alone ttft       seconds to
- * the first token of a long prompt: not cached, and cached but for its end together   tokens a
- * second of 1 and of 16 streams, and their ratio
+ *   gap       seconds between two tokens of a stream, alone and while a long prompt enters: median
+ *             and 99th percentile, and the ratio of the latter to the median alone; seconds to that
+ *             prompt's first token, then and alone. Other streams run beside it if asked for
+ *   ttft      seconds to the first token of a long prompt: not cached, and cached but for its end
+ *   together  tokens a second of 1 and of 16 streams, and their ratio
  *
- * Usage: bench_scheduler MODEL_DIR [threads]. */
+ * Usage: bench_scheduler MODEL_DIR [threads [streams]]. */
 #include "scheduler.h"
 
 #include <stdatomic.h>
@@ -115,13 +116,16 @@ static void wait_for_count(const Times *times, size_t count)
     }
 }
 
-static void measure_gaps(const World *w)
+static void measure_gaps(const World *w, size_t n_streams)
 {
     static Times times;
     static double gaps[TIMES_MAX];
     static int32_t prompt[LONG_PROMPT];
-    fill_prompt(w, 1, 64, prompt);
-    Job *stream = start(w, prompt, 64, 4000, &times);
+    Job *streams[STREAMS];
+    for (size_t i = n_streams; i-- > 0;) {
+        fill_prompt(w, (uint32_t)(50 + i), 64, prompt);
+        streams[i] = start(w, prompt, 64, 4000, i == 0 ? &times : NULL);
+    }
     wait_for_count(&times, GAPS_ALONE + 10);
     size_t count = sort_gaps(&times, 10, GAPS_ALONE + 10, gaps);
     double normal = gaps[count / 2];
@@ -135,8 +139,13 @@ static void measure_gaps(const World *w)
     printf("gap,beside_prefill_median,%.6f\ngap,beside_prefill_p99,%.6f\n", gaps[count / 2], p99);
     printf("gap,beside_prefill_worst,%.6f\ngap,p99_to_alone_median,%.3f\n", gaps[count - 1],
            p99 / normal);
-    printf("gap,prompt_ttft_beside,%.6f\n", entered.first_token_seconds);
-    job_release(stream);
+    for (size_t i = 0; i < n_streams; i++)
+        job_release(streams[i]);
+    fill_prompt(w, 5, LONG_PROMPT, prompt);
+    JobStatus alone = finish(start(w, prompt, LONG_PROMPT, 1, NULL));
+    printf("gap,prompt_ttft_beside,%.6f\ngap,prompt_ttft_alone,%.6f\ngap,beside_to_alone,%.3f\n",
+           entered.first_token_seconds, alone.first_token_seconds,
+           entered.first_token_seconds / alone.first_token_seconds);
 }
 
 static void measure_first_tokens(const World *w)
@@ -172,18 +181,23 @@ int main(int argc, char **argv)
     World w = {0};
     Error err = {0};
     if (argc < 2) {
-        fprintf(stderr, "usage: bench_scheduler MODEL_DIR [threads]\n");
+        fprintf(stderr, "usage: bench_scheduler MODEL_DIR [threads [streams]]\n");
         return 2;
     }
     EngineOptions options = {.threads = argc > 2 ? strtoull(argv[2], NULL, 10) : 0};
     SchedulerOptions scheduling = {.slots = STREAMS};
+    size_t n_streams = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
+    if (n_streams < 1 || n_streams >= STREAMS) {
+        fprintf(stderr, "bench_scheduler: 1 to %d streams beside the prompt\n", STREAMS - 1);
+        return 2;
+    }
     if (!model_open(argv[1], &w.model, &err) || !tokenizer_open(argv[1], &w.tokenizer, &err) ||
         !engine_open(w.model, &options, &w.engine, &err) ||
         !scheduler_create(w.engine, w.tokenizer, &w.model->config, &scheduling, &w.scheduler, &err))
         fail(&err);
     printf("figure,name,value\n");
     measure_first_tokens(&w);
-    measure_gaps(&w);
+    measure_gaps(&w, n_streams);
     double one = measure_rate(&w, 1), many = measure_rate(&w, STREAMS);
     printf("together,1,%.1f\ntogether,%d,%.1f\ntogether,ratio,%.2f\n", one, STREAMS, many,
            many / one);

@@ -70,6 +70,21 @@ bool engine_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float 
     return engine->ops->forward(engine, rows, n_rows, logits, err);
 }
 
+bool engine_can_hold(const Engine *engine)
+{
+    return engine->ops->forward_begin != NULL;
+}
+
+bool engine_forward_begin(Engine *engine, const EngineRow *rows, size_t n_rows, Error *err)
+{
+    return engine->ops->forward_begin(engine, rows, n_rows, err);
+}
+
+bool engine_forward_continue(Engine *engine, float *logits, size_t *left, Error *err)
+{
+    return engine->ops->forward_continue(engine, logits, left, err);
+}
+
 bool engine_has_forward_choose(const Engine *engine)
 {
     return engine->ops->forward_choose != NULL;

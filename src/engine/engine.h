@@ -3,8 +3,9 @@
  * An Engine is one loaded model on one device. A sequence is a mutable timeline of tokens with its
  * KV cache. forward() advances any number of sequences at once: each row brings a sequence's next
  * tokens (one when decoding, a chunk when prefilling) and says for which of them logits are wanted.
- * The engine knows no text, HTTP or sampling. Greedy results of a sequence do not depend on what
- * shares the batch, nor on how its tokens were cut into chunks.
+ * A long forward can be held between its parts, so that others are not kept waiting by it. The
+ * engine knows no text, HTTP or sampling. Greedy results of a sequence do not depend on what shares
+ * the batch, nor on how its tokens were cut into chunks.
  *
  * Threads: every function on one thread (the inference thread) but engine_describe, which is any
  * thread. */
@@ -105,6 +106,17 @@ typedef struct EngineOps {
      * of range, a sequence full) no sequence has changed. */
     bool (*forward)(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                     Error *err);
+    /* Optional (NULL, and the one below: forward it is). forward in parts (a layer, the head) of
+     * about the same cost, between which other calls may be made. begin checks the rows as forward
+     * does and copies their tokens, at most max_batch_tokens; it may take as long as a few parts,
+     * where the system has to bring memory. One pass is held at a time. Its sequences have no row
+     * elsewhere until it is done, and keep their length; one that is freed, truncated or sealed
+     * leaves the pass, one that is forked does not. A pass that all have left is held no more. */
+    bool (*forward_begin)(Engine *engine, const EngineRow *rows, size_t n_rows, Error *err);
+    /* The next part; how many are left then. 0: the sequences have advanced, and logits is filled
+     * as by forward, for the rows that have stayed; before that it is not touched, but given every
+     * time. On failure no sequence has changed and the pass is held no more. */
+    bool (*forward_continue)(Engine *engine, float *logits, size_t *left, Error *err);
     /* Optional (NULL: take the logits). forward, but for each wanted token an id instead of logits,
      * chosen where the logits are; the engine may begin the next step on the assumption that the
      * sequences go on with these tokens. choices: [wanted], or NULL for the argmax everywhere.
@@ -144,6 +156,10 @@ bool engine_sequence_truncate(Engine *engine, EngineSequence *sequence, size_t l
                               Error *err) WARN_UNUSED;
 bool engine_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                     Error *err) WARN_UNUSED;
+bool engine_can_hold(const Engine *engine); /* has forward_begin and forward_continue */
+bool engine_forward_begin(Engine *engine, const EngineRow *rows, size_t n_rows,
+                          Error *err) WARN_UNUSED;
+bool engine_forward_continue(Engine *engine, float *logits, size_t *left, Error *err) WARN_UNUSED;
 bool engine_has_forward_choose(const Engine *engine);
 bool engine_forward_choose(Engine *engine, const EngineRow *rows, size_t n_rows,
                            const EngineChoice *choices, int32_t *ids, Error *err) WARN_UNUSED;

@@ -1,9 +1,9 @@
 /* The thread, the queue and the public functions.
  *
  * One step: take waiting choices into free slots; drop slots whose owner has gone; one engine pass
- * with the next token of every slot that decodes and a share of the prompt of those that do not,
- * oldest first; sample every row that ended in logits; publish. Nothing runs and nothing waits: the
- * thread sleeps.
+ * with the next token of every slot that decodes, and of the prompts of those that do not as much
+ * as the step has time for; sample every row that ended in logits; publish. Nothing runs and
+ * nothing waits: the thread sleeps.
  *
  * KV memory is reserved at admission. When it is short, the job stays at the head of the queue
  * until a running one has ended. A job that could never have it is refused at submit, since the
@@ -124,21 +124,34 @@ static void *inference_thread(void *argument)
 
 /* ---- Public ---- */
 
+static bool allocate_batch(Batch *batch, size_t slots)
+{
+    batch->rows = memory_allocate_array(slots, sizeof(*batch->rows));
+    batch->slots = memory_allocate_array(slots, sizeof(*batch->slots));
+    return batch->rows && batch->slots;
+}
+
+static void free_batch(Batch *batch)
+{
+    memory_free(batch->slots);
+    memory_free(batch->rows);
+}
+
 static bool allocate_step_memory(Scheduler *scheduler, Error *err)
 {
     size_t slots = scheduler->slot_count, values;
     if (!size_multiply(slots, scheduler->vocab_size, &values))
         return error_no_memory(err, "logits");
     scheduler->slots = memory_allocate_zeroed(slots, sizeof(*scheduler->slots));
-    scheduler->rows = memory_allocate_array(slots, sizeof(*scheduler->rows));
-    scheduler->row_slots = memory_allocate_array(slots, sizeof(*scheduler->row_slots));
+    bool has_batches = allocate_batch(&scheduler->pass, slots);
+    has_batches = allocate_batch(&scheduler->held, slots) && has_batches;
     scheduler->logits = memory_allocate_array(values, sizeof(*scheduler->logits));
     scheduler->ids = memory_allocate_array(slots, sizeof(*scheduler->ids));
     scheduler->choices = memory_allocate_array(slots, sizeof(*scheduler->choices));
     scheduler->logit_rows = slots;
     scheduler->published_slots = memory_allocate_zeroed(slots, sizeof(SchedulerSlot));
-    if (!scheduler->slots || !scheduler->rows || !scheduler->row_slots || !scheduler->logits ||
-        !scheduler->ids || !scheduler->choices || !scheduler->published_slots)
+    if (!scheduler->slots || !has_batches || !scheduler->logits || !scheduler->ids ||
+        !scheduler->choices || !scheduler->published_slots)
         return error_no_memory(err, "scheduler");
     return true;
 }
@@ -152,8 +165,8 @@ static void free_memory(Scheduler *scheduler)
     memory_free(scheduler->ids);
     memory_free(scheduler->choices);
     memory_free(scheduler->logits);
-    memory_free(scheduler->row_slots);
-    memory_free(scheduler->rows);
+    free_batch(&scheduler->held);
+    free_batch(&scheduler->pass);
     memory_free(scheduler->slots);
     memory_free(scheduler);
 }
@@ -183,6 +196,7 @@ static bool choose_context(Scheduler *scheduler, size_t wanted, Error *err)
         limit = engine.max_sequence_tokens;
     scheduler->max_context = wanted > 0 && wanted < limit ? wanted : limit;
     scheduler->kv_slides = engine.kv_slides;
+    scheduler->max_batch_tokens = engine.max_batch_tokens;
     scheduler->tally.kv_max_bytes = engine.kv_bytes_max;
     if (limit < SCHEDULER_CONTEXT_LEAST)
         return error_set(err, ERROR_LIMIT,

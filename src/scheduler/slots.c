@@ -53,6 +53,7 @@ static void free_slot(Scheduler *scheduler, Slot *slot, bool keep)
 {
     if (--slot->job->slots_used == 0)
         scheduler->running_jobs--;
+    batch_leave_held(scheduler, slot);
     if (keep && scheduler->cache.entries) {
         prefix_cache_add(&scheduler->cache, scheduler->engine, slot->sequence, slot->tokens,
                          slot->fed);
@@ -139,7 +140,7 @@ static bool will_share(const Scheduler *scheduler, Slot *slot, const Job *job, s
         return false;
     if (!scheduler->kv_slides)
         return true;
-    if (slot->fed > common || !scheduler->cache.entries)
+    if (slot->fed + slot->held > common || !scheduler->cache.entries)
         return false; /* its window will have moved on */
     if (slot->checkpoint == 0 || common < slot->checkpoint)
         slot->checkpoint = common;

@@ -3,7 +3,8 @@
  *   submit -> queue (bounded, guarded by mutex) -> slots (inference thread only) -> ended
  *
  * scheduler.c has the thread, the queue and the public functions; slots.c admits choices and ends
- * them; step.c runs one engine pass. Unless a comment says otherwise everything here belongs to the
+ * them; batch.c says what the passes of a step consist of, by what costs.c has learnt; step.c runs
+ * them. Unless a comment says otherwise everything here belongs to the
  * inference thread. */
 #ifndef SCHEDULER_STATE_H
 #define SCHEDULER_STATE_H
@@ -24,21 +25,36 @@ typedef struct Slot {
     /* Of a prompt in a model whose layers forget: the next position whose keys another prompt will
      * want. Prefill stops there and leaves an entry in the prefix cache. 0: none. */
     size_t checkpoint;
+    size_t held;    /* tokens behind `fed` that are in the held pass */
     uint64_t order; /* of admission */
 } Slot;
 
-/* What a step costs, learnt from the steps before. */
+/* What a step costs, learnt from the steps before, in seconds; 0: not known. */
 typedef struct StepCosts {
-    /* Seconds of a step that only decodes, by the logarithm of its rows; 0: not known. */
-    double decode[SCHEDULER_COST_CLASSES];
-    double prefill_token; /* seconds that one prompt token adds to such a step; 0: not known */
+    double
+        decode[SCHEDULER_COST_CLASSES]; /* a pass that only decodes, by the logarithm of its rows */
+    double token;                       /* what a prompt token adds to such a pass */
+    double part_token;                  /* a part of a held pass, for each of the pass's tokens */
 } StepCosts;
+
+/* The rows of a pass and whose they are. */
+typedef struct Batch {
+    EngineRow *rows; /* [slot_count] */
+    Slot **slots;    /* [slot_count] */
+    size_t n_rows;
+    size_t n_decode;        /* rows that decode */
+    size_t n_prefill;       /* prompt tokens, and tokens of decoding rows beyond the first */
+    bool is_beside_prompts; /* some slot has tokens of its prompt left */
+    double seconds;         /* that the parts of a held pass have taken so far */
+    bool has_waited;        /* the held pass had no part in the last step */
+} Batch;
 
 struct Scheduler {
     Engine *engine;
     const Tokenizer *tokenizer;
     const ModelConfig *config;
     size_t slot_count, max_context, vocab_size;
+    size_t max_batch_tokens; /* of the engine's pass */
     pthread_t thread;
 
     /* mutex guards the queue, draining, stopping and what statistics reads; work is signalled when
@@ -54,8 +70,8 @@ struct Scheduler {
     double step_started_at;         /* 0: nothing to do */
 
     Slot *slots;           /* [slot_count] */
-    EngineRow *rows;       /* [slot_count] of one step */
-    Slot **row_slots;      /* [slot_count] whose row it is */
+    Batch pass;            /* what runs at once */
+    Batch held;            /* what runs in parts, a few in each step; without rows: nothing */
     float *logits;         /* [logit_rows, vocab_size] */
     int32_t *ids;          /* [slot_count] where the engine chooses the tokens */
     EngineChoice *choices; /* [slot_count] how it does */
@@ -93,9 +109,37 @@ void slot_keep_prefix(Scheduler *scheduler, Slot *slot);
 void choice_end(Scheduler *scheduler, Job *job, size_t choice, FinishReason reason,
                 const Error *error);
 
+/* ---- costs.c ---- */
+
+/* Of a pass that only decodes so many rows. */
+double costs_decode(const StepCosts *costs, size_t n_decode);
+/* Seconds that a step with so many decoding rows may take while prompts enter. */
+double costs_step(const StepCosts *costs, size_t n_decode);
+/* Prompt tokens that may go along in a pass with so many decoding rows. */
+size_t costs_ride_tokens(const StepCosts *costs, size_t n_decode);
+/* Tokens of a held pass of which some parts fit into a step. */
+size_t costs_held_tokens(const StepCosts *costs, size_t n_decode);
+double costs_part(const StepCosts *costs, size_t n_tokens);
+void costs_learn_pass(StepCosts *costs, const Batch *pass, double seconds);
+void costs_learn_part(StepCosts *costs, size_t n_tokens, double seconds);
+/* A held pass as a whole. */
+void costs_learn_held(StepCosts *costs, size_t n_tokens, double seconds);
+
+/* ---- batch.c ---- */
+
+/* Fills scheduler->pass: every decoding slot, and the prompts that go along. */
+void batch_build(Scheduler *scheduler);
+/* Fills scheduler->held from the prompts that are left; n_decode > 0 others decode. */
+void batch_build_held(Scheduler *scheduler, size_t n_decode);
+/* The held pass is over, or is not to be: forgets its rows, which stay readable; how many. */
+size_t batch_clear_held(Scheduler *scheduler);
+/* The slot ends; the engine takes its row out of the pass with its sequence. */
+void batch_leave_held(Scheduler *scheduler, Slot *slot);
+bool slot_wants_all_logits(const Slot *slot);
+
 /* ---- step.c ---- */
 
-/* One engine pass over all slots, if there is anything to do. */
+/* One engine pass over all slots, and parts of another one, if there is anything to do. */
 void step_run(Scheduler *scheduler);
 
 /* ---- statistics.c ---- */

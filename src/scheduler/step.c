@@ -1,189 +1,14 @@
-/* One step: rows for every slot, an engine pass, and what it means for the slots.
+/* One step: an engine pass over all slots, parts of the held pass, and what they mean for the
+ * slots.
  *
- * Rows of decoding slots carry one token each, or several that were certain. Prompts share a budget
- * of tokens, oldest first, after what those took of it. While others decode, the budget is what
- * keeps the pass within a multiple of a pass without prefill, by the costs of the passes before:
- * nobody's stream stalls because somebody brings a long prompt. A pass that fails is tried again
- * row by row, so that an error ends only the choice that causes it. */
+ * The held pass gets its parts behind the other, one by one, as long as the next one can be
+ * expected to end within the time that the step may take. A step that has no such time at all,
+ * since memory had to come from the system, goes without; the next one then has a part in any case.
+ * A pass that fails is tried again row by row, so that an error ends only the choice that causes
+ * it. */
 #include "state.h"
 
 #include <math.h>
-
-/* A pass with prefill may take so many times what it takes without. Streams are promised 4. */
-static const double STEP_STRETCH = 2.5;
-/* How far a measurement moves an estimate. A prompt token costs what it cost in the worst of the
- * recent passes, a pass without prefill what it took in the good ones: a neighbour's noise must not
- * pass for the normal step that streams are measured by. */
-static const double TOKEN_RISE = 0.5, TOKEN_FALL = 0.1;
-static const double DECODE_RISE = 0.05, DECODE_FALL = 0.3;
-
-/* The first chunk, and the least: kernels for many rows may cost a whole tile for one row more, and
- * only fewer tokens still go through those for few. */
-enum { PREFILL_CHUNK_FIRST = 4, PREFILL_CHUNK_LEAST = 1 };
-
-/* ---- Costs ---- */
-
-static size_t cost_class(size_t rows)
-{
-    size_t class = 0;
-    while (class + 1 < SCHEDULER_COST_CLASSES && (size_t)1 << class < rows)
-        class ++;
-    return class;
-}
-
-static void learn(double *estimate, double measured, double rise, double fall)
-{
-    if (*estimate <= 0)
-        *estimate = measured;
-    else
-        *estimate += (measured - *estimate) * (measured > *estimate ? rise : fall);
-}
-
-static void learn_costs(Scheduler *scheduler, size_t n_decode, size_t n_prefill, double seconds)
-{
-    StepCosts *costs = &scheduler->costs;
-    double *decode = &costs->decode[cost_class(n_decode)];
-    if (n_decode == 0)
-        return;
-    if (n_prefill == 0)
-        learn(decode, seconds, DECODE_RISE, DECODE_FALL);
-    else if (*decode > 0 && seconds > *decode)
-        learn(&costs->prefill_token, (seconds - *decode) / (double)n_prefill, TOKEN_RISE,
-              TOKEN_FALL);
-}
-
-/* Prompt tokens for a pass with n_decode decoding rows. */
-static size_t prefill_budget(const Scheduler *scheduler, size_t n_decode)
-{
-    const StepCosts *costs = &scheduler->costs;
-    if (n_decode == 0)
-        return SCHEDULER_PREFILL_CHUNK_ALONE;
-    double decode = costs->decode[cost_class(n_decode)];
-    if (decode <= 0)
-        return 0; /* this pass measures it */
-    if (costs->prefill_token <= 0)
-        return PREFILL_CHUNK_FIRST;
-    double tokens = (STEP_STRETCH - 1) * decode / costs->prefill_token;
-    if (tokens >= SCHEDULER_PREFILL_CHUNK)
-        return SCHEDULER_PREFILL_CHUNK;
-    return tokens > PREFILL_CHUNK_LEAST ? (size_t)tokens : PREFILL_CHUNK_LEAST;
-}
-
-/* ---- Rows ---- */
-
-typedef struct Step {
-    size_t n_rows, n_decode, n_prefill;
-} Step;
-
-static void add_row(Scheduler *scheduler, Step *step, Slot *slot, size_t count, EngineLogits logits)
-{
-    scheduler->rows[step->n_rows] =
-        (EngineRow){slot->sequence, slot->tokens + slot->fed, count, logits};
-    scheduler->row_slots[step->n_rows++] = slot;
-}
-
-/* The slot in prefill that was admitted first after `after`, or NULL. */
-static Slot *next_prefill(Scheduler *scheduler, uint64_t after)
-{
-    Slot *found = NULL;
-    for (size_t i = 0; i < scheduler->slot_count; i++) {
-        Slot *slot = &scheduler->slots[i];
-        if (!slot->job || slot_decodes(slot) || slot->order < after)
-            continue;
-        if (!found || slot->order < found->order)
-            found = slot;
-    }
-    return found;
-}
-
-static bool wants_all_logits(const Slot *slot)
-{
-    return slot->job->wants_prompt_logprobs && slot->choice == 0;
-}
-
-/* Room for the logits of one chunk more; stays, once it was needed. */
-static bool reserve_echo_rows(Scheduler *scheduler, Error *err)
-{
-    size_t rows = scheduler->slot_count + SCHEDULER_ECHO_CHUNK, values;
-    if (scheduler->logit_rows == rows)
-        return true;
-    if (!size_multiply(rows, scheduler->vocab_size, &values))
-        return error_no_memory(err, "logits");
-    float *logits = memory_allocate_array(values, sizeof(*logits));
-    if (!logits)
-        return error_no_memory(err, "logits");
-    memory_free(scheduler->logits);
-    scheduler->logits = logits;
-    scheduler->logit_rows = rows;
-    return true;
-}
-
-static void add_prefill(Scheduler *scheduler, Step *step, size_t budget)
-{
-    uint64_t after = 0;
-    bool has_echo = false;
-    Slot *slot;
-    while (step->n_prefill < budget && (slot = next_prefill(scheduler, after))) {
-        size_t left = slot->job->n_prompt - slot->fed;
-        size_t count = left < budget - step->n_prefill ? left : budget - step->n_prefill;
-        bool all = wants_all_logits(slot);
-        if (slot->checkpoint > slot->fed && slot->checkpoint - slot->fed < count)
-            count = slot->checkpoint - slot->fed;
-        after = slot->order + 1;
-        if (all) {
-            Error err;
-            if (has_echo)
-                continue;
-            if (!reserve_echo_rows(scheduler, &err)) {
-                slot_end(scheduler, slot, FINISH_ERROR, &err);
-                continue;
-            }
-            has_echo = true;
-            count = count < SCHEDULER_ECHO_CHUNK ? count : SCHEDULER_ECHO_CHUNK;
-        }
-        add_row(scheduler, step, slot, count,
-                all             ? ENGINE_LOGITS_ALL
-                : count == left ? ENGINE_LOGITS_LAST
-                                : ENGINE_LOGITS_NONE);
-        step->n_prefill += count;
-    }
-}
-
-static size_t count_decoding(const Scheduler *scheduler)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < scheduler->slot_count; i++)
-        count += slot_decodes(&scheduler->slots[i]);
-    return count;
-}
-
-/* Each decoding slot's next token; where several are certain, the others count as prefill. */
-static void add_decode(Scheduler *scheduler, Step *step, size_t extra)
-{
-    for (size_t i = 0; i < scheduler->slot_count; i++) {
-        Slot *slot = &scheduler->slots[i];
-        if (!slot_decodes(slot))
-            continue;
-        size_t left = slot->n_tokens - slot->fed - 1;
-        size_t more = left < extra ? left : extra;
-        add_row(scheduler, step, slot, 1 + more,
-                more == left ? ENGINE_LOGITS_LAST : ENGINE_LOGITS_NONE);
-        step->n_prefill += more;
-        extra -= more;
-    }
-    step->n_decode = step->n_rows;
-}
-
-static Step build_rows(Scheduler *scheduler)
-{
-    Step step = {0};
-    size_t n_decode = count_decoding(scheduler);
-    size_t budget = prefill_budget(scheduler, n_decode);
-    /* Alone, a slot holds nobody up. */
-    add_decode(scheduler, &step, n_decode > 1 ? budget : SCHEDULER_PREFILL_CHUNK_ALONE);
-    add_prefill(scheduler, &step, budget);
-    return step;
-}
 
 /* ---- Results ---- */
 
@@ -196,7 +21,7 @@ static void note_prompt(Scheduler *scheduler, Slot *slot)
     job->prompt_is_counted = true;
     scheduler->tally.prompt_tokens_total += job->n_prompt;
     scheduler->tally.cached_tokens_total += job->cached_tokens;
-    if (wants_all_logits(slot))
+    if (slot_wants_all_logits(slot))
         job_publish_prompt_logprobs(job);
 }
 
@@ -348,17 +173,19 @@ static void finish_rows(Scheduler *scheduler, const EngineRow *rows, Slot **slot
     }
 }
 
-/* Can the engine choose all tokens of the step? */
-static bool engine_chooses(Scheduler *scheduler, const Step *step)
+/* ---- Passes ---- */
+
+/* Can the engine choose all tokens of the pass? */
+static bool engine_chooses(Scheduler *scheduler, const Batch *pass)
 {
     EngineChoice *choice = scheduler->choices;
     if (!engine_has_forward_choose(scheduler->engine))
         return false;
-    for (size_t i = 0; i < step->n_rows; i++) {
-        const Slot *slot = scheduler->row_slots[i];
-        if (scheduler->rows[i].logits == ENGINE_LOGITS_NONE)
+    for (size_t i = 0; i < pass->n_rows; i++) {
+        const Slot *slot = pass->slots[i];
+        if (pass->rows[i].logits == ENGINE_LOGITS_NONE)
             continue;
-        if (scheduler->rows[i].logits == ENGINE_LOGITS_ALL ||
+        if (pass->rows[i].logits == ENGINE_LOGITS_ALL ||
             !generation_is_plain(slot->job->choices[slot->choice].generation, &choice->temperature,
                                  choice->draws))
             return false;
@@ -367,40 +194,102 @@ static bool engine_chooses(Scheduler *scheduler, const Step *step)
     return true;
 }
 
-static bool forward_rows(Scheduler *scheduler, const Step *step, bool chooses, Error *err)
+static bool forward_pass(Scheduler *scheduler, const Batch *pass, bool chooses, Error *err)
 {
     if (chooses)
-        return engine_forward_choose(scheduler->engine, scheduler->rows, step->n_rows,
+        return engine_forward_choose(scheduler->engine, pass->rows, pass->n_rows,
                                      scheduler->choices, scheduler->ids, err);
-    return engine_forward(scheduler->engine, scheduler->rows, step->n_rows, scheduler->logits, err);
+    return engine_forward(scheduler->engine, pass->rows, pass->n_rows, scheduler->logits, err);
 }
 
-static void run_rows(Scheduler *scheduler, const Step *step)
+/* After a pass of these rows has failed: no sequence has changed, so each can be tried alone. */
+static void retry_rows(Scheduler *scheduler, const Batch *batch, size_t n_rows, Error *err)
 {
+    for (size_t i = 0; i < n_rows; i++) {
+        bool ok = n_rows > 1 &&
+                  engine_forward(scheduler->engine, &batch->rows[i], 1, scheduler->logits, err);
+        if (ok)
+            finish_rows(scheduler, &batch->rows[i], &batch->slots[i], 1, NULL);
+        else
+            slot_end(scheduler, batch->slots[i], FINISH_ERROR, err);
+    }
+}
+
+static void run_pass(Scheduler *scheduler)
+{
+    const Batch *pass = &scheduler->pass;
     Error err = {0};
     double start = clock_monotonic_seconds();
     scheduler->tally.steps_total++;
-    bool chooses = engine_chooses(scheduler, step);
-    if (forward_rows(scheduler, step, chooses, &err)) {
-        finish_rows(scheduler, scheduler->rows, scheduler->row_slots, step->n_rows,
-                    chooses ? scheduler->ids : NULL);
-        learn_costs(scheduler, step->n_decode, step->n_prefill, clock_monotonic_seconds() - start);
+    bool chooses = engine_chooses(scheduler, pass);
+    if (!forward_pass(scheduler, pass, chooses, &err)) {
+        retry_rows(scheduler, pass, pass->n_rows, &err);
         return;
     }
-    /* No sequence has changed, so each row can be tried alone. */
-    for (size_t i = 0; i < step->n_rows; i++) {
-        const EngineRow *row = &scheduler->rows[i];
-        bool ok =
-            step->n_rows > 1 && engine_forward(scheduler->engine, row, 1, scheduler->logits, &err);
-        if (ok)
-            finish_rows(scheduler, row, &scheduler->row_slots[i], 1, NULL);
-        else
-            slot_end(scheduler, scheduler->row_slots[i], FINISH_ERROR, &err);
-    }
+    finish_rows(scheduler, pass->rows, pass->slots, pass->n_rows, chooses ? scheduler->ids : NULL);
+    costs_learn_pass(&scheduler->costs, pass, clock_monotonic_seconds() - start);
 }
 
-/* All owners in a row, when the whole step is published: threads that are woken token by token
- * would find one at a time, and take the processor from the sampling. */
+/* ---- The held pass ---- */
+
+static bool wants_logits(const Batch *batch)
+{
+    for (size_t i = 0; i < batch->n_rows; i++) {
+        if (batch->rows[i].logits != ENGINE_LOGITS_NONE)
+            return true;
+    }
+    return false;
+}
+
+static bool begin_held(Scheduler *scheduler, size_t n_decode)
+{
+    Batch *held = &scheduler->held;
+    Error err = {0};
+    batch_build_held(scheduler, n_decode);
+    if (held->n_rows == 0 ||
+        engine_forward_begin(scheduler->engine, held->rows, held->n_rows, &err))
+        return held->n_rows > 0;
+    retry_rows(scheduler, held, batch_clear_held(scheduler), &err);
+    return false;
+}
+
+static void end_held(Scheduler *scheduler)
+{
+    Batch *held = &scheduler->held;
+    scheduler->tally.steps_total++;
+    costs_learn_held(&scheduler->costs, held->n_prefill, held->seconds);
+    finish_rows(scheduler, held->rows, held->slots, batch_clear_held(scheduler), NULL);
+}
+
+/* Parts until the pass is done or the next one would end after `until`. */
+static void run_parts(Scheduler *scheduler, size_t n_decode, double until)
+{
+    Batch *held = &scheduler->held;
+    StepCosts *costs = &scheduler->costs;
+    bool has_head = wants_logits(held);
+    double now = clock_monotonic_seconds(), next;
+    size_t left;
+    do {
+        Error err = {0};
+        double start = now;
+        if (!engine_forward_continue(scheduler->engine, scheduler->logits, &left, &err)) {
+            retry_rows(scheduler, held, batch_clear_held(scheduler), &err);
+            return;
+        }
+        now = clock_monotonic_seconds();
+        held->seconds += now - start;
+        if (left > 0 || !has_head)
+            costs_learn_part(costs, held->n_prefill, now - start);
+        /* A pass that decodes has a head too. */
+        next = has_head && left == 1 ? costs_decode(costs, n_decode)
+                                     : costs_part(costs, held->n_prefill);
+    } while (left > 0 && (n_decode == 0 || now + next <= until));
+    if (left == 0)
+        end_held(scheduler);
+}
+
+/* All owners in a row, when a whole pass is published: threads that are woken token by token would
+ * find one at a time, and take the processor from the sampling. */
 static void wake_owners(Scheduler *scheduler)
 {
     for (size_t i = 0; i < scheduler->slot_count; i++) {
@@ -411,9 +300,25 @@ static void wake_owners(Scheduler *scheduler)
 
 void step_run(Scheduler *scheduler)
 {
-    Step step = build_rows(scheduler);
-    if (step.n_rows == 0)
+    double start = clock_monotonic_seconds();
+    batch_build(scheduler);
+    size_t n_decode = scheduler->pass.n_decode;
+    if (scheduler->pass.n_rows > 0) {
+        run_pass(scheduler);
+        wake_owners(scheduler);
+    }
+    bool begins = scheduler->held.n_rows == 0;
+    bool may_begin = n_decode > 0 && engine_can_hold(scheduler->engine);
+    if (begins && !(may_begin && begin_held(scheduler, n_decode)))
         return;
-    run_rows(scheduler, &step);
+    double until = start + costs_step(&scheduler->costs, n_decode);
+    double next = costs_part(&scheduler->costs, scheduler->held.n_prefill);
+    bool has_time = clock_monotonic_seconds() + next <= until;
+    if (!has_time && !scheduler->held.has_waited) {
+        scheduler->held.has_waited = true;
+        return;
+    }
+    scheduler->held.has_waited = false;
+    run_parts(scheduler, n_decode, until);
     wake_owners(scheduler);
 }

@@ -293,6 +293,82 @@ static void check_batch(Fixture *f, float *const *whole)
     free(logits);
 }
 
+/* Sequences that have each prompt's tokens up to some point, and one that decodes beside them. */
+typedef struct Held {
+    EngineSequence *sequences[8], *other;
+    size_t done[8], other_done;
+} Held;
+
+/* The next token of the first prompt, over and over. */
+static void decode_beside(Fixture *f, Held *held, float *const *whole, float *logits)
+{
+    const GoldenPrompt *prompt = &f->golden.prompts[0];
+    size_t vocab = f->golden.vocab_size;
+    if (held->other_done == prompt->n_tokens) {
+        engine_sequence_free(f->engine, held->other);
+        held->other = create_sequence(f);
+        held->other_done = 0;
+    }
+    forward(f, held->other, prompt->tokens + held->other_done, 1, ENGINE_LOGITS_LAST, logits);
+    assert_same_bits(whole[0] + held->other_done * vocab, logits, vocab, "beside a held pass",
+                     held->other_done);
+    held->other_done++;
+}
+
+/* A held pass with the next tokens of all prompts, at most chunk of each; false when there are
+ * none. */
+static bool run_held(Fixture *f, Held *held, float *const *whole, size_t chunk)
+{
+    EngineDescription engine;
+    EngineRow rows[8];
+    size_t vocab = f->golden.vocab_size, from[8], n_rows = 0, total = 0, left = 1;
+    engine_describe(f->engine, &engine);
+    for (size_t i = 0; i < f->golden.n_prompts; i++) {
+        const GoldenPrompt *prompt = &f->golden.prompts[i];
+        size_t count = prompt->n_tokens - held->done[i], room = engine.max_batch_tokens - total;
+        count = count < chunk ? count : chunk;
+        count = count < room ? count : room;
+        if (count == 0)
+            continue;
+        from[n_rows] = i;
+        rows[n_rows++] = (EngineRow){held->sequences[i], prompt->tokens + held->done[i], count,
+                                     ENGINE_LOGITS_ALL};
+        total += count;
+    }
+    if (n_rows == 0)
+        return false;
+    Error err = {0};
+    float *logits = allocate_logits(f, total), *beside = allocate_logits(f, 1);
+    assert_true(engine_forward_begin(f->engine, rows, n_rows, &err));
+    while (left > 0) {
+        decode_beside(f, held, whole, beside);
+        assert_true(engine_forward_continue(f->engine, logits, &left, &err));
+    }
+    const float *at = logits;
+    for (size_t i = 0; i < n_rows; i++) {
+        assert_same_bits(whole[from[i]] + held->done[from[i]] * vocab, at, rows[i].n_tokens * vocab,
+                         "held prompt", from[i]);
+        at += rows[i].n_tokens * vocab;
+        held->done[from[i]] += rows[i].n_tokens;
+    }
+    free(beside);
+    free(logits);
+    return true;
+}
+
+/* All prompts in held passes, with a decoding pass between every two parts. */
+static void check_held(Fixture *f, float *const *whole, size_t chunk)
+{
+    Held held = {.other = create_sequence(f)};
+    for (size_t i = 0; i < f->golden.n_prompts; i++)
+        held.sequences[i] = create_sequence(f);
+    while (run_held(f, &held, whole, chunk))
+        ;
+    for (size_t i = 0; i < f->golden.n_prompts; i++)
+        engine_sequence_free(f->engine, held.sequences[i]);
+    engine_sequence_free(f->engine, held.other);
+}
+
 static void check_same_bits(const char *name, Numbers numbers, size_t batch,
                             InstructionSet best_set)
 {
@@ -311,6 +387,8 @@ static void check_same_bits(const char *name, Numbers numbers, size_t batch,
             check_chunks(&f, prompt, whole[i], chunks[c]);
     }
     check_batch(&f, whole);
+    check_held(&f, whole, 3);
+    check_held(&f, whole, 40);
     for (size_t i = 0; i < f.golden.n_prompts; i++)
         free(whole[i]);
     close_fixture(&f);

@@ -126,11 +126,27 @@ static bool fake_sequence_create(Engine *engine, size_t max_tokens, EngineSequen
     return true;
 }
 
+static void leave_held_pass(FakeEngine *fake, const EngineSequence *sequence)
+{
+    for (size_t i = 0; i < fake->n_held; i++) {
+        if (fake->held[i].sequence != sequence)
+            continue;
+        free((void *)(uintptr_t)fake->held[i].tokens);
+        atomic_fetch_sub(&fake->held_rows, 1);
+        atomic_fetch_sub(&fake->held_tokens, fake->held[i].n_tokens);
+        fake->n_held--;
+        memmove(fake->held + i, fake->held + i + 1, (fake->n_held - i) * sizeof(*fake->held));
+        atomic_fetch_add(&fake->rows_left, 1);
+        return;
+    }
+}
+
 static void fake_sequence_free(Engine *engine, EngineSequence *sequence)
 {
     FakeEngine *fake = fake_of(engine);
     if (!sequence)
         return;
+    leave_held_pass(fake, sequence);
     atomic_fetch_sub(&fake->reserved, sequence->reserved);
     atomic_fetch_sub(&fake->sequences, 1);
     free(sequence->before);
@@ -179,6 +195,10 @@ static bool check_rows(FakeEngine *fake, const EngineRow *rows, size_t n_rows, E
             if (rows[k].sequence == rows[i].sequence)
                 atomic_store(&fake->misused, true);
         }
+        for (size_t k = 0; k < fake->n_held; k++) {
+            if (fake->held[k].sequence == rows[i].sequence)
+                atomic_store(&fake->misused, true);
+        }
         if (rows[i].n_tokens == 0 ||
             rows[i].sequence->now.length + rows[i].n_tokens > rows[i].sequence->reserved)
             atomic_store(&fake->misused, true);
@@ -217,6 +237,20 @@ void fake_logits_after(const int32_t *tokens, size_t count, bool never_ends, flo
     fake_logits(&state, never_ends, logits);
 }
 
+static void push_rows(const FakeEngine *fake, const EngineRow *rows, size_t n_rows, float *logits)
+{
+    for (size_t i = 0; i < n_rows; i++) {
+        for (size_t t = 0; t < rows[i].n_tokens; t++) {
+            sequence_push(rows[i].sequence, rows[i].tokens[t]);
+            if (rows[i].logits == ENGINE_LOGITS_NONE ||
+                (rows[i].logits == ENGINE_LOGITS_LAST && t + 1 < rows[i].n_tokens))
+                continue;
+            fake_logits(&rows[i].sequence->now, atomic_load(&fake->never_ends), logits);
+            logits += FAKE_VOCAB;
+        }
+    }
+}
+
 static bool fake_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                          Error *err)
 {
@@ -233,16 +267,67 @@ static bool fake_forward(Engine *engine, const EngineRow *rows, size_t n_rows, f
     if (!check_rows(fake, rows, n_rows, err))
         return false;
     count_rows(fake, rows, n_rows);
+    push_rows(fake, rows, n_rows, logits);
+    return true;
+}
+
+static bool fake_forward_begin(Engine *engine, const EngineRow *rows, size_t n_rows, Error *err)
+{
+    FakeEngine *fake = fake_of(engine);
+    if (fake->n_held > 0 || n_rows == 0 || n_rows > ARRAY_COUNT(fake->held))
+        atomic_store(&fake->misused, true);
+    if (!check_rows(fake, rows, n_rows, err))
+        return false;
+    size_t n_tokens = 0;
     for (size_t i = 0; i < n_rows; i++) {
-        for (size_t t = 0; t < rows[i].n_tokens; t++) {
-            sequence_push(rows[i].sequence, rows[i].tokens[t]);
-            if (rows[i].logits == ENGINE_LOGITS_NONE ||
-                (rows[i].logits == ENGINE_LOGITS_LAST && t + 1 < rows[i].n_tokens))
-                continue;
-            fake_logits(&rows[i].sequence->now, atomic_load(&fake->never_ends), logits);
-            logits += FAKE_VOCAB;
-        }
+        size_t bytes = rows[i].n_tokens * sizeof(*rows[i].tokens);
+        int32_t *tokens = malloc(bytes);
+        assert_non_null(tokens);
+        memcpy(tokens, rows[i].tokens, bytes);
+        fake->held[i] = rows[i];
+        fake->held[i].tokens = tokens;
+        n_tokens += rows[i].n_tokens;
     }
+    fake->n_held = n_rows;
+    fake->parts_done = 0;
+    atomic_fetch_add(&fake->tokens, n_tokens);
+    atomic_fetch_add(&fake->held_passes, 1);
+    atomic_store(&fake->held_tokens, n_tokens);
+    atomic_store(&fake->held_rows, n_rows);
+    return true;
+}
+
+static void drop_held_pass(FakeEngine *fake)
+{
+    for (size_t i = 0; i < fake->n_held; i++)
+        free((void *)(uintptr_t)fake->held[i].tokens);
+    fake->n_held = 0;
+    atomic_store(&fake->held_rows, 0);
+    atomic_store(&fake->held_tokens, 0);
+}
+
+static bool fake_forward_continue(Engine *engine, float *logits, size_t *left, Error *err)
+{
+    FakeEngine *fake = fake_of(engine);
+    if (fake->n_held == 0)
+        atomic_store(&fake->misused, true);
+    atomic_fetch_add(&fake->parts, 1);
+    while (atomic_load(&fake->hold_parts))
+        pause_microseconds(500);
+    if (atomic_load(&fake->fail_part) == fake->parts_done + 1) {
+        atomic_store(&fake->fail_part, 0);
+        drop_held_pass(fake);
+        return error_set(err, ERROR_INTERNAL, "a part fails");
+    }
+    int delay = atomic_load(&fake->delay_microseconds) +
+                atomic_load(&fake->token_delay_microseconds) * (int)atomic_load(&fake->held_tokens);
+    if (delay > 0)
+        pause_microseconds(delay / FAKE_PARTS);
+    *left = FAKE_PARTS - ++fake->parts_done;
+    if (*left > 0)
+        return true;
+    push_rows(fake, fake->held, fake->n_held, logits);
+    drop_held_pass(fake);
     return true;
 }
 
@@ -298,6 +383,7 @@ static bool fake_sequence_truncate(Engine *engine, EngineSequence *sequence, siz
 static void fake_sequence_seal(Engine *engine, EngineSequence *sequence)
 {
     FakeEngine *fake = fake_of(engine);
+    leave_held_pass(fake, sequence);
     atomic_fetch_sub(&fake->reserved, sequence->reserved - sequence->now.length);
     sequence->reserved = sequence->now.length;
 }
@@ -326,7 +412,7 @@ static void fake_close(Engine *engine)
     (void)engine;
 }
 
-static void fake_set_operations(FakeEngine *fake, bool chooses)
+static void fake_set_operations(FakeEngine *fake)
 {
     fake->ops = (EngineOps){
         .close = fake_close,
@@ -340,20 +426,25 @@ static void fake_set_operations(FakeEngine *fake, bool chooses)
         .sequence_holds_prefix = fake_sequence_holds_prefix,
         .sequence_length = fake_sequence_length,
         .forward = fake_forward,
-        .forward_choose = chooses ? fake_forward_choose : NULL,
     };
     fake->engine.ops = &fake->ops;
 }
 
 void fake_engine_choose_tokens(FakeEngine *fake)
 {
-    fake_set_operations(fake, true);
+    fake->ops.forward_choose = fake_forward_choose;
+}
+
+void fake_engine_hold_passes(FakeEngine *fake)
+{
+    fake->ops.forward_begin = fake_forward_begin;
+    fake->ops.forward_continue = fake_forward_continue;
 }
 
 void fake_engine_init(FakeEngine *fake, uint32_t max_context)
 {
     memset(fake, 0, sizeof(*fake));
-    fake_set_operations(fake, false);
+    fake_set_operations(fake);
     fake->config.vocab_size = FAKE_VOCAB;
     fake->config.max_position_embeddings = max_context;
     fake->config.eos_token_ids[0] = FAKE_END;

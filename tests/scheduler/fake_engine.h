@@ -18,6 +18,7 @@ enum {
     FAKE_LONG = 3, /* after this token the reply is token 259, 4096 bytes, over and over */
     FAKE_LONG_TOKEN = 259,
     FAKE_LONG_BYTES = 4096,
+    FAKE_PARTS = 5, /* of a held pass */
 };
 
 typedef struct FakeEngine {
@@ -29,6 +30,14 @@ typedef struct FakeEngine {
     atomic_size_t kv_tokens;             /* capacity of all sequences together; 0: no limit */
     atomic_bool never_ends;              /* no end token of its own accord */
     atomic_bool hold;                    /* passes wait until it is cleared */
+    atomic_bool hold_parts;              /* parts of a held pass wait likewise */
+    atomic_size_t fail_part;             /* this part of the next held pass fails, counted from 1 */
+
+    EngineRow held[64]; /* with tokens of their own */
+    size_t n_held, parts_done;
+    atomic_size_t held_passes;            /* begun */
+    atomic_size_t held_rows, held_tokens; /* now */
+    atomic_size_t parts, rows_left;       /* parts begun; rows that left a held pass */
 
     atomic_size_t choosing_passes; /* in which the engine chose the tokens */
     atomic_size_t forks, tokens;   /* sequences forked; tokens given to all passes */
@@ -42,6 +51,8 @@ typedef struct FakeEngine {
 void fake_engine_init(FakeEngine *fake, uint32_t max_context);
 /* The engine has forward_choose; before a scheduler has it. */
 void fake_engine_choose_tokens(FakeEngine *fake);
+/* It has forward_begin and forward_continue; likewise. */
+void fake_engine_hold_passes(FakeEngine *fake);
 /* The greedy reply to a prompt as bytes, computed without an engine; its length. ended tells
  * whether it came to its end token within max. */
 size_t fake_reply(const int32_t *prompt, size_t n_prompt, bool never_ends, char *out, size_t max,

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 Tokenizer *tokenizer;
+static bool engines_hold;
 
 int scheduler_tests_setup(void **state)
 {
@@ -18,9 +19,16 @@ int scheduler_tests_setup(void **state)
                                                                                             : -1;
 }
 
+int scheduler_tests_setup_holding(void **state)
+{
+    engines_hold = true;
+    return scheduler_tests_setup(state);
+}
+
 int scheduler_tests_teardown(void **state)
 {
     (void)state;
+    engines_hold = false;
     tokenizer_free(tokenizer);
     return 0;
 }
@@ -31,6 +39,8 @@ static void init(Fixture *fixture, size_t slots, size_t max_context, bool engine
     fake_engine_init(&fixture->fake, 100000);
     if (engine_chooses)
         fake_engine_choose_tokens(&fixture->fake);
+    if (engines_hold)
+        fake_engine_hold_passes(&fixture->fake);
     SchedulerOptions options = {.slots = slots, .max_context = max_context};
     if (!scheduler_create(&fixture->fake.engine, tokenizer, &fixture->fake.config, &options,
                           &fixture->scheduler, &err))

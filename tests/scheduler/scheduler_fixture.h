@@ -14,6 +14,8 @@ typedef struct Fixture {
 extern Tokenizer *tokenizer; /* token i is byte i; set by the group's setup */
 int scheduler_tests_setup(void **state);
 int scheduler_tests_teardown(void **state);
+/* The same, and the group's engines can hold passes: what holds for one kind holds for both. */
+int scheduler_tests_setup_holding(void **state);
 
 void fixture_init(Fixture *fixture, size_t slots, size_t max_context);
 /* With an engine that chooses greedy tokens itself. */

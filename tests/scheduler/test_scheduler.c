@@ -405,8 +405,10 @@ static void decoding_goes_on_beside_prefill(void **state)
     Job *second = submit(&fixture, &request);
     collect(second, &text, &status);
     assert_reply(&fixture, prompt, 3000, 3, &text, &status);
-    /* 30 where sleeps are exact; a busy machine stretches the short ones more than the long. */
-    assert_in_range(atomic_load(&fixture.fake.largest_chunk_beside_decode), 8,
+    /* 30 where sleeps are exact; a busy machine stretches the short ones more than the long. With
+     * an engine that can hold passes only the prompt's end may go along. */
+    size_t least = engine_can_hold(&fixture.fake.engine) ? 1 : 8;
+    assert_in_range(atomic_load(&fixture.fake.largest_chunk_beside_decode), least,
                     SCHEDULER_PREFILL_CHUNK - 1);
     atomic_store(&fixture.fake.delay_microseconds, 0);
     atomic_store(&fixture.fake.token_delay_microseconds, 0);
@@ -726,5 +728,7 @@ int main(void)
         cmocka_unit_test(sampled_replies_do_not_depend_on_the_batch),
         cmocka_unit_test(failing_allocations_end_cleanly),
     };
-    return cmocka_run_group_tests(tests, scheduler_tests_setup, scheduler_tests_teardown);
+    int failed = cmocka_run_group_tests(tests, scheduler_tests_setup, scheduler_tests_teardown);
+    return failed +
+           cmocka_run_group_tests(tests, scheduler_tests_setup_holding, scheduler_tests_teardown);
 }

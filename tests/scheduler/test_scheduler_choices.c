@@ -396,5 +396,7 @@ int main(void)
         cmocka_unit_test(statistics_tell_what_happened),
         cmocka_unit_test(failing_allocations_end_cleanly),
     };
-    return cmocka_run_group_tests(tests, scheduler_tests_setup, scheduler_tests_teardown);
+    int failed = cmocka_run_group_tests(tests, scheduler_tests_setup, scheduler_tests_teardown);
+    return failed +
+           cmocka_run_group_tests(tests, scheduler_tests_setup_holding, scheduler_tests_teardown);
 }

@@ -114,5 +114,7 @@ int main(void)
         cmocka_unit_test(alone_they_take_few_passes),
         cmocka_unit_test(beside_others_they_share_the_budget),
     };
-    return cmocka_run_group_tests(tests, scheduler_tests_setup, scheduler_tests_teardown);
+    int failed = cmocka_run_group_tests(tests, scheduler_tests_setup, scheduler_tests_teardown);
+    return failed +
+           cmocka_run_group_tests(tests, scheduler_tests_setup_holding, scheduler_tests_teardown);
 }

@@ -2,7 +2,10 @@
  *
  * A forward call is checked whole before anything changes; after that nothing can fail, since all
  * memory is there already. Rows then fill passes of at most max_batch_tokens tokens in order, so
- * that a long row may span several passes and a pass may hold many short rows. */
+ * that a long row may span several passes and a pass may hold many short rows.
+ *
+ * A held pass writes keys and values layer by layer beyond the lengths of its sequences, which grow
+ * at its end. Until then nothing else knows of it, so that a sequence can leave it at any time. */
 #include "cpu_engine.h"
 
 #include <stdio.h>
@@ -16,6 +19,8 @@ static CpuEngine *as_cpu(Engine *engine)
 static void cpu_close(Engine *engine)
 {
     CpuEngine *cpu = as_cpu(engine);
+    cpu_pass_free(&cpu->held);
+    cpu_pass_free(&cpu->whole);
     cpu_scratch_free(&cpu->scratch);
     cpu_weights_free(cpu);
     cpu_pool_free(cpu->pool);
@@ -30,7 +35,7 @@ static void cpu_describe(const Engine *engine, EngineDescription *out)
     *out = (EngineDescription){
         .backend = "cpu",
         .weight_bytes = cpu->weight_bytes,
-        .scratch_bytes = cpu->scratch.bytes,
+        .scratch_bytes = cpu->scratch.bytes + cpu->whole.bytes + cpu->held.bytes,
         .kv_bytes_per_token = kv_bytes_per_token(config, cpu->kv.type),
         .kv_bytes_max = cpu->kv.limit_bytes,
         .kv_slides = cpu->kv.largest_window > 0,
@@ -42,6 +47,56 @@ static void cpu_describe(const Engine *engine, EngineDescription *out)
     snprintf(out->device, sizeof out->device, "%s, %zu thread%s",
              instruction_set_name(cpu->instruction_set), cpu->threads,
              cpu->threads == 1 ? "" : "s");
+}
+
+/* ---- The held pass ---- */
+
+/* Rows [first + count, end) of a buffer of the pass take the place of those from first on. */
+static void close_gap(void *rows, size_t first, size_t count, size_t end, size_t row_bytes)
+{
+    uint8_t *to = (uint8_t *)rows + first * row_bytes;
+    memmove(to, to + count * row_bytes, (end - first - count) * row_bytes);
+}
+
+static void remove_slice(CpuPass *pass, const ModelConfig *c, size_t index)
+{
+    size_t first = pass->slices[index].first_token, count = pass->slices[index].n_tokens;
+    size_t n_tokens = pass->n_tokens, n_wanted = 0;
+    close_gap(pass->x, first, count, n_tokens, c->hidden_size * sizeof *pass->x);
+    for (size_t i = 0; i < MODEL_ROPE_TABLES; i++) {
+        size_t bytes = c->rope[i].rotary_dims / 2 * sizeof(float);
+        close_gap(pass->cosines[i], first, count, n_tokens, bytes);
+        close_gap(pass->sines[i], first, count, n_tokens, bytes);
+    }
+    close_gap(pass->tokens, first, count, n_tokens, sizeof *pass->tokens);
+    close_gap(pass->token_slice, first, count, n_tokens, sizeof *pass->token_slice);
+    close_gap(pass->slices, index, 1, pass->n_slices, sizeof *pass->slices);
+    close_gap(pass->slice_sequence, index, 1, pass->n_slices, sizeof *pass->slice_sequence);
+    pass->n_tokens -= count;
+    pass->n_slices--;
+    for (size_t i = index; i < pass->n_slices; i++)
+        pass->slices[i].first_token -= count;
+    for (size_t t = first; t < pass->n_tokens; t++)
+        pass->token_slice[t]--;
+    for (size_t i = 0; i < pass->n_wanted; i++) {
+        uint32_t token = pass->wanted[i];
+        if (token < first || token >= first + count)
+            pass->wanted[n_wanted++] = token < first ? token : token - (uint32_t)count;
+    }
+    pass->n_wanted = n_wanted;
+}
+
+/* The sequence is about to change, or to go. */
+static void leave_held_pass(CpuEngine *cpu, EngineSequence *sequence)
+{
+    size_t index = 0;
+    if (!sequence->is_held)
+        return;
+    while (cpu->held.slice_sequence[index] != sequence)
+        index++;
+    remove_slice(&cpu->held, &cpu->model->config, index);
+    kv_cache_cancel(&sequence->cache);
+    sequence->is_held = false;
 }
 
 /* ---- Sequences ---- */
@@ -63,9 +118,9 @@ static bool cpu_sequence_create(Engine *engine, size_t max_tokens, EngineSequenc
 
 static void cpu_sequence_free(Engine *engine, EngineSequence *sequence)
 {
-    (void)engine;
     if (!sequence)
         return;
+    leave_held_pass(as_cpu(engine), sequence);
     kv_cache_free(&sequence->cache);
     memory_free(sequence);
 }
@@ -85,9 +140,10 @@ static bool check_prefix(const KvCache *cache, size_t length, Error *err)
 static bool cpu_sequence_truncate(Engine *engine, EngineSequence *sequence, size_t length,
                                   Error *err)
 {
-    (void)engine;
-    return check_prefix(&sequence->cache, length, err) &&
-           kv_cache_truncate(&sequence->cache, length, err);
+    if (!check_prefix(&sequence->cache, length, err))
+        return false;
+    leave_held_pass(as_cpu(engine), sequence);
+    return kv_cache_truncate(&sequence->cache, length, err);
 }
 
 static bool cpu_sequence_fork(Engine *engine, EngineSequence *from, size_t length,
@@ -113,7 +169,7 @@ static bool cpu_sequence_fork(Engine *engine, EngineSequence *from, size_t lengt
 
 static void cpu_sequence_seal(Engine *engine, EngineSequence *sequence)
 {
-    (void)engine;
+    leave_held_pass(as_cpu(engine), sequence);
     kv_cache_seal(&sequence->cache);
 }
 
@@ -141,6 +197,8 @@ static bool check_row(CpuEngine *cpu, const EngineRow *row, Error *err)
     if (row->sequence->last_call == cpu->call)
         return error_set(err, ERROR_INVALID, "a sequence has more than one row in a call");
     row->sequence->last_call = cpu->call;
+    if (row->sequence->is_held)
+        return error_set(err, ERROR_INVALID, "a sequence has a row in the pass that is held");
     const KvCache *cache = &row->sequence->cache;
     if (row->n_tokens > cache->max_tokens - cache->length)
         return error_set(err, ERROR_LIMIT,
@@ -155,68 +213,136 @@ static bool check_row(CpuEngine *cpu, const EngineRow *row, Error *err)
     return true;
 }
 
-/* Puts tokens [first, first + count) of the row into the pass. */
-static void add_slice(CpuEngine *cpu, const EngineRow *row, size_t first, size_t count)
+static void clear_pass(CpuPass *pass)
 {
-    CpuScratch *s = &cpu->scratch;
-    CpuPass *pass = &cpu->pass;
+    pass->n_tokens = pass->n_slices = pass->n_wanted = pass->layer = 0;
+}
+
+/* Puts tokens [first, first + count) of the row into the pass. */
+static void add_slice(CpuPass *pass, const EngineRow *row, size_t first, size_t count)
+{
     size_t slice = pass->n_slices++;
     kv_cache_prepare(&row->sequence->cache, count);
-    s->slices[slice] = (AttentionSlice){.cache = &row->sequence->cache,
-                                        .first_token = pass->n_tokens,
-                                        .n_tokens = count,
-                                        .first_position = row->sequence->cache.length};
-    s->slice_sequence[slice] = row->sequence;
+    pass->slices[slice] = (AttentionSlice){.cache = &row->sequence->cache,
+                                           .first_token = pass->n_tokens,
+                                           .n_tokens = count,
+                                           .first_position = row->sequence->cache.length};
+    pass->slice_sequence[slice] = row->sequence;
     for (size_t i = 0; i < count; i++) {
         size_t token = pass->n_tokens++;
-        s->tokens[token] = row->tokens[first + i];
-        s->token_slice[token] = (uint32_t)slice;
+        pass->tokens[token] = row->tokens[first + i];
+        pass->token_slice[token] = (uint32_t)slice;
         bool is_last = first + i + 1 == row->n_tokens;
         if (row->logits == ENGINE_LOGITS_ALL || (row->logits == ENGINE_LOGITS_LAST && is_last))
-            s->wanted[pass->n_wanted++] = (uint32_t)token;
+            pass->wanted[pass->n_wanted++] = (uint32_t)token;
     }
+}
+
+/* All layers have the keys and values of the pass's tokens. Empties it. */
+static void end_pass(CpuPass *pass)
+{
+    for (size_t i = 0; i < pass->n_slices; i++)
+        kv_cache_advance(&pass->slice_sequence[i]->cache, pass->slices[i].n_tokens);
+    clear_pass(pass);
 }
 
 /* Runs what the pass holds and empties it. Returns where the next pass's logits go. */
 static float *run_pass(CpuEngine *cpu, float *logits)
 {
-    CpuScratch *s = &cpu->scratch;
-    if (cpu->pass.n_tokens == 0)
+    size_t n_wanted = cpu->pass->n_wanted;
+    if (cpu->pass->n_tokens == 0)
         return logits;
     cpu_forward_pass(cpu, logits);
-    for (size_t i = 0; i < cpu->pass.n_slices; i++)
-        kv_cache_advance(&s->slice_sequence[i]->cache, s->slices[i].n_tokens);
-    if (cpu->pass.n_wanted > 0)
-        logits += cpu->pass.n_wanted * cpu->model->config.vocab_size;
-    cpu->pass = (CpuPass){0};
-    return logits;
+    end_pass(cpu->pass);
+    return n_wanted > 0 ? logits + n_wanted * cpu->model->config.vocab_size : logits;
+}
+
+static bool check_rows(CpuEngine *cpu, const EngineRow *rows, size_t n_rows, Error *err)
+{
+    cpu->call++;
+    for (size_t i = 0; i < n_rows; i++) {
+        if (!check_row(cpu, &rows[i], err))
+            return false;
+    }
+    return true;
+}
+
+static bool check_logits_room(bool wanted, const float *logits, Error *err)
+{
+    if (!wanted || logits)
+        return true;
+    return error_set(err, ERROR_INVALID, "logits are wanted, but there is no room for them");
 }
 
 static bool cpu_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                         Error *err)
 {
     CpuEngine *cpu = as_cpu(engine);
-    cpu->call++;
-    for (size_t i = 0; i < n_rows; i++) {
-        if (!check_row(cpu, &rows[i], err))
-            return false;
-        if (!logits && rows[i].logits != ENGINE_LOGITS_NONE)
-            return error_set(err, ERROR_INVALID,
-                             "logits are wanted, but there is no room for them");
-    }
-    cpu->pass = (CpuPass){0};
+    bool wanted = false;
+    for (size_t i = 0; i < n_rows; i++)
+        wanted = wanted || rows[i].logits != ENGINE_LOGITS_NONE;
+    if (!check_rows(cpu, rows, n_rows, err) || !check_logits_room(wanted, logits, err))
+        return false;
+    cpu->pass = &cpu->whole;
+    clear_pass(cpu->pass);
     for (size_t i = 0; i < n_rows; i++) {
         for (size_t done = 0; done < rows[i].n_tokens;) {
-            size_t room = cpu->max_batch_tokens - cpu->pass.n_tokens;
+            size_t room = cpu->max_batch_tokens - cpu->pass->n_tokens;
             size_t left = rows[i].n_tokens - done;
             size_t count = left < room ? left : room;
-            add_slice(cpu, &rows[i], done, count);
+            add_slice(cpu->pass, &rows[i], done, count);
             done += count;
-            if (cpu->pass.n_tokens == cpu->max_batch_tokens)
+            if (cpu->pass->n_tokens == cpu->max_batch_tokens)
                 logits = run_pass(cpu, logits);
         }
     }
     run_pass(cpu, logits);
+    return true;
+}
+
+static bool cpu_forward_begin(Engine *engine, const EngineRow *rows, size_t n_rows, Error *err)
+{
+    CpuEngine *cpu = as_cpu(engine);
+    size_t room = cpu->max_batch_tokens;
+    if (cpu->held.n_tokens > 0)
+        return error_set(err, ERROR_INVALID, "a pass is held already");
+    if (!check_rows(cpu, rows, n_rows, err))
+        return false;
+    for (size_t i = 0; i < n_rows; i++) {
+        if (rows[i].n_tokens > room)
+            return error_set(err, ERROR_LIMIT, "a held pass has at most %zu tokens",
+                             cpu->max_batch_tokens);
+        room -= rows[i].n_tokens;
+    }
+    clear_pass(&cpu->held);
+    for (size_t i = 0; i < n_rows; i++) {
+        add_slice(&cpu->held, &rows[i], 0, rows[i].n_tokens);
+        kv_cache_touch(&rows[i].sequence->cache);
+        rows[i].sequence->is_held = true;
+    }
+    return true;
+}
+
+static bool cpu_forward_continue(Engine *engine, float *logits, size_t *left, Error *err)
+{
+    CpuEngine *cpu = as_cpu(engine);
+    CpuPass *held = &cpu->held;
+    *left = 0;
+    if (held->n_tokens == 0)
+        return error_set(err, ERROR_INVALID, "no pass is held");
+    if (!check_logits_room(held->n_wanted > 0, logits, err)) {
+        while (held->n_slices > 0)
+            leave_held_pass(cpu, held->slice_sequence[0]);
+        return false;
+    }
+    cpu->pass = held;
+    cpu_forward_part(cpu, logits);
+    *left = cpu_parts_left(cpu, held);
+    if (*left > 0)
+        return true;
+    for (size_t i = 0; i < held->n_slices; i++)
+        held->slice_sequence[i]->is_held = false;
+    end_pass(held);
     return true;
 }
 
@@ -234,6 +360,8 @@ static const EngineOps CPU_OPS = {
     .sequence_holds_prefix = cpu_sequence_holds_prefix,
     .sequence_length = cpu_sequence_length,
     .forward = cpu_forward,
+    .forward_begin = cpu_forward_begin,
+    .forward_continue = cpu_forward_continue,
 };
 
 KvType cpu_kv_type(EnginePrecision precision, unsigned kv_bits)
@@ -274,10 +402,12 @@ bool cpu_engine_open(const Model *model, const EngineOptions *options, Instructi
     cpu->model = model;
     cpu->instruction_set = cpu_kernels_select(best_set);
     cpu->ops = cpu_ops(cpu->instruction_set);
+    cpu->pass = &cpu->whole;
     if (!read_options(cpu, options, err) || !cpu_pool_create(cpu->threads, &cpu->pool, err) ||
         !kv_pool_init(&cpu->kv, &model->config, cpu_kv_type(options->precision, options->kv_bits),
                       cpu->max_batch_tokens, options->kv_bytes_max, err) ||
-        !cpu_scratch_create(cpu, err) || !cpu_weights_load(cpu, err)) {
+        !cpu_scratch_create(cpu, err) || !cpu_pass_create(cpu, &cpu->whole, err) ||
+        !cpu_pass_create(cpu, &cpu->held, err) || !cpu_weights_load(cpu, err)) {
         cpu_close(&cpu->base);
         return false;
     }

@@ -2,8 +2,10 @@
  *
  * A call of forward is cut into passes of at most max_batch_tokens tokens. A pass is a flat list of
  * tokens, grouped in slices (a run of one sequence's tokens); every buffer of the scratch has a row
- * per token. All memory is taken when the engine opens and when a sequence is created; a pass takes
- * none. */
+ * per token. Beside the pass that forward runs there is one that forward_begin holds: between two
+ * of its layers it needs no more than its list, its angles and the residual stream, so those it has
+ * for itself. All memory is taken when the engine opens and when a sequence is created; a pass
+ * takes none. */
 #ifndef ENGINE_CPU_ENGINE_H
 #define ENGINE_CPU_ENGINE_H
 
@@ -35,24 +37,17 @@ typedef struct CpuLayer {
 typedef struct CpuScratch {
     void *memory;
     size_t bytes;
-    float *x;            /* [B, hidden] the residual stream */
     float *normed;       /* [B, hidden] input of the next products */
     float *block_out;    /* [B, hidden] what attention or the MLP adds to x */
     float *q, *attended; /* [B, heads * head_dim] */
     float *k, *v;        /* [B, kv_heads * head_dim] */
     float *gate, *up;    /* [B, inner] inner: the larger of the dense and the experts' */
-    float *cosines[MODEL_ROPE_TABLES], *sines[MODEL_ROPE_TABLES]; /* [B, rotary_dims / 2] */
-    float *router;                                                /* [B, experts] */
-    float *gathered;       /* [B, hidden] an expert's tokens */
-    float *expert_share;   /* [B, experts_per_tok] */
-    uint32_t *expert_id;   /* [B, experts_per_tok] */
-    uint32_t *members;     /* [B] tokens that chose an expert */
-    float *member_share;   /* [B] */
-    int32_t *tokens;       /* [B] */
-    uint32_t *token_slice; /* [B] */
-    uint32_t *wanted;      /* [B] tokens whose logits are wanted, ascending */
-    AttentionSlice *slices;
-    EngineSequence **slice_sequence;
+    float *router;       /* [B, experts] */
+    float *gathered;     /* [B, hidden] an expert's tokens */
+    float *expert_share; /* [B, experts_per_tok] */
+    uint32_t *expert_id; /* [B, experts_per_tok] */
+    uint32_t *members;   /* [B] tokens that chose an expert */
+    float *member_share; /* [B] */
     Activations activations;
     Activations head_activations; /* of 16 bits where the others have 8: the head's error would be
                                    * the largest part of the logits' */
@@ -60,7 +55,17 @@ typedef struct CpuScratch {
 } CpuScratch;
 
 typedef struct CpuPass {
+    void *memory;
+    size_t bytes;
     size_t n_tokens, n_slices, n_wanted;
+    size_t layer; /* the next; num_hidden_layers: only the head is left */
+    float *x;     /* [B, hidden] the residual stream */
+    float *cosines[MODEL_ROPE_TABLES], *sines[MODEL_ROPE_TABLES]; /* [B, rotary_dims / 2] */
+    int32_t *tokens;                                              /* [B] */
+    uint32_t *token_slice;                                        /* [B] */
+    uint32_t *wanted; /* [B] tokens whose logits are wanted, ascending */
+    AttentionSlice *slices;
+    EngineSequence **slice_sequence;
 } CpuPass;
 
 typedef struct CpuEngine {
@@ -77,13 +82,15 @@ typedef struct CpuEngine {
     size_t weight_bytes;
     CpuScratch scratch;
     KvPool kv;
-    CpuPass pass;
-    uint64_t call; /* counts forward calls, to find a sequence that comes twice */
+    CpuPass whole, held; /* what forward runs; what forward_begin holds, if it has tokens */
+    CpuPass *pass;       /* the one of them that is being computed */
+    uint64_t call;       /* counts calls, to find a sequence that comes twice */
 } CpuEngine;
 
 struct EngineSequence {
     KvCache cache;
     uint64_t last_call;
+    bool is_held; /* has a slice in the held pass */
 };
 
 KvType cpu_kv_type(EnginePrecision precision, unsigned kv_bits);
@@ -99,9 +106,16 @@ void cpu_weights_free(CpuEngine *engine);
 /* scratch.c */
 bool cpu_scratch_create(CpuEngine *engine, Error *err) WARN_UNUSED;
 void cpu_scratch_free(CpuScratch *scratch);
+bool cpu_pass_create(const CpuEngine *engine, CpuPass *pass, Error *err) WARN_UNUSED;
+void cpu_pass_free(CpuPass *pass);
 
-/* forward.c: one pass; logits of the wanted tokens to logits [n_wanted, vocab]. Cannot fail. */
+/* forward.c: the whole of engine->pass; logits of the wanted tokens to logits [n_wanted, vocab].
+ * Cannot fail. */
 void cpu_forward_pass(CpuEngine *engine, float *logits);
+/* Its next part: a layer, or the head. Other passes may run before the next one. */
+void cpu_forward_part(CpuEngine *engine, float *logits);
+/* How many there are still. */
+size_t cpu_parts_left(const CpuEngine *engine, const CpuPass *pass);
 /* Runs task(context, part, n_parts) over the pass's tokens, CPU_ROWS_PER_PART to a part; few tokens
  * stay on the caller, where they cost less than waking the workers. */
 void cpu_run_rows(const CpuEngine *engine, size_t n_rows, CpuTask task, void *context);

@@ -42,7 +42,7 @@ static void route_part(void *context, size_t part, size_t n_parts)
 {
     const ExpertJob *job = context;
     const ModelConfig *c = job->config;
-    size_t n = job->engine->pass.n_tokens, end = (part + 1) * CPU_ROWS_PER_PART;
+    size_t n = job->engine->pass->n_tokens, end = (part + 1) * CPU_ROWS_PER_PART;
     (void)n_parts;
     for (size_t t = part * CPU_ROWS_PER_PART; t < (end < n ? end : n); t++) {
         choose_experts(c, job->s->router + t * c->num_experts,
@@ -56,7 +56,7 @@ static size_t gather_members(const ExpertJob *job, uint32_t expert)
 {
     const CpuScratch *s = job->s;
     size_t k = job->config->num_experts_per_tok, hidden = job->config->hidden_size, n = 0;
-    for (size_t i = 0; i < job->engine->pass.n_tokens * k; i++) {
+    for (size_t i = 0; i < job->engine->pass->n_tokens * k; i++) {
         if (s->expert_id[i] != expert)
             continue;
         s->members[n] = (uint32_t)(i / k);
@@ -119,7 +119,7 @@ void cpu_experts_forward(CpuEngine *engine, const CpuLayer *layer)
     ExpertJob job = {.engine = engine, .s = &engine->scratch, .config = &engine->model->config};
     const MatrixProduct router = {layer->router, NULL, job.s->router, job.config->num_experts};
     matrix_multiply(&job.s->activations, &router, 1, engine->pool);
-    cpu_run_rows(engine, engine->pass.n_tokens, route_part, &job);
+    cpu_run_rows(engine, engine->pass->n_tokens, route_part, &job);
     for (uint32_t expert = 0; expert < job.config->num_experts; expert++)
         run_expert(&job, layer, expert);
 }

@@ -9,7 +9,8 @@
  *
  * A layer is five parallel sections of products and attention; between them lie row sections (a
  * norm and the quantisation of its result, say), which run on the caller alone while there are few
- * tokens. What a block adds to x is added by the row section that follows, with its norm. */
+ * tokens. What a block adds to x is added by the row section that follows, with its norm; where a
+ * pass is held between two layers, before that. */
 #include "attention_int8.h"
 #include "cpu_engine.h"
 
@@ -24,6 +25,7 @@ typedef struct RowJob {
     CpuEngine *engine;
     const ModelConfig *config;
     CpuScratch *s;
+    CpuPass *pass;
     size_t layer;
     const float *pending_norm; /* applied to block_out before it is added, or NULL */
     bool has_pending;          /* block_out has still to be added to x */
@@ -43,9 +45,9 @@ static size_t part_end(size_t part, size_t n_rows)
     return end < n_rows ? end : n_rows;
 }
 
-static size_t token_position(const CpuScratch *s, size_t token)
+static size_t token_position(const CpuPass *pass, size_t token)
 {
-    const AttentionSlice *slice = &s->slices[s->token_slice[token]];
+    const AttentionSlice *slice = &pass->slices[pass->token_slice[token]];
     return slice->first_position + (token - slice->first_token);
 }
 
@@ -73,19 +75,19 @@ static bool uses_local_rope(const ModelConfig *config)
 static void embed_part(void *context, size_t part, size_t n_parts)
 {
     const RowJob *job = context;
-    CpuScratch *s = job->s;
+    CpuPass *pass = job->pass;
     const ModelConfig *c = job->config;
-    size_t end = part_end(part, job->engine->pass.n_tokens), hidden = c->hidden_size;
+    size_t end = part_end(part, pass->n_tokens), hidden = c->hidden_size;
     size_t n_tables = uses_local_rope(c) ? 2 : 1;
     (void)n_parts;
     for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
-        float *x = s->x + t * hidden;
-        packed_matrix_read_row(job->engine->embedding, (size_t)s->tokens[t], x);
+        float *x = pass->x + t * hidden;
+        packed_matrix_read_row(job->engine->embedding, (size_t)pass->tokens[t], x);
         job->engine->ops->scale(x, hidden, c->embedding_scale, x);
         for (size_t i = 0; i < n_tables; i++) {
             size_t half = c->rope[i].rotary_dims / 2;
-            fill_angles(&c->rope[i], token_position(s, t), s->cosines[i] + t * half,
-                        s->sines[i] + t * half);
+            fill_angles(&c->rope[i], token_position(pass, t), pass->cosines[i] + t * half,
+                        pass->sines[i] + t * half);
         }
     }
 }
@@ -99,19 +101,19 @@ static void add_pending(const RowJob *job, size_t token)
     const CpuOps *ops = job->engine->ops;
     if (job->pending_norm)
         ops->rms_norm(added, job->pending_norm, hidden, job->config->rms_norm_eps, added);
-    ops->add(job->s->x + token * hidden, added, hidden);
+    ops->add(job->pass->x + token * hidden, added, hidden);
 }
 
 static void norm_part(void *context, size_t part, size_t n_parts)
 {
     const RowJob *job = context;
     CpuScratch *s = job->s;
-    size_t end = part_end(part, job->engine->pass.n_tokens), hidden = job->config->hidden_size;
+    size_t end = part_end(part, job->pass->n_tokens), hidden = job->config->hidden_size;
     (void)n_parts;
     for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
         add_pending(job, t);
-        job->engine->ops->rms_norm(s->x + t * hidden, job->norm, hidden, job->config->rms_norm_eps,
-                                   s->normed + t * hidden);
+        job->engine->ops->rms_norm(job->pass->x + t * hidden, job->norm, hidden,
+                                   job->config->rms_norm_eps, s->normed + t * hidden);
         activations_quantize_row(&s->activations, t);
     }
 }
@@ -126,13 +128,13 @@ static void finish_part(void *context, size_t part, size_t n_parts)
 {
     const RowJob *job = context;
     CpuScratch *s = job->s;
-    size_t end = part_end(part, job->engine->pass.n_wanted), hidden = job->config->hidden_size;
+    size_t end = part_end(part, job->pass->n_wanted), hidden = job->config->hidden_size;
     (void)n_parts;
     for (size_t i = part * CPU_ROWS_PER_PART; i < end; i++) {
-        size_t t = s->wanted[i];
+        size_t t = job->pass->wanted[i];
         add_pending(job, t);
-        job->engine->ops->rms_norm(s->x + t * hidden, job->norm, hidden, job->config->rms_norm_eps,
-                                   s->normed + i * hidden);
+        job->engine->ops->rms_norm(job->pass->x + t * hidden, job->norm, hidden,
+                                   job->config->rms_norm_eps, s->normed + i * hidden);
         activations_quantize_row(head_input(job->engine, s), i);
     }
 }
@@ -145,8 +147,8 @@ static void position_head(const RowJob *job, float *head, const float *norm, siz
     size_t half = c->rope[table].rotary_dims / 2;
     if (norm)
         ops->rms_norm(head, norm, c->head_dim, c->rms_norm_eps, head);
-    ops->rotate(head, job->s->cosines[table] + token * half, job->s->sines[table] + token * half,
-                half);
+    ops->rotate(head, job->pass->cosines[table] + token * half,
+                job->pass->sines[table] + token * half, half);
 }
 
 /* Where rows of one head are stored: positions from `position` on, within a tile of keys. */
@@ -193,11 +195,12 @@ static void store_row(KvPlace at, const float *k, const float *v)
 static void store_tokens(const RowJob *job, size_t first, size_t end)
 {
     const CpuScratch *s = job->s;
+    const CpuPass *pass = job->pass;
     const ModelConfig *c = job->config;
     size_t stride = (size_t)c->num_key_value_heads * c->head_dim;
     for (size_t t = first, n; t < end; t += n) {
-        const AttentionSlice *slice = &s->slices[s->token_slice[t]];
-        size_t position = token_position(s, t), left = slice->first_token + slice->n_tokens - t;
+        const AttentionSlice *slice = &pass->slices[pass->token_slice[t]];
+        size_t position = token_position(pass, t), left = slice->first_token + slice->n_tokens - t;
         n = KV_KEY_TILE - position % KV_KEY_TILE;
         n = n < left ? n : left;
         n = n < end - t ? n : end - t;
@@ -223,7 +226,7 @@ static void position_part(void *context, size_t part, size_t n_parts)
     CpuScratch *s = job->s;
     const ModelConfig *c = job->config;
     const LayerWeights *w = &job->engine->model->weights.layers[job->layer];
-    size_t first = part * CPU_ROWS_PER_PART, end = part_end(part, job->engine->pass.n_tokens);
+    size_t first = part * CPU_ROWS_PER_PART, end = part_end(part, job->pass->n_tokens);
     size_t head_dim = c->head_dim;
     (void)n_parts;
     for (size_t t = first; t < end; t++) {
@@ -240,7 +243,7 @@ static void position_part(void *context, size_t part, size_t n_parts)
 static void quantize_part(void *context, size_t part, size_t n_parts)
 {
     const RowJob *job = context;
-    size_t end = part_end(part, job->engine->pass.n_tokens);
+    size_t end = part_end(part, job->pass->n_tokens);
     (void)n_parts;
     for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++)
         activations_quantize_row(&job->s->activations, t);
@@ -251,7 +254,7 @@ static void activate_part(void *context, size_t part, size_t n_parts)
     const RowJob *job = context;
     CpuScratch *s = job->s;
     const CpuOps *ops = job->engine->ops;
-    size_t end = part_end(part, job->engine->pass.n_tokens), inner = job->config->intermediate_size;
+    size_t end = part_end(part, job->pass->n_tokens), inner = job->config->intermediate_size;
     (void)n_parts;
     for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
         float *gate = s->gate + t * inner;
@@ -271,8 +274,8 @@ static void open_block(RowJob *job, const float *norm)
     CpuScratch *s = job->s;
     size_t hidden = job->config->hidden_size;
     job->norm = norm;
-    activations_begin(&s->activations, s->normed, job->engine->pass.n_tokens, hidden, hidden);
-    cpu_run_rows(job->engine, job->engine->pass.n_tokens, norm_part, job);
+    activations_begin(&s->activations, s->normed, job->pass->n_tokens, hidden, hidden);
+    cpu_run_rows(job->engine, job->pass->n_tokens, norm_part, job);
 }
 
 static void close_block(RowJob *job, const float *post_norm)
@@ -290,7 +293,7 @@ static void attention_block(RowJob *job)
     const LayerWeights *w = &engine->model->weights.layers[job->layer];
     size_t q_cols = (size_t)c->num_attention_heads * c->head_dim;
     size_t kv_cols = (size_t)c->num_key_value_heads * c->head_dim;
-    size_t n = engine->pass.n_tokens;
+    size_t n = job->pass->n_tokens;
 
     open_block(job, w->input_norm);
     const MatrixProduct inputs[] = {{layer->q, w->q_bias, s->q, q_cols},
@@ -313,7 +316,7 @@ static void mlp_block(RowJob *job)
     CpuScratch *s = job->s;
     const CpuLayer *layer = &engine->layers[job->layer];
     const LayerWeights *w = &engine->model->weights.layers[job->layer];
-    size_t inner = job->config->intermediate_size, n = engine->pass.n_tokens;
+    size_t inner = job->config->intermediate_size, n = job->pass->n_tokens;
 
     open_block(job, w->pre_mlp_norm);
     if (job->config->layers[job->layer].is_sparse) {
@@ -355,7 +358,7 @@ static void head_block(RowJob *job, float *logits)
     CpuEngine *engine = job->engine;
     CpuScratch *s = job->s;
     const ModelConfig *c = job->config;
-    size_t n = engine->pass.n_wanted, hidden = c->hidden_size;
+    size_t n = job->pass->n_wanted, hidden = c->hidden_size;
     Activations *input = head_input(engine, s);
     job->norm = engine->model->weights.final_norm;
     activations_begin(input, s->normed, n, hidden, hidden);
@@ -369,16 +372,58 @@ static void head_block(RowJob *job, float *logits)
     }
 }
 
+/* ---- The pass ---- */
+
+static void pending_part(void *context, size_t part, size_t n_parts)
+{
+    const RowJob *job = context;
+    size_t end = part_end(part, job->pass->n_tokens);
+    (void)n_parts;
+    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++)
+        add_pending(job, t);
+}
+
+static RowJob open_pass(CpuEngine *engine)
+{
+    CpuPass *pass = engine->pass;
+    attention_plan(engine->scratch.attention, pass->slices, pass->n_slices);
+    return (RowJob){.engine = engine,
+                    .config = &engine->model->config,
+                    .s = &engine->scratch,
+                    .pass = pass,
+                    .layer = pass->layer};
+}
+
 void cpu_forward_pass(CpuEngine *engine, float *logits)
 {
-    CpuScratch *s = &engine->scratch;
-    RowJob job = {.engine = engine, .config = &engine->model->config, .s = s};
-    attention_plan(s->attention, s->slices, engine->pass.n_slices);
-    cpu_run_rows(engine, engine->pass.n_tokens, embed_part, &job);
-    for (job.layer = 0; job.layer < job.config->num_hidden_layers; job.layer++) {
+    RowJob job = open_pass(engine);
+    cpu_run_rows(engine, job.pass->n_tokens, embed_part, &job);
+    for (; job.layer < job.config->num_hidden_layers; job.layer++) {
         attention_block(&job);
         mlp_block(&job);
     }
-    if (engine->pass.n_wanted > 0)
+    if (job.pass->n_wanted > 0)
         head_block(&job, logits);
+}
+
+void cpu_forward_part(CpuEngine *engine, float *logits)
+{
+    RowJob job = open_pass(engine);
+    if (job.layer == job.config->num_hidden_layers) {
+        if (job.pass->n_wanted > 0)
+            head_block(&job, logits);
+        job.pass->n_wanted = 0;
+        return;
+    }
+    if (job.layer == 0)
+        cpu_run_rows(engine, job.pass->n_tokens, embed_part, &job);
+    attention_block(&job);
+    mlp_block(&job);
+    cpu_run_rows(engine, job.pass->n_tokens, pending_part, &job);
+    job.pass->layer++;
+}
+
+size_t cpu_parts_left(const CpuEngine *engine, const CpuPass *pass)
+{
+    return engine->model->config.num_hidden_layers - pass->layer + (pass->n_wanted > 0);
 }

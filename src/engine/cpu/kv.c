@@ -6,6 +6,7 @@
 enum {
     KV_SLAB_BYTES = 32 << 20, /* at most, unless one block is larger */
     KV_SLAB_BLOCKS = 16,
+    KV_PAGE_BYTES = 4 << 10, /* no system's are smaller */
 };
 
 typedef struct KvSlab {
@@ -408,7 +409,7 @@ static void copy_last_block(KvCache *to, const KvCache *from, size_t index)
 /* Of from's sliding blocks, [first, end) will be lost to its ring: brings spares instead. */
 static bool prepare_sharing(KvCache *from, size_t first, size_t end, Error *err)
 {
-    size_t begun = blocks_of(from->length);
+    size_t begun = blocks_of(from->length + from->n_coming);
     if (!has_kind(from, KV_SLIDING))
         return true;
     size_t left = count_private(from, 0, begun);
@@ -487,6 +488,8 @@ static void retire_block(KvCache *cache, size_t index, size_t n_future)
 
 void kv_cache_prepare(KvCache *cache, size_t n)
 {
+    assert(cache->n_coming == 0);
+    cache->n_coming = n;
     if (!has_kind(cache, KV_SLIDING))
         return;
     size_t begun = blocks_of(cache->length), end = blocks_of(cache->length + n);
@@ -499,10 +502,33 @@ void kv_cache_prepare(KvCache *cache, size_t n)
         cache->blocks[KV_SLIDING][i] = take_spare(cache);
 }
 
+void kv_cache_touch(KvCache *cache)
+{
+    size_t begun = blocks_of(cache->length), end = blocks_of(cache->length + cache->n_coming);
+    for (KvKind kind = KV_FULL; kind < KV_KINDS; kind++) {
+        for (size_t i = begun; has_kind(cache, kind) && i < end; i++) {
+            volatile uint8_t *content = cache->blocks[kind][i]->content;
+            for (size_t at = 0; at < cache->pool->block_bytes[kind]; at += KV_PAGE_BYTES)
+                content[at] = 0;
+        }
+    }
+}
+
 void kv_cache_advance(KvCache *cache, size_t n)
 {
     cache->length += n;
+    cache->n_coming = 0;
     assert(cache->length <= cache->max_tokens);
+}
+
+void kv_cache_cancel(KvCache *cache)
+{
+    size_t begun = blocks_of(cache->length), end = blocks_of(cache->length + cache->n_coming);
+    for (size_t i = begun; has_kind(cache, KV_SLIDING) && i < end; i++) {
+        add_spare(cache, cache->blocks[KV_SLIDING][i]);
+        cache->blocks[KV_SLIDING][i] = NULL;
+    }
+    cache->n_coming = 0;
 }
 
 bool kv_cache_holds_prefix(const KvCache *cache, size_t length)

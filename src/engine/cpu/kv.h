@@ -90,6 +90,7 @@ typedef struct KvCache {
     size_t n_spares;
     size_t max_tokens;
     size_t length;    /* tokens held */
+    size_t n_coming;  /* tokens that prepare has made room for and advance has not counted */
     size_t kept_from; /* every layer still holds the positions from here to length */
 } KvCache;
 
@@ -125,8 +126,14 @@ uint8_t *kv_cache_value(const KvCache *cache, const KvLayer *layer, size_t head,
 
 /* Makes room for the next n tokens, at most max_chunk: drops what has left the window. */
 void kv_cache_prepare(KvCache *cache, size_t n);
-/* Counts n tokens whose rows were written to every layer. */
+/* Writes to each page that the tokens to come are the first to have, so that the system brings its
+ * memory now: where that comes from a virtual machine's host, a large page takes milliseconds. */
+void kv_cache_touch(KvCache *cache);
+/* Counts n tokens whose rows were written to every layer. Between prepare and this, the cache may
+ * be touched, forked and freed, and nothing else. */
 void kv_cache_advance(KvCache *cache, size_t n);
+/* The tokens that prepare made room for will not come. */
+void kv_cache_cancel(KvCache *cache);
 /* Do all layers hold what a sequence of this length (<= cache->length) would look at? */
 bool kv_cache_holds_prefix(const KvCache *cache, size_t length);
 /* holds_prefix must be true. ERROR_MEMORY where shared blocks must be copied; then nothing has

@@ -1,5 +1,5 @@
-/* The buffers of a pass: one allocation, laid out twice by the same code, first to count its bytes.
- */
+/* The buffers that passes share, and those that each has for itself: one allocation, laid out twice
+ * by the same code, first to count its bytes. */
 #include "cpu_engine.h"
 
 #include <string.h>
@@ -37,7 +37,6 @@ static void lay_out(CpuScratch *s, const ModelConfig *c, size_t rows, Layout *la
     size_t inner = larger(c->intermediate_size, c->moe_intermediate_size);
     size_t q_cols = (size_t)c->num_attention_heads * c->head_dim;
     size_t kv_cols = (size_t)c->num_key_value_heads * c->head_dim;
-    s->x = take_floats(layout, rows, hidden);
     s->normed = take_floats(layout, rows, hidden);
     s->block_out = take_floats(layout, rows, hidden);
     s->q = take_floats(layout, rows, q_cols);
@@ -46,15 +45,6 @@ static void lay_out(CpuScratch *s, const ModelConfig *c, size_t rows, Layout *la
     s->v = take_floats(layout, rows, kv_cols);
     s->gate = take_floats(layout, rows, inner);
     s->up = take_floats(layout, rows, inner);
-    for (size_t i = 0; i < MODEL_ROPE_TABLES; i++) {
-        s->cosines[i] = take_floats(layout, rows, c->rope[i].rotary_dims / 2);
-        s->sines[i] = take_floats(layout, rows, c->rope[i].rotary_dims / 2);
-    }
-    s->tokens = take(layout, rows, 1, sizeof *s->tokens);
-    s->token_slice = take(layout, rows, 1, sizeof *s->token_slice);
-    s->wanted = take(layout, rows, 1, sizeof *s->wanted);
-    s->slices = take(layout, rows, 1, sizeof *s->slices);
-    s->slice_sequence = take(layout, rows, 1, sizeof *s->slice_sequence);
     if (c->num_experts == 0)
         return;
     s->router = take_floats(layout, rows, c->num_experts);
@@ -63,6 +53,42 @@ static void lay_out(CpuScratch *s, const ModelConfig *c, size_t rows, Layout *la
     s->expert_id = take(layout, rows, c->num_experts_per_tok, sizeof *s->expert_id);
     s->members = take(layout, rows, 1, sizeof *s->members);
     s->member_share = take_floats(layout, rows, 1);
+}
+
+static void lay_out_pass(CpuPass *pass, const ModelConfig *c, size_t rows, Layout *layout)
+{
+    pass->x = take_floats(layout, rows, c->hidden_size);
+    for (size_t i = 0; i < MODEL_ROPE_TABLES; i++) {
+        pass->cosines[i] = take_floats(layout, rows, c->rope[i].rotary_dims / 2);
+        pass->sines[i] = take_floats(layout, rows, c->rope[i].rotary_dims / 2);
+    }
+    pass->tokens = take(layout, rows, 1, sizeof *pass->tokens);
+    pass->token_slice = take(layout, rows, 1, sizeof *pass->token_slice);
+    pass->wanted = take(layout, rows, 1, sizeof *pass->wanted);
+    pass->slices = take(layout, rows, 1, sizeof *pass->slices);
+    pass->slice_sequence = take(layout, rows, 1, sizeof *pass->slice_sequence);
+}
+
+bool cpu_pass_create(const CpuEngine *engine, CpuPass *pass, Error *err)
+{
+    const ModelConfig *c = &engine->model->config;
+    size_t rows = engine->max_batch_tokens;
+    Layout layout = {0};
+    lay_out_pass(pass, c, rows, &layout);
+    pass->memory = memory_allocate_aligned(SCRATCH_ALIGNMENT, layout.used + SCRATCH_ALIGNMENT);
+    if (!pass->memory)
+        return error_set(err, ERROR_MEMORY, "a pass of %zu tokens: no memory for %zu bytes", rows,
+                         layout.used);
+    pass->bytes = layout.used;
+    layout = (Layout){.base = pass->memory};
+    lay_out_pass(pass, c, rows, &layout);
+    return true;
+}
+
+void cpu_pass_free(CpuPass *pass)
+{
+    memory_free(pass->memory);
+    *pass = (CpuPass){0};
 }
 
 static size_t widest_input(const ModelConfig *c)

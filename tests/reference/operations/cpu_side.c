@@ -75,7 +75,7 @@ static void cpu_rotation(const Operation *op, CpuEngine *engine, float *out)
     const ModelConfig *c = &engine->model->config;
     const RopeTable *rope = &c->rope[op->layer];
     size_t half = rope->rotary_dims / 2, heads = c->num_attention_heads, dim = c->head_dim;
-    float *cosines = engine->scratch.cosines[0], *sines = engine->scratch.sines[0];
+    float *cosines = engine->pass->cosines[0], *sines = engine->pass->sines[0];
     for (size_t t = 0; t < N_TOKENS; t++) {
         for (size_t d = 0; d < half; d++) {
             double angle = (double)(ROTATION_OFFSET + t) * rope->inverse_frequencies[d];
@@ -119,7 +119,7 @@ static void cpu_experts(const Operation *op, CpuEngine *engine, float *out)
 {
     size_t hidden = engine->model->config.hidden_size;
     memcpy(engine->scratch.normed, op->x, N_TOKENS * hidden * sizeof *op->x);
-    engine->pass.n_tokens = N_TOKENS;
+    engine->pass->n_tokens = N_TOKENS;
     activations_prepare(&engine->scratch.activations, engine->scratch.normed, N_TOKENS, hidden,
                         hidden, engine->pool);
     cpu_experts_forward(engine, &engine->layers[op->layer]);

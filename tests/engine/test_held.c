@@ -1,0 +1,311 @@
+/* Passes that are held between their parts: sequences that leave one, fork from one, or are refused
+ * meanwhile. That parts give the bits of a whole pass is test_golden's business. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MODELS TEST_DATA_DIR "/models/"
+
+enum { BATCH = 64, ROWS = 3, PREFIX = 70, CHUNK = 20, LENGTH_MAX = 400, AFTER = 9 };
+
+static const char *const NAMES[] = {MODELS "llama3-q4-g64", MODELS "gemma3-text-q4-g64",
+                                    MODELS "qwen3-moe-q4-g64"};
+
+typedef struct World {
+    Model *model;
+    Engine *engine;
+    size_t vocab;
+    float *expected, *found, *logits; /* [vocab], [vocab], [ROWS, vocab] */
+} World;
+
+static void open_world(const char *directory, World *w)
+{
+    Error err = {0};
+    EngineOptions options = {.threads = 2, .max_batch_tokens = BATCH};
+    if (!model_open(directory, &w->model, &err) ||
+        !engine_open(w->model, &options, &w->engine, &err))
+        fail_msg("%s", err.message);
+    w->vocab = w->model->config.vocab_size;
+    w->expected = malloc(w->vocab * sizeof(float));
+    w->found = malloc(w->vocab * sizeof(float));
+    w->logits = malloc(ROWS * w->vocab * sizeof(float));
+    assert_true(w->expected && w->found && w->logits);
+}
+
+static void close_world(World *w)
+{
+    assert_int_equal(w->engine->ops->kv_bytes_used(w->engine), 0);
+    free(w->expected);
+    free(w->found);
+    free(w->logits);
+    engine_close(w->engine);
+    model_close(w->model);
+}
+
+static EngineSequence *create(World *w)
+{
+    EngineSequence *sequence;
+    Error err = {0};
+    if (!engine_sequence_create(w->engine, LENGTH_MAX, &sequence, &err))
+        fail_msg("%s", err.message);
+    return sequence;
+}
+
+static size_t length_of(const World *w, const EngineSequence *sequence)
+{
+    return w->engine->ops->sequence_length(sequence);
+}
+
+/* Tokens [first, first + n) of an endless text. */
+static const int32_t *text(size_t number, size_t first, size_t n)
+{
+    static int32_t tokens[ROWS][LENGTH_MAX];
+    assert_true(number < ROWS && first + n <= LENGTH_MAX);
+    for (size_t i = 0; i < n; i++)
+        tokens[number][first + i] = (int32_t)((first + i) * (37 + number * 6) % 500);
+    return tokens[number] + first;
+}
+
+static void advance(World *w, EngineSequence *sequence, size_t number, size_t n, float *logits)
+{
+    Error err = {0};
+    EngineRow row = {sequence, text(number, length_of(w, sequence), n), n,
+                     logits ? ENGINE_LOGITS_LAST : ENGINE_LOGITS_NONE};
+    if (!engine_forward(w->engine, &row, 1, logits, &err))
+        fail_msg("%s", err.message);
+}
+
+/* The sequence goes on with the bits of one that was never held. */
+static void check_sound(World *w, EngineSequence *sequence, size_t number)
+{
+    EngineSequence *fresh = create(w);
+    advance(w, fresh, number, length_of(w, sequence) + AFTER, w->expected);
+    advance(w, sequence, number, AFTER, w->found);
+    assert_memory_equal(w->expected, w->found, w->vocab * sizeof(float));
+    engine_sequence_free(w->engine, fresh);
+}
+
+/* Three sequences of PREFIX tokens, CHUNK more of each in a held pass. */
+static void begin(World *w, EngineSequence **sequences)
+{
+    EngineRow rows[ROWS];
+    Error err = {0};
+    for (size_t i = 0; i < ROWS; i++) {
+        sequences[i] = create(w);
+        advance(w, sequences[i], i, PREFIX, NULL);
+        rows[i] = (EngineRow){sequences[i], text(i, PREFIX, CHUNK), CHUNK, ENGINE_LOGITS_LAST};
+    }
+    if (!engine_forward_begin(w->engine, rows, ROWS, &err))
+        fail_msg("%s", err.message);
+}
+
+/* At most n parts; how many are left. */
+static size_t run_parts(World *w, size_t n)
+{
+    size_t left = 1;
+    for (Error err = {0}; n > 0 && left > 0; n--) {
+        if (!engine_forward_continue(w->engine, w->logits, &left, &err))
+            fail_msg("%s", err.message);
+    }
+    return left;
+}
+
+typedef enum Leaving { LEAVING_FREED, LEAVING_TRUNCATED, LEAVING_SHORTER, LEAVING_SEALED } Leaving;
+
+static void leave(World *w, EngineSequence **sequence, Leaving how)
+{
+    Error err = {0};
+    if (how == LEAVING_FREED) {
+        engine_sequence_free(w->engine, *sequence);
+        *sequence = NULL;
+    } else if (how == LEAVING_SEALED) {
+        w->engine->ops->sequence_seal(w->engine, *sequence);
+    } else if (!engine_sequence_truncate(w->engine, *sequence,
+                                         how == LEAVING_SHORTER ? PREFIX - 3 : PREFIX, &err)) {
+        fail_msg("%s", err.message);
+    }
+}
+
+/* One sequence leaves after some parts: the others do not notice. */
+static void check_leaving(World *w, size_t index, size_t parts, Leaving how)
+{
+    EngineSequence *sequences[ROWS], *fork;
+    Error err = {0};
+    begin(w, sequences);
+    assert_true(run_parts(w, parts) > 0);
+    leave(w, &sequences[index], how);
+    assert_int_equal(run_parts(w, SIZE_MAX), 0);
+    for (size_t i = 0, row = 0; i < ROWS; i++) {
+        if (i == index)
+            continue;
+        EngineSequence *fresh = create(w);
+        assert_int_equal(length_of(w, sequences[i]), PREFIX + CHUNK);
+        advance(w, fresh, i, PREFIX + CHUNK, w->expected);
+        assert_memory_equal(w->expected, w->logits + row++ * w->vocab, w->vocab * sizeof(float));
+        engine_sequence_free(w->engine, fresh);
+        check_sound(w, sequences[i], i);
+    }
+    if (how == LEAVING_SEALED) {
+        assert_true(w->engine->ops->sequence_fork(w->engine, sequences[index], PREFIX, LENGTH_MAX,
+                                                  &fork, &err));
+        check_sound(w, fork, index);
+        engine_sequence_free(w->engine, fork);
+    } else if (how != LEAVING_FREED) {
+        check_sound(w, sequences[index], index);
+    }
+    for (size_t i = 0; i < ROWS; i++)
+        engine_sequence_free(w->engine, sequences[i]);
+}
+
+static void sequences_may_leave(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < ARRAY_COUNT(NAMES); m++) {
+        World w;
+        open_world(NAMES[m], &w);
+        /* In a model of so many layers: before the first part, between two, before the head. */
+        const size_t parts[] = {0, 1, w.model->config.num_hidden_layers};
+        for (size_t i = 0; i < ARRAY_COUNT(parts); i++) {
+            for (Leaving how = LEAVING_FREED; how <= LEAVING_SEALED; how++)
+                check_leaving(&w, (i + how) % ROWS, parts[i], how);
+        }
+        close_world(&w);
+    }
+}
+
+static void a_pass_that_all_have_left_is_gone(void **state)
+{
+    (void)state;
+    World w;
+    Error err = {0};
+    size_t left;
+    EngineSequence *sequences[ROWS];
+    open_world(NAMES[1], &w);
+    for (size_t round = 0; round < 2; round++) {
+        begin(&w, sequences);
+        run_parts(&w, 2);
+        for (size_t i = 0; i < ROWS; i++)
+            engine_sequence_free(w.engine, sequences[i]);
+        assert_false(engine_forward_continue(w.engine, w.logits, &left, &err));
+        assert_int_equal(err.code, ERROR_INVALID);
+    }
+    close_world(&w);
+}
+
+/* Forks see what was there before; what they write is their own, and so is what is held. */
+static void sequences_may_be_forked(void **state)
+{
+    (void)state;
+    static const size_t lengths[] = {PREFIX, 64, PREFIX - 1};
+    for (size_t m = 0; m < ARRAY_COUNT(NAMES); m++) {
+        World w;
+        Error err = {0};
+        EngineSequence *sequences[ROWS], *forks[ARRAY_COUNT(lengths)];
+        open_world(NAMES[m], &w);
+        begin(&w, sequences);
+        for (size_t i = 0; i < ARRAY_COUNT(lengths); i++) {
+            run_parts(&w, 1);
+            if (!w.engine->ops->sequence_fork(w.engine, sequences[0], lengths[i], LENGTH_MAX,
+                                              &forks[i], &err))
+                fail_msg("%s", err.message);
+            check_sound(&w, forks[i], 0);
+        }
+        assert_int_equal(run_parts(&w, SIZE_MAX), 0);
+        for (size_t i = 0; i < ROWS; i++) {
+            check_sound(&w, sequences[i], i);
+            advance(&w, sequences[i], i, 2 * BATCH, NULL); /* the rings turn */
+            check_sound(&w, sequences[i], i);
+        }
+        for (size_t i = 0; i < ARRAY_COUNT(lengths); i++)
+            engine_sequence_free(w.engine, forks[i]);
+        for (size_t i = 0; i < ROWS; i++)
+            engine_sequence_free(w.engine, sequences[i]);
+        close_world(&w);
+    }
+}
+
+static void expect_refusal(World *w, const EngineRow *rows, size_t n_rows, ErrorCode code)
+{
+    Error err = {0};
+    assert_false(engine_forward_begin(w->engine, rows, n_rows, &err));
+    assert_int_equal(err.code, code);
+}
+
+static void refused_calls_change_nothing(void **state)
+{
+    (void)state;
+    static const int32_t beyond[] = {1, 600}, many[BATCH] = {0};
+    World w;
+    Error err = {0};
+    size_t left;
+    EngineSequence *sequences[ROWS];
+    open_world(NAMES[0], &w);
+    EngineSequence *a = create(&w), *b = create(&w);
+    const EngineRow good = {a, text(0, 0, 5), 5, ENGINE_LOGITS_LAST};
+    const EngineRow bad[] = {good, {b, beyond, 2, ENGINE_LOGITS_LAST}};
+    const EngineRow twice[] = {good, good};
+    const EngineRow large[] = {good, {b, many, BATCH - 4, ENGINE_LOGITS_NONE}};
+    assert_false(engine_forward_continue(w.engine, w.logits, &left, &err));
+    expect_refusal(&w, bad, 2, ERROR_INVALID);
+    expect_refusal(&w, twice, 2, ERROR_INVALID);
+    expect_refusal(&w, large, 2, ERROR_LIMIT);
+    check_sound(&w, a, 0);
+
+    begin(&w, sequences);
+    expect_refusal(&w, &good, 1, ERROR_INVALID);
+    EngineRow held = {sequences[1], text(1, PREFIX, 1), 1, ENGINE_LOGITS_LAST};
+    assert_false(engine_forward(w.engine, &held, 1, w.logits, &err));
+    assert_int_equal(err.code, ERROR_INVALID);
+    check_sound(&w, b, 0);
+    assert_int_equal(run_parts(&w, SIZE_MAX), 0);
+    check_sound(&w, sequences[1], 1);
+
+    /* A pass that wants logits and gets no room for them is dropped. */
+    EngineRow next = {sequences[0], text(0, PREFIX + CHUNK, 1), 1, ENGINE_LOGITS_LAST};
+    assert_true(engine_forward_begin(w.engine, &next, 1, &err));
+    assert_false(engine_forward_continue(w.engine, NULL, &left, &err));
+    assert_int_equal(err.code, ERROR_INVALID);
+    check_sound(&w, sequences[0], 0);
+    for (size_t i = 0; i < ROWS; i++)
+        engine_sequence_free(w.engine, sequences[i]);
+    engine_sequence_free(w.engine, a);
+    engine_sequence_free(w.engine, b);
+    close_world(&w);
+}
+
+static void parts_take_no_memory(void **state)
+{
+    (void)state;
+    World w;
+    Error err = {0};
+    open_world(NAMES[2], &w);
+    EngineSequence *sequence = create(&w);
+    EngineRow row = {sequence, text(0, 0, 40), 40, ENGINE_LOGITS_LAST};
+    fault_fail_allocation(UINT64_MAX);
+    assert_true(engine_forward_begin(w.engine, &row, 1, &err));
+    assert_int_equal(run_parts(&w, SIZE_MAX), 0);
+    assert_int_equal(fault_allocation_count(), 0);
+    fault_fail_allocation(0);
+    engine_sequence_free(w.engine, sequence);
+    close_world(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sequences_may_leave),
+        cmocka_unit_test(a_pass_that_all_have_left_is_gone),
+        cmocka_unit_test(sequences_may_be_forked),
+        cmocka_unit_test(refused_calls_change_nothing),
+        cmocka_unit_test(parts_take_no_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
