@@ -1,8 +1,8 @@
-/* Attention alone, as decoding and as prefill do it. CSV on stdout: for fp16 and 8-bit keys and
+/* Attention alone, as decoding and as prefill do it. CSV on stdout: for 16-bit and 8-bit keys and
  * values, one layer after the other over a cache that no processor cache holds; the best and the
  * median of the rounds, and the rate at which keys and values were read.
  * Usage: bench_attention [heads kv_heads head_dim layers [context [tokens [threads]]]] */
-#include "cpu/attention_int8.h"
+#include "cpu/attention_codes.h"
 #include "cpu/matrix.h"
 
 #include <stdio.h>
@@ -30,10 +30,10 @@ static void fill(const Bench *b, const CpuOps *ops, const KvCache *cache, const 
         size_t position = i % b->context, head = i / b->context % b->n_kv_heads;
         const KvLayer *layer = &pool->layers[i / b->context / b->n_kv_heads];
         const float *k = row + i % 1000, *v = row + i % 997;
-        if (pool->type == KV_INT8) {
-            attention_store_int8(k, v, b->head_dim, kv_cache_keys(cache, layer, head, position),
-                                 kv_cache_values(cache, layer, head, position),
-                                 position % KV_BLOCK);
+        if (kv_is_codes(pool->type)) {
+            attention_store_codes(
+                ops, pool->type, k, v, b->head_dim, kv_cache_keys(cache, layer, head, position),
+                kv_cache_values(cache, layer, head, position), position % KV_BLOCK);
             continue;
         }
         ops->store_half(k, b->head_dim, (void *)kv_cache_key(cache, layer, head, position),
@@ -80,8 +80,12 @@ static bool measure(const Bench *b, KvType type, CpuPool *pool, Error *err)
     }
     qsort(times, rounds, sizeof *times, compare);
     double bytes = (double)kv_bytes_per_token(&config, type) * (double)b->context;
-    printf("%s,%zu,%zu,%.3f,%.3f,%.1f\n", type == KV_INT8 ? "int8" : "fp16", b->context,
-           b->n_tokens, times[0] * 1e3, times[rounds / 2] * 1e3, bytes / times[0] * 1e-9);
+    printf("%s,%zu,%zu,%.3f,%.3f,%.1f\n",
+           type == KV_INT8    ? "int8"
+           : type == KV_INT16 ? "int16"
+                              : "fp16",
+           b->context, b->n_tokens, times[0] * 1e3, times[rounds / 2] * 1e3,
+           bytes / times[0] * 1e-9);
     attention_scratch_free(scratch);
     kv_cache_free(&cache);
     kv_pool_reset(&kv);
@@ -101,7 +105,8 @@ int main(int argc, char **argv)
     CpuPool *pool = NULL;
     cpu_kernels_select(INSTRUCTIONS_BEST);
     printf("type,context,tokens,best_ms,median_ms,read_gbps\n");
-    if (!cpu_pool_create(b.threads, &pool, &err) || !measure(&b, KV_F16, pool, &err) ||
+    if (!cpu_pool_create(b.threads, &pool, &err) ||
+        !measure(&b, cpu_ops(cpu_best_instructions(INSTRUCTIONS_BEST))->kv16, pool, &err) ||
         !measure(&b, KV_INT8, pool, &err)) {
         fprintf(stderr, "%s\n", err.message);
         return 1;

@@ -34,7 +34,8 @@ bool engine_open(const Model *model, const EngineOptions *options, Engine **out,
 bool engine_kv_bytes(const ModelConfig *config, EnginePrecision precision, unsigned kv_bits,
                      size_t max_tokens, size_t *out, Error *err)
 {
-    return kv_cache_count_bytes(config, cpu_kv_type(precision, kv_bits), max_tokens,
+    const CpuOps *ops = cpu_ops(cpu_best_instructions(INSTRUCTIONS_BEST));
+    return kv_cache_count_bytes(config, cpu_kv_type(precision, kv_bits, ops), max_tokens,
                                 CPU_BATCH_TOKENS_DEFAULT, out, err);
 }
 

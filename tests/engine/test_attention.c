@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "cpu/attention_int8.h"
+#include "cpu/attention_codes.h"
 #include "cpu/matrix.h"
 #include "weights.h"
 
@@ -80,11 +80,11 @@ static void store_token(const World *w, const CpuOps *ops, const KvCache *cache,
 {
     for (size_t h = 0; h < w->c.n_kv_heads; h++) {
         size_t at = (position * w->c.n_kv_heads + h) * w->c.head_dim;
-        if (w->c.type == KV_INT8) {
-            attention_store_int8(w->k + at, w->v + at, w->c.head_dim,
-                                 kv_cache_keys(cache, &cache->pool->layers[0], h, position),
-                                 kv_cache_values(cache, &cache->pool->layers[0], h, position),
-                                 position % KV_BLOCK);
+        if (kv_is_codes(w->c.type)) {
+            attention_store_codes(ops, w->c.type, w->k + at, w->v + at, w->c.head_dim,
+                                  kv_cache_keys(cache, &cache->pool->layers[0], h, position),
+                                  kv_cache_values(cache, &cache->pool->layers[0], h, position),
+                                  position % KV_BLOCK);
             continue;
         }
         void *key = kv_cache_key(cache, &cache->pool->layers[0], h, position);
@@ -189,8 +189,9 @@ static void check_values(const World *w, const float *found)
             expect(w, t, h, expected);
             const float *row = found + (t * w->c.n_heads + h) * w->c.head_dim;
             /* Values are at most 2; scores up to 4 sqrt(head_dim) carry errors of about 1e-6. With
-             * 8 bits queries are rounded to 2 / 65278, which moves a score by about 2e-5. */
-            double allowed = w->c.type == KV_INT8 ? 2e-4 : 2e-5;
+             * 8 bits queries are rounded to 2 / 65278, which moves a score by about 2e-5; with
+             * codes of 16 bits keys are too, to 1 / 45800 of their norm: 2e-4 and more. */
+            double allowed = w->c.type == KV_INT8 ? 2e-4 : w->c.type == KV_INT16 ? 1e-3 : 2e-5;
             for (size_t d = 0; d < w->c.head_dim; d++) {
                 if (!(fabs((double)row[d] - expected[d]) <= allowed))
                     fail_msg("token %zu head %zu dim %zu: %.9g, expected %.9g", t, h, d,
@@ -233,6 +234,16 @@ static const Case CASES[] = {
      .n_tokens = 290,
      .sliding_window = 1,
      .type = KV_F16},
+    {.n_heads = 3, .n_kv_heads = 1, .head_dim = 10, .n_tokens = 300, .type = KV_INT16},
+    {.n_heads = 4, .n_kv_heads = 1, .head_dim = 128, .n_tokens = 600, .type = KV_INT16},
+    {.n_heads = 5, .n_kv_heads = 1, .head_dim = 80, .n_tokens = 130, .type = KV_INT16},
+    {.n_heads = 6,
+     .n_kv_heads = 1,
+     .head_dim = 96,
+     .n_tokens = 700,
+     .sliding_window = 100,
+     .soft_cap = 2.0f,
+     .type = KV_INT16},
     {.n_heads = 9, .n_kv_heads = 3, .head_dim = 64, .n_tokens = 150, .type = KV_INT8},
     {.n_heads = 2, .n_kv_heads = 1, .head_dim = 10, .n_tokens = 70, .type = KV_INT8},
     {.n_heads = 4, .n_kv_heads = 1, .head_dim = 128, .n_tokens = 600, .type = KV_INT8},
@@ -260,6 +271,7 @@ static const Case CASES[] = {
 
 static void check_case(Case c, const CpuOps *ops)
 {
+    c.type = c.type == KV_F16 ? ops->kv16 : c.type;
     static const size_t chunks[] = {1, 5, 16, 64, 90};
     static const size_t threads[] = {1, 2, 5};
     World w;
@@ -299,8 +311,8 @@ static void test_set(void **state)
 static void test_int8_not_finite(void **state)
 {
     (void)state;
-    for (int i = 0; i < INSTRUCTION_SETS; i++) {
-        const InstructionSet set = (InstructionSet)i;
+    for (int i = 0; i < 2 * INSTRUCTION_SETS; i++) {
+        const InstructionSet set = (InstructionSet)(i / 2);
         World w;
         if (!cpu_has_instructions(set))
             continue;
@@ -309,7 +321,7 @@ static void test_int8_not_finite(void **state)
                           .head_dim = 16,
                           .n_tokens = 40,
                           .max_chunk = 40,
-                          .type = KV_INT8},
+                          .type = i % 2 ? KV_INT16 : KV_INT8},
                    &w);
         w.v[38 * 16 + 3] = INFINITY;
         w.k[39 * 16 + 3] = NAN;
@@ -327,18 +339,19 @@ static void test_int8_not_finite(void **state)
 static void test_huge_values(void **state)
 {
     (void)state;
+    const CpuOps *ops = cpu_ops(cpu_best_instructions(INSTRUCTIONS_BEST));
     World w;
     make_world((Case){.n_heads = 3,
                       .n_kv_heads = 1,
                       .head_dim = 16,
                       .n_tokens = 40,
                       .max_chunk = 40,
-                      .type = KV_F16},
+                      .type = ops->kv16},
                &w);
     for (size_t d = 0; d < 16; d++)
         w.v[39 * 16 + d] = 1e30f;
     float out[40 * 48];
-    attend(&w, cpu_ops(cpu_best_instructions(INSTRUCTIONS_BEST)), 1, 40, out);
+    attend(&w, ops, 1, 40, out);
     for (size_t i = 0; i < 39 * 48; i++)
         assert_true(fabsf(out[i]) <= 2.0f);
     for (size_t i = 39 * 48; i < 40 * 48; i++)

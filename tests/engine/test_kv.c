@@ -138,6 +138,7 @@ static void test_sizes(void **state)
     assert_int_equal(pool.used_bytes, 0);
     assert_int_equal(kv_bytes_per_token(&CONFIG, KV_F16), 2 * (12 + 16) * 2);
     assert_int_equal(kv_bytes_per_token(&CONFIG, KV_F32), 4 * (12 + 16) * 2);
+    assert_int_equal(kv_bytes_per_token(&CONFIG, KV_INT16), 2 * (16 * 2 + 4) * 2);
     assert_int_equal(kv_bytes_per_token(&CONFIG, KV_INT8), (16 + 16 + 2 * 4) * 2);
     assert_int_equal(kv_pool_fitting_tokens(&pool, 500), 500);
     kv_pool_reset(&pool);

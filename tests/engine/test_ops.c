@@ -177,6 +177,8 @@ static void test_store_half(void **state)
                                      -1e30f, 1e-8f,    6e-8f,     5.96e-8f, 6.1e-5f,  1.0f,
                                      -2.5f,  INFINITY, -INFINITY, 2049.0f,  2051.0f};
     for (size_t k = 0; k < n_tables; k++) {
+        if (tables[k]->kv16 != KV_F16)
+            continue;
         for (size_t stride = 1; stride <= 8; stride += 7) {
             uint16_t out[ARRAY_COUNT(extremes) * 8];
             memset(out, 0xAB, sizeof out);
@@ -199,6 +201,8 @@ static void test_store_half_rows(void **state)
     static float x[ROWS * ROW_STRIDE];
     fill(x, ROWS * ROW_STRIDE, 1e5f, 9);
     for (size_t k = 0; k < n_tables; k++) {
+        if (tables[k]->kv16 != KV_F16)
+            continue;
         for (size_t rows = 1; rows <= ROWS; rows++) {
             for (size_t n = 1; n <= COLUMNS; n += 3) {
                 uint16_t out[COLUMNS * STRIDE], expected[COLUMNS * STRIDE];
@@ -209,6 +213,58 @@ static void test_store_half_rows(void **state)
                     tables[k]->store_half(x + r * ROW_STRIDE, n, expected + r, STRIDE);
                 assert_memory_equal(out, expected, sizeof out);
             }
+        }
+    }
+}
+
+/* Neither bound is passed, one is met, and codes are the nearest. */
+static void test_codes(void **state)
+{
+    (void)state;
+    const float ranges[] = {1.0f, 1e-25f, 1e25f};
+    for (size_t k = 0; k < n_tables; k++) {
+        for (size_t n = 1; n <= 80; n += 7) {
+            for (size_t r = 0; r < ARRAY_COUNT(ranges); r++) {
+                float x[80];
+                int16_t codes[80];
+                fill(x, n, 1.0f, 10);
+                x[n / 2] *= n % 2 ? 40.0f : 1.0f; /* one far above the others */
+                for (size_t i = 0; i < n; i++)
+                    x[i] *= ranges[r];
+                float scale = tables[k]->code_scale(x, n, 30000.0f, 20000.0f);
+                double norm = 0.0, peak = 0.0;
+                tables[k]->to_codes(x, n, 1.0f / scale, codes);
+                for (size_t i = 0; i < n; i++) {
+                    double exact = (double)x[i] / (double)scale;
+                    assert_true(fabs((double)codes[i] - exact) <= 0.51);
+                    norm += exact * exact;
+                    peak = fmax(peak, fabs(exact));
+                }
+                norm = sqrt(norm);
+                assert_true(norm <= 30000.1 && peak <= 20000.1);
+                /* Where squares leave the range of float32 the bound on the norm is a loose one. */
+                assert_true(r > 0 || norm >= 29999.0 || peak >= 19999.0);
+            }
+        }
+    }
+}
+
+static void test_codes_of_extremes(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < n_tables; k++) {
+        float x[19] = {0};
+        int16_t codes[19];
+        assert_true(tables[k]->code_scale(x, 19, 1e4f, 1e4f) == 0.0f);
+        tables[k]->to_codes(x, 19, 0.0f, codes);
+        for (size_t i = 0; i < 19; i++)
+            assert_int_equal(codes[i], 0);
+        for (size_t i = 0; i < 19; i++) {
+            x[i] = NAN;
+            assert_true(isnan(tables[k]->code_scale(x, 19, 1e4f, 1e4f)));
+            x[i] = -INFINITY;
+            assert_true(isnan(tables[k]->code_scale(x, 19, 1e4f, 1e4f)));
+            x[i] = 0.0f;
         }
     }
 }
@@ -236,6 +292,8 @@ int main(void)
         cmocka_unit_test(test_adds),
         cmocka_unit_test(test_store_half),
         cmocka_unit_test(test_store_half_rows),
+        cmocka_unit_test(test_codes),
+        cmocka_unit_test(test_codes_of_extremes),
         cmocka_unit_test(test_softmax),
     };
     return cmocka_run_group_tests(tests, choose_tables, NULL);

@@ -1,5 +1,5 @@
 /* Attention: tiles, segments, merging, and the kernel in plain C (the formula). */
-#include "attention_int8.h"
+#include "attention_codes.h"
 
 #include "weights.h"
 
@@ -30,7 +30,7 @@ typedef struct State {
 typedef struct WorkerScratch {
     float *queries, *key_block, *value_block;
     size_t *positions;
-    int16_t *query_codes; /* with keys of 8 bits */
+    int16_t *query_codes; /* where keys are codes */
     AttentionQueryScale *query_scales;
     State segment, total;
 } WorkerScratch;
@@ -44,7 +44,7 @@ struct AttentionScratch {
     WorkerScratch *workers; /* [threads] */
     float *worker_memory;
     size_t *position_memory;
-    int16_t *code_memory; /* NULL unless keys have 8 bits */
+    int16_t *code_memory; /* NULL unless keys are codes */
     AttentionQueryScale *scale_memory;
     float *partials; /* states of split segments */
     size_t partial_floats;
@@ -182,21 +182,28 @@ static void lay_out_workers(AttentionScratch *s)
         w->segment = take_state(&at, s->tile_queries, s->padded_dim);
         w->total = take_state(&at, s->tile_queries, s->padded_dim);
         w->positions = s->position_memory + i * s->tile_queries;
-        size_t rows = i * s->tile_queries * int8_scale_rows(s->padded_dim);
-        w->query_codes = s->code_memory ? s->code_memory + rows * KV_SCALE_DIMS : NULL;
-        w->query_scales = s->scale_memory ? s->scale_memory + rows : NULL;
+        if (s->code_memory) {
+            size_t first = i * s->tile_queries;
+            w->query_codes =
+                s->code_memory + first * attention_query_codes(s->shape.kv_type, s->padded_dim);
+            w->query_scales =
+                s->scale_memory + first * attention_query_scales(s->shape.kv_type, s->padded_dim);
+        }
     }
 }
 
 /* Room for queries as codes. */
 static bool create_codes(AttentionScratch *s)
 {
-    size_t rows = s->threads * s->tile_queries * int8_scale_rows(s->padded_dim);
-    if (s->shape.kv_type != KV_INT8)
+    const KvType type = s->shape.kv_type;
+    if (!kv_is_codes(type))
         return true;
-    s->code_memory = memory_allocate_array(rows, KV_SCALE_DIMS * sizeof *s->code_memory);
-    s->scale_memory = memory_allocate_array(rows, sizeof *s->scale_memory);
-    s->bytes += rows * (KV_SCALE_DIMS * sizeof *s->code_memory + sizeof *s->scale_memory);
+    size_t queries = s->threads * s->tile_queries;
+    size_t codes = attention_query_codes(type, s->padded_dim) * sizeof *s->code_memory;
+    size_t scales = attention_query_scales(type, s->padded_dim) * sizeof *s->scale_memory;
+    s->code_memory = memory_allocate_array(queries, codes);
+    s->scale_memory = memory_allocate_array(queries, scales);
+    s->bytes += queries * (codes + scales);
     return s->code_memory && s->scale_memory;
 }
 
@@ -223,7 +230,7 @@ bool attention_scratch_create(AttentionShape shape, size_t max_tokens, size_t ma
     size_t worker_bytes = worker_floats(s) * sizeof(float);
     size_t floats, positions = s->tile_queries * threads;
     bool fits = size_multiply(threads, worker_bytes, &floats);
-    s->workers = memory_allocate_array(threads, sizeof *s->workers);
+    s->workers = memory_allocate_zeroed(threads, sizeof *s->workers);
     s->worker_memory = fits ? memory_allocate_aligned(64, floats) : NULL;
     s->position_memory = memory_allocate_array(positions, sizeof *s->position_memory);
     s->partials = memory_allocate_array(s->partial_floats, sizeof *s->partials);
@@ -328,7 +335,8 @@ static void gather_queries(const Run *run, const Tile *tile, size_t kv_head, Wor
         }
     }
     if (w->query_codes)
-        attention_quantize_queries(w->queries, i, s->padded_dim, w->query_codes, w->query_scales);
+        attention_quantize_queries(run->ops, s->shape.kv_type, w->queries, i, s->padded_dim,
+                                   w->query_codes, w->query_scales);
 }
 
 static const void *keys_at(const Run *run, const Tile *tile, size_t kv_head, size_t position)
@@ -341,7 +349,7 @@ static const void *keys_at(const Run *run, const Tile *tile, size_t kv_head, siz
 static void prefetch_keys(const Run *run, const Tile *tile, size_t kv_head, size_t position)
 {
     const uint8_t *keys = keys_at(run, tile, kv_head, position);
-    size_t bytes = run->scratch->slices[tile->slice].cache->pool->key_bytes;
+    size_t bytes = run->scratch->slices[tile->slice].cache->pool->head_bytes;
     for (size_t i = 0; i < bytes; i += LINE_BYTES)
         __builtin_prefetch(keys + i, 0, 2);
 }
@@ -377,9 +385,8 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
         argument.keys[block_index(at)] = kv_cache_keys(cache, layer, kv_head, at);
         argument.values[block_index(at)] = kv_cache_values(cache, layer, kv_head, at);
     }
-    const Int8Loops *loops = run->ops->int8_loops ? run->ops->int8_loops : &int8_loops_plain;
-    if (cache->pool->type == KV_INT8)
-        attention_segment_int8(&argument, loops);
+    if (kv_is_codes(cache->pool->type))
+        attention_segment_codes(&argument, cache->pool->type, run->ops);
     else
         run->ops->attention_segment(&argument);
 }

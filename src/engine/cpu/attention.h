@@ -37,8 +37,8 @@ struct AttentionTile {
      * KV_BLOCK % ATTENTION_SEGMENT_BLOCKS. */
     const void *keys[ATTENTION_SEGMENT_BLOCKS], *values[ATTENTION_SEGMENT_BLOCKS];
     const void *next_keys; /* of the block after the last, to ask the memory for; NULL: none */
-    bool is_half;
-    /* With keys and values of 8 bits, the queries once more (attention_int8.h). */
+    bool is_half;          /* fp16, else float32 */
+    /* Where keys and values are codes, the queries once more (attention_codes.h). */
     const int16_t *query_codes;
     const AttentionQueryScale *query_scales;
     size_t first_key, end_key; /* positions [first_key, end_key), all of them held */

@@ -15,19 +15,13 @@
  * and a hidden key adds an exact zero: grouping is free to change with the shape of the batch. With
  * many queries fp16 keys and values are widened once to the thread's scratch; with few they are
  * widened in the loop. */
-#include "attention_int8.h"
+#include "attention_codes.h"
 
 #include "avx2_math.h"
+#include "hints.h"
 
 #include <math.h>
 #include <string.h>
-
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 enum {
     LANES = 8,
@@ -44,13 +38,13 @@ typedef struct Ahead {
 } Ahead;
 
 /* Asks for one line: called often enough, with rising numbers, this spreads over a loop. */
-ALWAYS_INLINE void prefetch_line(Ahead ahead, size_t line)
+static FORCE_INLINE void prefetch_line(Ahead ahead, size_t line)
 {
     if (line < ahead.lines)
         _mm_prefetch((const char *)ahead.base + line * LINE_BYTES, _MM_HINT_T1);
 }
 
-ALWAYS_INLINE __m256 load(const void *base, size_t index, bool is_half)
+static FORCE_INLINE __m256 load(const void *base, size_t index, bool is_half)
 {
     if (is_half)
         return _mm256_cvtph_ps(
@@ -59,17 +53,17 @@ ALWAYS_INLINE __m256 load(const void *base, size_t index, bool is_half)
 }
 
 /* Where dimension d of 8 keys lies, from an even tile on: two tiles of 8 share one of kv.h. */
-ALWAYS_INLINE size_t key_offset(int tile, size_t d, size_t head_dim)
+static FORCE_INLINE size_t key_offset(int tile, size_t d, size_t head_dim)
 {
     return ((size_t)(tile / 2) * head_dim + d) * KV_KEY_TILE + (size_t)(tile % 2) * LANES;
 }
 
 /* scores[i][tiles of 8 keys] = queries[i] . keys, for key tiles [first, end) of the block; end
  * - first is rounded up to n_tiles: the lanes beyond are masked later. */
-ALWAYS_INLINE void score_tiles(const float *queries, size_t stride, size_t head_dim,
-                               const void *keys, bool is_half, size_t first, size_t end,
-                               Ahead ahead, float (*scores)[KV_BLOCK], const int n_queries,
-                               const int n_tiles)
+static FORCE_INLINE void score_tiles(const float *queries, size_t stride, size_t head_dim,
+                                     const void *keys, bool is_half, size_t first, size_t end,
+                                     Ahead ahead, float (*scores)[KV_BLOCK], const int n_queries,
+                                     const int n_tiles)
 {
     size_t line = 0;
     for (size_t tile = first; tile < end; tile += (size_t)n_tiles) {
@@ -124,10 +118,10 @@ ALWAYS_INLINE void score_tiles(const float *queries, size_t stride, size_t head_
 
 /* output[i][d ..] = output * correction + weights . values, n_vectors vectors of dimensions from d
  * on. */
-ALWAYS_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const float *corrections,
-                                 const void *values, size_t stride, bool is_half, size_t first,
-                                 size_t end, size_t d, Ahead ahead, float *output,
-                                 const int n_queries, const int n_vectors)
+static FORCE_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const float *corrections,
+                                       const void *values, size_t stride, bool is_half,
+                                       size_t first, size_t end, size_t d, Ahead ahead,
+                                       float *output, const int n_queries, const int n_vectors)
 {
     size_t line = d / ((size_t)n_vectors * LANES) * KV_BLOCK;
     __m256 sums[GROUP_QUERIES][4];
@@ -179,12 +173,13 @@ ALWAYS_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const float *
     }
 }
 
-float attention_soften_avx2(float scores[KV_BLOCK], size_t first, size_t end, float soft_cap,
-                            float *max, float *sum)
+static float soften_query(float scores[KV_BLOCK], KeyRange range, float soft_cap, float *max,
+                          float *sum)
 {
     const __m256 hidden = _mm256_set1_ps(-INFINITY);
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i low = _mm256_set1_epi32((int)first - 1), high = _mm256_set1_epi32((int)end);
+    const __m256i low = _mm256_set1_epi32((int)range.first - 1);
+    const __m256i high = _mm256_set1_epi32((int)range.end);
     __m256 s[BLOCK_TILES], most = hidden;
     UNROLL for (int t = 0; t < BLOCK_TILES; t++)
     {
@@ -216,6 +211,13 @@ float attention_soften_avx2(float scores[KV_BLOCK], size_t first, size_t end, fl
     *sum = fmaf(*sum, correction, avx2_sum(total));
     *max = fresh;
     return correction;
+}
+
+void attention_soften_avx2(float (*scores)[KV_BLOCK], const KeyRange *seen, size_t n,
+                           float soft_cap, float *maxima, float *sums, float *corrections)
+{
+    for (size_t i = 0; i < n; i++)
+        corrections[i] = soften_query(scores[i], seen[i], soft_cap, &maxima[i], &sums[i]);
 }
 
 /* One block of keys for the scores and values of up to GROUP_QUERIES queries. */
@@ -268,9 +270,10 @@ static void score_group(const AttentionTile *t, const Block *b, const float *que
 #undef SCORE_FLOAT
 }
 
-ALWAYS_INLINE void weigh_rows(const AttentionTile *t, const Block *b, size_t end,
-                              const float (*weights)[KV_BLOCK], const float *corrections,
-                              float *output, bool is_half, const int n_queries, const int n_vectors)
+static FORCE_INLINE void weigh_rows(const AttentionTile *t, const Block *b, size_t end,
+                                    const float (*weights)[KV_BLOCK], const float *corrections,
+                                    float *output, bool is_half, const int n_queries,
+                                    const int n_vectors)
 {
     size_t d = 0, width = (size_t)n_vectors * LANES;
     for (; d + width <= t->padded_dim; d += width)
@@ -301,17 +304,16 @@ static void group_block(const AttentionTile *t, const Block *b, size_t at, size_
 {
     _Alignas(32) float weights[GROUP_QUERIES][KV_BLOCK];
     float corrections[GROUP_QUERIES];
+    KeyRange seen[GROUP_QUERIES];
     size_t last = t->positions[at + n - 1];
     if (last < b->position + b->first)
         return; /* the whole block lies after these queries */
     size_t end = last - b->position + 1;
     end = end < b->end ? end : b->end;
     score_group(t, b, t->queries + at * t->padded_dim, n, end, weights);
-    for (size_t i = 0; i < n; i++) {
-        KeyRange seen = attention_visible(t, b->position, t->positions[at + i]);
-        corrections[i] = attention_soften_avx2(weights[i], seen.first, seen.end, t->soft_cap,
-                                               &t->maxima[at + i], &t->sums[at + i]);
-    }
+    for (size_t i = 0; i < n; i++)
+        seen[i] = attention_visible(t, b->position, t->positions[at + i]);
+    attention_soften_avx2(weights, seen, n, t->soft_cap, t->maxima + at, t->sums + at, corrections);
     weigh_group(t, b, n, end, (const float(*)[KV_BLOCK])weights, corrections,
                 t->output + at * t->padded_dim);
 }

@@ -11,19 +11,13 @@
  * and a hidden key adds an exact zero: grouping is free to change with the shape of the batch. With
  * many queries fp16 keys and values are widened once to the thread's scratch; with few they are
  * widened in the loop. */
-#include "attention_int8.h"
+#include "attention_codes.h"
 
+#include "hints.h"
 #include "neon_math.h"
 
 #include <math.h>
 #include <string.h>
-
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 enum {
     LANES = 4,
@@ -43,7 +37,7 @@ typedef struct Block {
     bool is_half;
 } Block;
 
-ALWAYS_INLINE float32x4_t load(const void *base, size_t index, bool is_half)
+static FORCE_INLINE float32x4_t load(const void *base, size_t index, bool is_half)
 {
     return is_half ? neon_load_half((const uint16_t *)base + index)
                    : vld1q_f32((const float *)base + index);
@@ -51,9 +45,10 @@ ALWAYS_INLINE float32x4_t load(const void *base, size_t index, bool is_half)
 
 /* scores[i][keys] = queries[i] . keys, n_vectors of 4 keys at a time from key tile `first` to the
  * one before `end`, and beyond it to a whole step: those lanes are masked later. */
-ALWAYS_INLINE void score_keys(const AttentionTile *t, const Block *b, const float *queries,
-                              size_t first, size_t end, bool is_half, float (*scores)[KV_BLOCK],
-                              const int n_queries, const int n_vectors)
+static FORCE_INLINE void score_keys(const AttentionTile *t, const Block *b, const float *queries,
+                                    size_t first, size_t end, bool is_half,
+                                    float (*scores)[KV_BLOCK], const int n_queries,
+                                    const int n_vectors)
 {
     for (size_t tile = first; tile < end; tile += (size_t)(n_vectors / TILE_VECTORS)) {
         float32x4_t sums[GROUP_QUERIES][VECTORS];
@@ -89,10 +84,10 @@ ALWAYS_INLINE void score_keys(const AttentionTile *t, const Block *b, const floa
 
 /* output[i][d ..] = output * correction + weights . values, n_vectors vectors of dimensions from d
  * on. */
-ALWAYS_INLINE void weigh_vectors(const AttentionTile *t, const Block *b, size_t end, size_t d,
-                                 const float (*weights)[KV_BLOCK], const float *corrections,
-                                 float *output, bool is_half, const int n_queries,
-                                 const int n_vectors)
+static FORCE_INLINE void weigh_vectors(const AttentionTile *t, const Block *b, size_t end, size_t d,
+                                       const float (*weights)[KV_BLOCK], const float *corrections,
+                                       float *output, bool is_half, const int n_queries,
+                                       const int n_vectors)
 {
     float32x4_t sums[GROUP_QUERIES][VECTORS];
     UNROLL for (int i = 0; i < n_queries; i++)
@@ -124,10 +119,10 @@ ALWAYS_INLINE void weigh_vectors(const AttentionTile *t, const Block *b, size_t 
     }
 }
 
-ALWAYS_INLINE void weigh_values(const AttentionTile *t, const Block *b, size_t end,
-                                const float (*weights)[KV_BLOCK], const float *corrections,
-                                float *output, bool is_half, const int n_queries,
-                                const int n_vectors)
+static FORCE_INLINE void weigh_values(const AttentionTile *t, const Block *b, size_t end,
+                                      const float (*weights)[KV_BLOCK], const float *corrections,
+                                      float *output, bool is_half, const int n_queries,
+                                      const int n_vectors)
 {
     size_t d = 0, width = (size_t)n_vectors * LANES;
     for (; d + width <= t->padded_dim; d += width)
@@ -186,12 +181,13 @@ static void weigh_group(const AttentionTile *t, const Block *b, size_t n, size_t
 #undef WEIGH_FLOAT
 }
 
-float attention_soften_neon(float scores[KV_BLOCK], size_t first, size_t end, float soft_cap,
-                            float *max, float *sum)
+static float soften_query(float scores[KV_BLOCK], KeyRange seen, float soft_cap, float *max,
+                          float *sum)
 {
     static const int32_t lanes[LANES] = {0, 1, 2, 3};
     const float32x4_t hidden = vdupq_n_f32(-INFINITY);
-    const int32x4_t low = vdupq_n_s32((int32_t)first), high = vdupq_n_s32((int32_t)end);
+    const int32x4_t low = vdupq_n_s32((int32_t)seen.first);
+    const int32x4_t high = vdupq_n_s32((int32_t)seen.end);
     int32x4_t lane = vld1q_s32(lanes);
     float32x4_t most = hidden, total = vdupq_n_f32(0);
     for (size_t i = 0; i < KV_BLOCK; i += LANES) {
@@ -221,22 +217,28 @@ float attention_soften_neon(float scores[KV_BLOCK], size_t first, size_t end, fl
     return correction;
 }
 
+void attention_soften_neon(float (*scores)[KV_BLOCK], const KeyRange *seen, size_t n,
+                           float soft_cap, float *maxima, float *sums, float *corrections)
+{
+    for (size_t i = 0; i < n; i++)
+        corrections[i] = soften_query(scores[i], seen[i], soft_cap, &maxima[i], &sums[i]);
+}
+
 /* Queries [at, at + n) of the tile over one block. */
 static void group_block(const AttentionTile *t, const Block *b, size_t at, size_t n)
 {
     float weights[GROUP_QUERIES][KV_BLOCK];
     float corrections[GROUP_QUERIES];
+    KeyRange seen[GROUP_QUERIES];
     size_t last = t->positions[at + n - 1];
     if (last < b->position + b->first)
         return; /* the whole block lies after these queries */
     size_t end = last - b->position + 1;
     end = end < b->end ? end : b->end;
     score_group(t, b, t->queries + at * t->padded_dim, n, end, weights);
-    for (size_t i = 0; i < n; i++) {
-        KeyRange seen = attention_visible(t, b->position, t->positions[at + i]);
-        corrections[i] = attention_soften_neon(weights[i], seen.first, seen.end, t->soft_cap,
-                                               &t->maxima[at + i], &t->sums[at + i]);
-    }
+    for (size_t i = 0; i < n; i++)
+        seen[i] = attention_visible(t, b->position, t->positions[at + i]);
+    attention_soften_neon(weights, seen, n, t->soft_cap, t->maxima + at, t->sums + at, corrections);
     weigh_group(t, b, n, end, (const float(*)[KV_BLOCK])weights, corrections,
                 t->output + at * t->padded_dim);
 }

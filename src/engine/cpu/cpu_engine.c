@@ -364,11 +364,11 @@ static const EngineOps CPU_OPS = {
     .forward_continue = cpu_forward_continue,
 };
 
-KvType cpu_kv_type(EnginePrecision precision, unsigned kv_bits)
+KvType cpu_kv_type(EnginePrecision precision, unsigned kv_bits, const CpuOps *ops)
 {
     if (kv_bits == 8)
         return KV_INT8;
-    return kv_bits == 0 && precision == ENGINE_PRECISION_F32 ? KV_F32 : KV_F16;
+    return kv_bits == 0 && precision == ENGINE_PRECISION_F32 ? KV_F32 : ops->kv16;
 }
 
 static bool read_options(CpuEngine *cpu, const EngineOptions *options, Error *err)
@@ -404,7 +404,8 @@ bool cpu_engine_open(const Model *model, const EngineOptions *options, Instructi
     cpu->ops = cpu_ops(cpu->instruction_set);
     cpu->pass = &cpu->whole;
     if (!read_options(cpu, options, err) || !cpu_pool_create(cpu->threads, &cpu->pool, err) ||
-        !kv_pool_init(&cpu->kv, &model->config, cpu_kv_type(options->precision, options->kv_bits),
+        !kv_pool_init(&cpu->kv, &model->config,
+                      cpu_kv_type(options->precision, options->kv_bits, cpu->ops),
                       cpu->max_batch_tokens, options->kv_bytes_max, err) ||
         !cpu_scratch_create(cpu, err) || !cpu_pass_create(cpu, &cpu->whole, err) ||
         !cpu_pass_create(cpu, &cpu->held, err) || !cpu_weights_load(cpu, err)) {

@@ -93,7 +93,8 @@ struct EngineSequence {
     bool is_held; /* has a slice in the held pass */
 };
 
-KvType cpu_kv_type(EnginePrecision precision, unsigned kv_bits);
+/* As the instruction set has them. */
+KvType cpu_kv_type(EnginePrecision precision, unsigned kv_bits, const CpuOps *ops);
 
 /* Uses the best available instruction set up to best_set: tests ask for less than all. */
 bool cpu_engine_open(const Model *model, const EngineOptions *options, InstructionSet best_set,

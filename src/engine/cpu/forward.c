@@ -11,7 +11,7 @@
  * norm and the quantisation of its result, say), which run on the caller alone while there are few
  * tokens. What a block adds to x is added by the row section that follows, with its norm; where a
  * pass is held between two layers, before that. */
-#include "attention_int8.h"
+#include "attention_codes.h"
 #include "cpu_engine.h"
 
 #include <math.h>
@@ -173,13 +173,14 @@ static void store_half_rows(const CpuOps *ops, KvPlace at, const float *k, const
     }
 }
 
-static void store_row(KvPlace at, const float *k, const float *v)
+static void store_row(const CpuOps *ops, KvPlace at, const float *k, const float *v)
 {
     const KvPool *pool = at.cache->pool;
-    if (pool->type == KV_INT8) {
-        attention_store_int8(
-            k, v, pool->head_dim, kv_cache_keys(at.cache, at.layer, at.head, at.position),
-            kv_cache_values(at.cache, at.layer, at.head, at.position), at.position % KV_BLOCK);
+    if (kv_is_codes(pool->type)) {
+        attention_store_codes(ops, pool->type, k, v, pool->head_dim,
+                              kv_cache_keys(at.cache, at.layer, at.head, at.position),
+                              kv_cache_values(at.cache, at.layer, at.head, at.position),
+                              at.position % KV_BLOCK);
         return;
     }
     float *key = (void *)kv_cache_key(at.cache, at.layer, at.head, at.position);
@@ -213,7 +214,7 @@ static void store_tokens(const RowJob *job, size_t first, size_t end)
                 continue;
             }
             for (KvPlace row = at; row.position < position + n; row.position++)
-                store_row(row, k + (row.position - position) * stride,
+                store_row(job->engine->ops, row, k + (row.position - position) * stride,
                           v + (row.position - position) * stride);
         }
     }

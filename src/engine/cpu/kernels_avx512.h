@@ -61,6 +61,14 @@ static FORCE_INLINE void load_pair(const uint8_t *block, int pair, PackedFormat 
     }
 }
 
+/* sum += four products of unsigned and signed bytes a lane. In assembly: GCC 12 copies sums to and
+ * fro around the intrinsic, at 8 bits 4% of the time. */
+static FORCE_INLINE __m512i add_products(__m512i sum, __m512i codes, __m512i x)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
+    return sum;
+}
+
 /* The dot of both planes. */
 static FORCE_INLINE __m512i join_planes(__m512i high, __m512i low)
 {

@@ -39,7 +39,7 @@ static FORCE_INLINE void add_block(const uint8_t *const *blocks, const int8_t *x
                 __m512i v = broadcast_codes(x + c * ACTIVATION_BLOCK + 4 * (2 * pair + j));
                 UNROLL
                 for (size_t i = 0; i < tiles; i++)
-                    sums[i][c] = _mm512_dpbusd_epi32(sums[i][c], codes[j][i], v);
+                    sums[i][c] = add_products(sums[i][c], codes[j][i], v);
             }
         }
     }

@@ -36,6 +36,8 @@ static size_t smaller(size_t a, size_t b)
 static size_t key_bytes(const ModelConfig *config, KvType type)
 {
     size_t head_dim = config->head_dim, padded = round_up(head_dim, KV_VALUE_UNIT);
+    if (type == KV_INT16)
+        return KV_BLOCK * (2 * padded + 4);
     if (type == KV_INT8)
         return KV_BLOCK * (padded + round_up(head_dim, KV_SCALE_DIMS) / KV_SCALE_DIMS * 4);
     return KV_BLOCK * head_dim * (type == KV_F16 ? 2 : 4);
@@ -44,7 +46,7 @@ static size_t key_bytes(const ModelConfig *config, KvType type)
 static size_t value_bytes(const ModelConfig *config, KvType type)
 {
     size_t padded = round_up(config->head_dim, KV_VALUE_UNIT);
-    if (type == KV_INT8)
+    if (kv_is_codes(type))
         return key_bytes(config, type);
     return KV_BLOCK * padded * (type == KV_F16 ? 2 : 4);
 }
@@ -68,9 +70,9 @@ bool kv_pool_init(KvPool *pool, const ModelConfig *config, KvType type, size_t m
                      .n_heads = config->num_key_value_heads,
                      .head_dim = config->head_dim,
                      .value_stride = round_up(config->head_dim, KV_VALUE_UNIT),
-                     .element_size = type == KV_F32   ? 4
-                                     : type == KV_F16 ? 2
-                                                      : 1,
+                     .element_size = type == KV_F32    ? 4
+                                     : type == KV_INT8 ? 1
+                                                       : 2,
                      .limit_bytes = limit_bytes};
     pool->layers = memory_allocate_zeroed(pool->n_layers, sizeof *pool->layers);
     if (!pool->layers)

@@ -8,13 +8,12 @@
  *                                           product with 16 keys needs no sum across lanes
  *   values  [KV_BLOCK][value_stride]        rows; value_stride is head_dim rounded up to 16
  *
- * in fp16, or float32 for the reference precision. With 8 bits, a row of 64 dimensions (or what is
- * left of a head) has a scale, a code is unsigned with 128 for zero, and four that a product adds
- * up lie together:
+ * in fp16, or float32 for the reference precision. As codes of 16 or of 8 bits (attention_codes.h),
+ * those that a product adds up lie together in 32 bits, P = 2 or 4 of them, and scales follow:
  *
- *   keys    [value_stride / 4][KV_BLOCK][4]   4 dimensions of a key; then float32 scales
- *                                             [dimensions / 64, rounded up][KV_BLOCK]
- *   values  [KV_BLOCK / 4][value_stride][4]   4 positions of a dimension; then scales likewise
+ *   keys    [value_stride / P][KV_BLOCK][P]   P dimensions of a key; then float32 scales
+ * [KV_BLOCK], with 8 bits [dimensions / 64, rounded up][KV_BLOCK] values  [KV_BLOCK /
+ * P][value_stride][P]   P positions of a dimension; then scales likewise
  *
  * Blocks count their references. A block with more
  * than one is never written: a fork shares the whole blocks of its prefix and copies the one that
@@ -41,8 +40,15 @@ enum {
     KV_TOKENS_MAX = 1 << 30,
 };
 
-typedef enum KvType { KV_F32, KV_F16, KV_INT8 } KvType;
+/* KV_INT16 is what instruction sets with fast products of 16-bit integers have for KV_F16: faster
+ * and, on the whole, more exact. */
+typedef enum KvType { KV_F32, KV_F16, KV_INT16, KV_INT8 } KvType;
 enum { KV_INT8_ZERO = 128, KV_SCALE_DIMS = 64 };
+
+static inline bool kv_is_codes(KvType type)
+{
+    return type == KV_INT16 || type == KV_INT8;
+}
 
 typedef enum KvKind { KV_FULL, KV_SLIDING, KV_KINDS } KvKind;
 
@@ -119,7 +125,7 @@ void kv_cache_free(KvCache *cache);
 /* Where the keys and the values of one head begin in the block of a position. */
 uint8_t *kv_cache_keys(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);
 uint8_t *kv_cache_values(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);
-/* Not with 8 bits: where one head's key of a position starts (its next dimension is KV_KEY_TILE
+/* Not with codes: where one head's key of a position starts (its next dimension is KV_KEY_TILE
  * elements on), and its value. */
 uint8_t *kv_cache_key(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);
 uint8_t *kv_cache_value(const KvCache *cache, const KvLayer *layer, size_t head, size_t position);

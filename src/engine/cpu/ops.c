@@ -85,6 +85,34 @@ static void store_half_rows_plain(const float *x, size_t row_stride, size_t n_ro
         store_half_plain(x + r * row_stride, n, out + r, stride);
 }
 
+float code_scale_of(double squares, float peak, size_t n, float norm_max, float code_max)
+{
+    if (!isfinite(peak) || isnan(squares))
+        return NAN;
+    if (peak < CODE_ZERO_BELOW)
+        return 0.0f;
+    /* Where squares have left float32's range, what bounds them. */
+    float norm = squares > 1e-30 && squares < 1e30 ? sqrtf((float)squares) : peak * sqrtf((float)n);
+    return fmaxf(norm / norm_max, peak / code_max);
+}
+
+float code_scale_plain(const float *x, size_t n, float norm_max, float code_max)
+{
+    double squares = 0.0;
+    float peak = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        squares += (double)x[i] * (double)x[i];
+        peak = fmaxf(peak, fabsf(x[i]));
+    }
+    return code_scale_of(squares, peak, n, norm_max, code_max);
+}
+
+void to_codes_plain(const float *x, size_t n, float inverse, int16_t *codes)
+{
+    for (size_t i = 0; i < n; i++)
+        codes[i] = inverse == 0.0f ? 0 : (int16_t)lrintf(x[i] * inverse);
+}
+
 const CpuOps ops_plain = {
     .name = "plain",
     .rms_norm = rms_norm_plain,
@@ -95,6 +123,9 @@ const CpuOps ops_plain = {
     .gelu_tanh_multiply = gelu_tanh_multiply_plain,
     .soft_cap = soft_cap_plain,
     .rotate = rotate_plain,
+    .code_scale = code_scale_plain,
+    .to_codes = to_codes_plain,
+    .kv16 = KV_F16,
     .store_half = store_half_plain,
     .store_half_rows = store_half_rows_plain,
     .attention_segment = attention_segment_plain,

@@ -10,6 +10,7 @@
 
 #include "base.h"
 #include "instruction_set.h"
+#include "kv.h"
 
 typedef struct AttentionTile AttentionTile;
 
@@ -30,28 +31,40 @@ typedef struct CpuOps {
     void (*soft_cap)(float *x, size_t n, float cap);
     /* Rotates one head in place: pairs (d, d + half), angles as cosines and sines [half]. */
     void (*rotate)(float *x, const float *cosines, const float *sines, size_t half);
-    /* float32 to fp16, to nearest even, what is finite kept finite; to out[i * stride]. */
+    /* Codes of 16 bits of a row: what one counts so that the codes' Euclidean norm is at most
+     * norm_max before they are rounded, and none is above code_max. 0 for zeros, NaN where x is not
+     * finite. */
+    float (*code_scale)(const float *x, size_t n, float norm_max, float code_max);
+    /* codes[i] = x[i] * inverse, to nearest even; zeros where inverse is 0. */
+    void (*to_codes)(const float *x, size_t n, float inverse, int16_t *codes);
+    /* What keys and values of 16 bits are: KV_F16 or KV_INT16. */
+    KvType kv16;
+    /* With KV_F16: float32 to fp16, to nearest even, what is finite kept finite; to out[i *
+     * stride]. */
     void (*store_half)(const float *x, size_t n, uint16_t *out, size_t stride);
     /* The same for rows x [n_rows, n], row_stride apart, side by side: row r to out[r + i *
-     * stride].
-     */
+     * stride]. */
     void (*store_half_rows)(const float *x, size_t row_stride, size_t n_rows, size_t n,
                             uint16_t *out, size_t stride);
-    /* Attention of a tile of queries over keys of one segment, of fp16 or float32. */
+    /* Attention of a tile of queries over keys of one segment, of float32 or KV_F16. */
     void (*attention_segment)(const AttentionTile *tile);
-    /* The loops over keys and values of 8 bits (attention_int8.h). Optional (NULL): in plain C. */
-    const struct Int8Loops *int8_loops;
+    /* The loops over codes (attention_codes.h). Optional (NULL): in plain C. */
+    const struct CodeLoops *int8_loops, *int16_loops;
 } CpuOps;
 
 extern const CpuOps ops_plain;
 #if CPU_HAS_X86_KERNELS
 extern const CpuOps ops_avx2, ops_avx512;
-/* Shared with AVX-512, which has nothing better. */
-void store_half_rows_avx2(const float *x, size_t row_stride, size_t n_rows, size_t n, uint16_t *out,
-                          size_t stride);
 #elif CPU_HAS_ARM_KERNELS
 extern const CpuOps ops_neon;
 #endif
+/* Shared by the sets that have nothing better. */
+float code_scale_plain(const float *x, size_t n, float norm_max, float code_max);
+void to_codes_plain(const float *x, size_t n, float inverse, int16_t *codes);
+/* code_scale, from the sum of squares (NaN where x has one) and the largest magnitude. */
+float code_scale_of(double squares, float peak, size_t n, float norm_max, float code_max);
+/* Rows whose largest magnitude is below this count as zero: a code over it must stay finite. */
+#define CODE_ZERO_BELOW 1e-30f
 /* The table for an instruction set that is available. */
 const CpuOps *cpu_ops(InstructionSet set);
 

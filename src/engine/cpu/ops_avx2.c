@@ -2,7 +2,7 @@
  * so that a value's bits do not depend on where in a row it stands. */
 #include "ops.h"
 
-#include "attention_int8.h"
+#include "attention_codes.h"
 
 #include "avx2_math.h"
 
@@ -182,8 +182,8 @@ static inline void transpose(__m128i rows[LANES])
     }
 }
 
-void store_half_rows_avx2(const float *x, size_t row_stride, size_t n_rows, size_t n, uint16_t *out,
-                          size_t stride)
+static void store_half_rows_avx2(const float *x, size_t row_stride, size_t n_rows, size_t n,
+                                 uint16_t *out, size_t stride)
 {
     size_t row = 0, whole = n / LANES * LANES;
     for (; row + LANES <= n_rows; row += LANES) {
@@ -214,6 +214,9 @@ const CpuOps ops_avx2 = {
     .gelu_tanh_multiply = gelu_tanh_multiply_avx2,
     .soft_cap = soft_cap_avx2,
     .rotate = rotate_avx2,
+    .code_scale = code_scale_plain,
+    .to_codes = to_codes_plain,
+    .kv16 = KV_F16,
     .store_half = store_half_avx2,
     .store_half_rows = store_half_rows_avx2,
     .attention_segment = attention_segment_avx2,

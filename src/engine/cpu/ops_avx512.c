@@ -2,10 +2,11 @@
  * depend on where in a row it stands. */
 #include "ops.h"
 
-#include "attention_int8.h"
+#include "attention_codes.h"
 #include "avx512_math.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { LANES = 16 };
 
@@ -130,22 +131,28 @@ static void rotate_avx512(float *x, const float *cosines, const float *sines, si
     }
 }
 
-static void store_half_avx512(const float *x, size_t n, uint16_t *out, size_t stride)
+static float code_scale_avx512(const float *x, size_t n, float norm_max, float code_max)
 {
-    const __m512 largest = _mm512_set1_ps(65504.0f);
-    uint16_t halves[LANES];
+    __m512 squares = _mm512_setzero_ps(), most = _mm512_setzero_ps();
+    for (size_t i = 0; i < n; i += LANES) {
+        __m512 v = _mm512_maskz_loadu_ps(lanes_left(n, i), x + i);
+        squares = _mm512_fmadd_ps(v, v, squares);
+        most = _mm512_max_ps(most, _mm512_abs_ps(v));
+    }
+    return code_scale_of((double)_mm512_reduce_add_ps(squares), _mm512_reduce_max_ps(most), n,
+                         norm_max, code_max);
+}
+
+static void to_codes_avx512(const float *x, size_t n, float inverse, int16_t *codes)
+{
+    if (inverse == 0.0f) {
+        memset(codes, 0, n * sizeof *codes);
+        return;
+    }
     for (size_t i = 0; i < n; i += LANES) {
         __mmask16 mask = lanes_left(n, i);
-        __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
-        v = _mm512_min_ps(largest, _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), largest), v));
-        __m256i packed = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
-        if (stride == 1) {
-            _mm256_mask_storeu_epi16(out + i, mask, packed);
-            continue;
-        }
-        _mm256_storeu_si256((__m256i *)(void *)halves, packed);
-        for (size_t j = 0; j < LANES && i + j < n; j++)
-            out[(i + j) * stride] = halves[j];
+        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(inverse));
+        _mm256_mask_storeu_epi16(codes + i, mask, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v)));
     }
 }
 
@@ -159,8 +166,10 @@ const CpuOps ops_avx512 = {
     .gelu_tanh_multiply = gelu_tanh_multiply_avx512,
     .soft_cap = soft_cap_avx512,
     .rotate = rotate_avx512,
-    .store_half = store_half_avx512,
-    .store_half_rows = store_half_rows_avx2,
+    .code_scale = code_scale_avx512,
+    .to_codes = to_codes_avx512,
+    .kv16 = KV_INT16,
     .attention_segment = attention_segment_avx512,
     .int8_loops = &int8_loops_avx512,
+    .int16_loops = &int16_loops_avx512,
 };

@@ -2,7 +2,7 @@
  * bits do not depend on where in a row it stands. */
 #include "ops.h"
 
-#include "attention_int8.h"
+#include "attention_codes.h"
 
 #include "neon_math.h"
 
@@ -201,6 +201,9 @@ const CpuOps ops_neon = {
     .gelu_tanh_multiply = gelu_tanh_multiply_neon,
     .soft_cap = soft_cap_neon,
     .rotate = rotate_neon,
+    .code_scale = code_scale_plain,
+    .to_codes = to_codes_plain,
+    .kv16 = KV_F16,
     .store_half = store_half_neon,
     .store_half_rows = store_half_rows_neon,
     .attention_segment = attention_segment_neon,

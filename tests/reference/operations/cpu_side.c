@@ -1,6 +1,7 @@
 /* The CPU engine's side of compare_operations. */
 #include "operations.h"
 
+#include "cpu/attention_codes.h"
 #include "cpu/cpu_engine.h"
 
 #include <math.h>
@@ -13,6 +14,13 @@ static void store_rows(const Operation *op, const CpuEngine *engine, const KvCac
     size_t dim = c->head_dim, heads = c->num_key_value_heads, padded = cache->pool->value_stride;
     for (size_t i = 0; i < N_TOKENS * heads; i++) {
         const float *k = op->y + i * dim, *v = op->z + i * dim;
+        if (kv_is_codes(cache->pool->type)) {
+            attention_store_codes(engine->ops, cache->pool->type, k, v, dim,
+                                  kv_cache_keys(cache, layer, i % heads, i / heads),
+                                  kv_cache_values(cache, layer, i % heads, i / heads),
+                                  i / heads % KV_BLOCK);
+            continue;
+        }
         void *key = kv_cache_key(cache, layer, i % heads, i / heads);
         void *value = kv_cache_value(cache, layer, i % heads, i / heads);
         memset(value, 0, padded * cache->pool->element_size);

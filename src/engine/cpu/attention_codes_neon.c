@@ -2,19 +2,13 @@
  * 16 dimensions), which LD4 takes apart: a register for each of the 4, whose bytes are widened to
  * 16 bits and multiplied by one 16-bit code. Up to 4 queries are 16 sums in registers. Integer sums
  * are exact, so nothing depends on how queries are grouped. */
-#include "attention_int8.h"
+#include "attention_codes.h"
 
+#include "hints.h"
 #include "neon_math.h"
 
 #include <math.h>
 #include <string.h>
-
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 enum {
     LANES = 4,
@@ -25,7 +19,7 @@ enum {
     QUAD_BYTES = KV_BLOCK * 4,
 };
 
-ALWAYS_INLINE void prefetch(const uint8_t *base, size_t bytes)
+static FORCE_INLINE void prefetch(const uint8_t *base, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += LINE_BYTES)
         __builtin_prefetch(base + i, 0, 3);
@@ -47,8 +41,8 @@ ALWAYS_INLINE void prefetch(const uint8_t *base, size_t bytes)
 
 /* sums[i] += four bytes a lane at base, 16 lanes, times the 4 codes of each query, which stand in
  * the order 0, 2, 1, 3. */
-ALWAYS_INLINE void multiply_quads(const uint8_t *base, const int16_t *codes, size_t stride,
-                                  int32x4_t sums[QUERIES][VECTORS], const int n)
+static FORCE_INLINE void multiply_quads(const uint8_t *base, const int16_t *codes, size_t stride,
+                                        int32x4_t sums[QUERIES][VECTORS], const int n)
 {
     const uint8x16x4_t bytes = vld4q_u8(base);
     int16x4_t four[QUERIES];
@@ -61,22 +55,22 @@ ALWAYS_INLINE void multiply_quads(const uint8_t *base, const int16_t *codes, siz
     MULTIPLY_BYTES(bytes.val[3], 3);
 }
 
-ALWAYS_INLINE void clear_sums(int32x4_t sums[QUERIES][VECTORS], const int n)
+static FORCE_INLINE void clear_sums(int32x4_t sums[QUERIES][VECTORS], const int n)
 {
     UNROLL
     for (int i = 0; i < n * VECTORS; i++)
         sums[i / VECTORS][i % VECTORS] = vdupq_n_s32(0);
 }
 
-ALWAYS_INLINE float32x4_t widen_sum(int32x4_t sum, int32_t zero)
+static FORCE_INLINE float32x4_t widen_sum(int32x4_t sum, int32_t zero)
 {
     return vcvtq_f32_s32(vsubq_s32(sum, vdupq_n_s32(zero)));
 }
 
 /* Keys [first, first + 16) of the block, dimensions of one row of scales. */
-ALWAYS_INLINE void score_keys(const Int8Block *b, const int16_t *codes,
-                              const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
-                              size_t row, size_t first, bool looks_ahead, const int n)
+static FORCE_INLINE void score_keys(const CodeBlock *b, const int16_t *codes,
+                                    const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
+                                    size_t row, size_t first, const uint8_t *next, const int n)
 {
     const size_t rows = int8_scale_rows(b->padded_dim);
     int32x4_t sums[QUERIES][VECTORS];
@@ -85,8 +79,8 @@ ALWAYS_INLINE void score_keys(const Int8Block *b, const int16_t *codes,
 
     clear_sums(sums, n);
     for (; d < end; d += 4) {
-        if (looks_ahead)
-            prefetch(b->value_codes + d * KV_BLOCK, QUAD_BYTES);
+        if (next)
+            prefetch(next + d * KV_BLOCK, QUAD_BYTES);
         multiply_quads(b->key_codes + d * KV_BLOCK + first * 4, codes + d, rows * KV_SCALE_DIMS,
                        sums, n);
     }
@@ -104,15 +98,15 @@ ALWAYS_INLINE void score_keys(const Int8Block *b, const int16_t *codes,
     }
 }
 
-ALWAYS_INLINE void score_queries(const Int8Block *b, const int16_t *codes,
-                                 const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
-                                 bool looks_ahead, const int n)
+static FORCE_INLINE void score_queries(const CodeBlock *b, const int16_t *codes,
+                                       const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
+                                       const uint8_t *next, const int n)
 {
     for (size_t row = 0; row < int8_scale_rows(b->padded_dim); row++) {
         for (size_t first = 0; first < KV_BLOCK; first += WIDTH)
-            score_keys(b, codes, scales, scores, row, first, looks_ahead && first == 0, n);
-        if (looks_ahead)
-            prefetch((const uint8_t *)(b->value_scales + row * KV_BLOCK), QUAD_BYTES);
+            score_keys(b, codes, scales, scores, row, first, first == 0 ? next : NULL, n);
+        if (next)
+            prefetch(next + KV_BLOCK * b->padded_dim + row * QUAD_BYTES, QUAD_BYTES);
     }
 }
 
@@ -124,7 +118,7 @@ typedef struct Weights {
 } Weights;
 
 /* 8 codes to 16 bits, each four of them in the order 0, 2, 1, 3. */
-ALWAYS_INLINE void store_codes(int32x4_t first, int32x4_t second, int16_t *out)
+static FORCE_INLINE void store_codes(int32x4_t first, int32x4_t second, int16_t *out)
 {
     static const uint8_t order[16] = {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15};
     int16x8_t narrow = vcombine_s16(vmovn_s32(first), vmovn_s32(second));
@@ -146,13 +140,13 @@ static void quantize_weights(const float weights[KV_BLOCK], const float *scales,
     }
     float peak = vmaxnmvq_f32(most);
     bool is_nan = vminvq_u32(is_number) == 0;
-    if (is_nan || peak < INT8_WEIGHT_ZERO_BELOW) {
+    if (is_nan || peak < CODE_WEIGHT_ZERO_BELOW) {
         memset(out->codes, 0, sizeof out->codes);
         out->zero = 0;
         out->scale = is_nan ? NAN : 0.0f;
         return;
     }
-    const float inverse = (float)INT8_WEIGHT_MAX / peak;
+    const float inverse = (float)CODE_MAX / peak;
     int32x4_t total = vdupq_n_s32(0);
     UNROLL
     for (int v = 0; v < KV_BLOCK / LANES; v += 2) {
@@ -162,18 +156,19 @@ static void quantize_weights(const float weights[KV_BLOCK], const float *scales,
         store_codes(first, second, out->codes + v * LANES);
     }
     out->zero = vaddvq_s32(total) * KV_INT8_ZERO;
-    out->scale = peak / (float)INT8_WEIGHT_MAX;
+    out->scale = peak / (float)CODE_MAX;
 }
 
 /* Dimensions [d, d + 16) of the outputs. */
-ALWAYS_INLINE void weigh_dims(const Int8Block *b, const Weights *weights, const float *corrections,
-                              float *output, size_t d, const uint8_t *next, const int n)
+static FORCE_INLINE void weigh_dims(const CodeBlock *b, const Weights *weights,
+                                    const float *corrections, float *output, size_t d,
+                                    const uint8_t *next, const int n)
 {
     int32x4_t sums[QUERIES][VECTORS];
     clear_sums(sums, n);
     for (size_t key = 0; key < KV_BLOCK; key += 4) {
         if (next)
-            prefetch(next + key * b->padded_dim, b->padded_dim * 4);
+            prefetch(next + b->value_offset + key * b->padded_dim, b->padded_dim * 4);
         multiply_quads(b->value_codes + (key * b->padded_dim + d * 4), weights->codes + key,
                        sizeof *weights / sizeof(int16_t), sums, n);
     }
@@ -189,9 +184,9 @@ ALWAYS_INLINE void weigh_dims(const Int8Block *b, const Weights *weights, const 
     }
 }
 
-ALWAYS_INLINE void weigh_queries(const Int8Block *b, const float (*weights)[KV_BLOCK],
-                                 const float *corrections, float *output, const uint8_t *next,
-                                 const int n)
+static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights)[KV_BLOCK],
+                                       const float *corrections, float *output, const uint8_t *next,
+                                       const int n)
 {
     Weights codes[QUERIES];
     for (size_t first = 0; first < b->padded_dim; first += KV_SCALE_DIMS) {
@@ -201,9 +196,9 @@ ALWAYS_INLINE void weigh_queries(const Int8Block *b, const float (*weights)[KV_B
             quantize_weights(weights[i], b->value_scales + first, &codes[i]);
         for (size_t d = first; d < end; d += WIDTH)
             weigh_dims(b, codes, corrections, output, d, d == 0 ? next : NULL, n);
+        if (next)
+            prefetch(next + b->value_offset + KV_BLOCK * (b->padded_dim + first / 16), QUAD_BYTES);
     }
-    if (next)
-        prefetch(next + KV_BLOCK * b->padded_dim, b->next_bytes - KV_BLOCK * b->padded_dim);
 }
 
 /* Calls call(..., queries) with a constant. */
@@ -225,16 +220,16 @@ ALWAYS_INLINE void weigh_queries(const Int8Block *b, const float (*weights)[KV_B
         }                                                                                          \
     } while (0)
 
-static void score_neon(const Int8Block *block, const int16_t *codes,
+static void score_neon(const CodeBlock *block, const int16_t *codes,
                        const AttentionQueryScale *scales, size_t n, float (*scores)[KV_BLOCK])
 {
     const size_t rows = int8_scale_rows(block->padded_dim);
     for (size_t i = 0; i < n; i += QUERIES)
         FOR_QUERY_COUNT(n - i, score_queries, block, codes + i * rows * KV_SCALE_DIMS,
-                        scales + i * rows, scores + i, block->looks_ahead && i == 0);
+                        scales + i * rows, scores + i, i == 0 ? block->next : NULL);
 }
 
-static void weigh_neon(const Int8Block *block, const float (*weights)[KV_BLOCK],
+static void weigh_neon(const CodeBlock *block, const float (*weights)[KV_BLOCK],
                        const float *corrections, size_t n, float *output)
 {
     for (size_t i = 0; i < n; i += QUERIES)
@@ -242,4 +237,4 @@ static void weigh_neon(const Int8Block *block, const float (*weights)[KV_BLOCK],
                         output + i * block->padded_dim, i == 0 ? block->next : NULL);
 }
 
-const Int8Loops int8_loops_neon = {score_neon, attention_soften_neon, weigh_neon};
+const CodeLoops int8_loops_neon = {score_neon, attention_soften_neon, weigh_neon};

@@ -1,19 +1,13 @@
 /* Attention over 8-bit keys and values in AVX2: even and odd bytes of a vector, as 16 bits, times
  * pairs of 16-bit codes that are broadcast. 3 queries times 4 vectors, or 6 times 2, are 12 sums;
  * integer sums are exact, so nothing depends on the grouping. */
-#include "attention_int8.h"
+#include "attention_codes.h"
 
 #include "avx2_math.h"
+#include "hints.h"
 
 #include <math.h>
 #include <string.h>
-
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 enum {
     LANES = 8,
@@ -23,23 +17,23 @@ enum {
     QUAD_BYTES = KV_BLOCK * 4,
 };
 
-ALWAYS_INLINE __m256i broadcast_pair(const int16_t *codes)
+static FORCE_INLINE __m256i broadcast_pair(const int16_t *codes)
 {
     int32_t pair;
     memcpy(&pair, codes, sizeof pair);
     return _mm256_set1_epi32(pair);
 }
 
-ALWAYS_INLINE void prefetch(const uint8_t *base, size_t bytes)
+static FORCE_INLINE void prefetch(const uint8_t *base, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += LINE_BYTES)
         _mm_prefetch((const char *)base + i, _MM_HINT_T1);
 }
 
 /* sums[i][v] += four bytes a lane at base, n_vectors of them, times the 4 codes of each query. */
-ALWAYS_INLINE void multiply_quads(const uint8_t *base, const int16_t *codes, size_t stride,
-                                  __m256i sums[INT8_GROUP_QUERIES][VECTORS], const int n,
-                                  const int n_vectors)
+static FORCE_INLINE void multiply_quads(const uint8_t *base, const int16_t *codes, size_t stride,
+                                        __m256i sums[CODE_GROUP_QUERIES][VECTORS], const int n,
+                                        const int n_vectors)
 {
     const __m256i low = _mm256_set1_epi16(0xff);
     UNROLL
@@ -57,8 +51,8 @@ ALWAYS_INLINE void multiply_quads(const uint8_t *base, const int16_t *codes, siz
     }
 }
 
-ALWAYS_INLINE void clear_sums(__m256i sums[INT8_GROUP_QUERIES][VECTORS], const int n,
-                              const int n_vectors)
+static FORCE_INLINE void clear_sums(__m256i sums[CODE_GROUP_QUERIES][VECTORS], const int n,
+                                    const int n_vectors)
 {
     UNROLL
     for (int i = 0; i < n; i++) {
@@ -68,24 +62,24 @@ ALWAYS_INLINE void clear_sums(__m256i sums[INT8_GROUP_QUERIES][VECTORS], const i
     }
 }
 
-ALWAYS_INLINE __m256 widen_sum(__m256i sum, int32_t zero)
+static FORCE_INLINE __m256 widen_sum(__m256i sum, int32_t zero)
 {
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_set1_epi32(zero)));
 }
 
 /* Keys [LANES * first, LANES * (first + n_vectors)) of the block, dimensions of one row. */
-ALWAYS_INLINE void score_vectors(const Int8Block *b, const int16_t *codes,
-                                 const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
-                                 size_t row, size_t first, const int n, const int n_vectors)
+static FORCE_INLINE void score_vectors(const CodeBlock *b, const int16_t *codes,
+                                       const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
+                                       size_t row, size_t first, const int n, const int n_vectors)
 {
     const size_t rows = int8_scale_rows(b->padded_dim), stride = rows * KV_SCALE_DIMS;
-    __m256i sums[INT8_GROUP_QUERIES][VECTORS];
+    __m256i sums[CODE_GROUP_QUERIES][VECTORS];
     clear_sums(sums, n, n_vectors);
     size_t d = row * KV_SCALE_DIMS;
     size_t end = b->padded_dim - d < KV_SCALE_DIMS ? b->padded_dim : d + KV_SCALE_DIMS;
     for (; d < end; d += 4) {
-        if (b->looks_ahead && first == 0)
-            prefetch(b->value_codes + d * KV_BLOCK, QUAD_BYTES);
+        if (b->next && first == 0)
+            prefetch(b->next + d * KV_BLOCK, QUAD_BYTES);
         multiply_quads(b->key_codes + d * KV_BLOCK + first * VECTOR_BYTES, codes + d, stride, sums,
                        n, n_vectors);
     }
@@ -103,15 +97,15 @@ ALWAYS_INLINE void score_vectors(const Int8Block *b, const int16_t *codes,
     }
 }
 
-ALWAYS_INLINE void score_queries(const Int8Block *b, const int16_t *codes,
-                                 const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
-                                 const int n, const int n_vectors)
+static FORCE_INLINE void score_queries(const CodeBlock *b, const int16_t *codes,
+                                       const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
+                                       const int n, const int n_vectors)
 {
     for (size_t row = 0; row < int8_scale_rows(b->padded_dim); row++) {
         for (size_t first = 0; first < KV_BLOCK / LANES; first += (size_t)n_vectors)
             score_vectors(b, codes, scales, scores, row, first, n, n_vectors);
-        if (b->looks_ahead)
-            prefetch((const uint8_t *)(b->value_scales + row * KV_BLOCK), QUAD_BYTES);
+        if (b->next)
+            prefetch(b->next + KV_BLOCK * b->padded_dim + row * QUAD_BYTES, QUAD_BYTES);
     }
 }
 
@@ -123,14 +117,14 @@ typedef struct Weights {
 } Weights;
 
 /* 8 codes a vector to 16 bits, each four of them in the order 0, 2, 1, 3. */
-ALWAYS_INLINE void store_codes(__m256i q, int16_t *out)
+static FORCE_INLINE void store_codes(__m256i q, int16_t *out)
 {
     const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
     __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
     _mm_store_si128((__m128i *)(void *)out, _mm_shuffle_epi8(narrow, order));
 }
 
-ALWAYS_INLINE int32_t sum_lanes(__m256i v)
+static FORCE_INLINE int32_t sum_lanes(__m256i v)
 {
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
@@ -152,13 +146,13 @@ static void quantize_weights(const float weights[KV_BLOCK], const float *scales,
     }
     float peak = avx2_max(most);
     bool is_nan = _mm256_movemask_ps(nan) != 0;
-    if (is_nan || !(peak >= INT8_WEIGHT_ZERO_BELOW)) {
+    if (is_nan || !(peak >= CODE_WEIGHT_ZERO_BELOW)) {
         memset(out->codes, 0, sizeof out->codes);
         out->zero = 0;
         out->scale = is_nan ? NAN : 0.0f;
         return;
     }
-    const __m256 inverse = _mm256_set1_ps((float)INT8_WEIGHT_MAX / peak);
+    const __m256 inverse = _mm256_set1_ps((float)CODE_MAX / peak);
     __m256i total = _mm256_setzero_si256();
     UNROLL
     for (int v = 0; v < KV_BLOCK / LANES; v++) {
@@ -167,19 +161,19 @@ static void quantize_weights(const float weights[KV_BLOCK], const float *scales,
         store_codes(q, out->codes + v * LANES);
     }
     out->zero = sum_lanes(total) * KV_INT8_ZERO;
-    out->scale = peak / (float)INT8_WEIGHT_MAX;
+    out->scale = peak / (float)CODE_MAX;
 }
 
 /* Dimensions [d, d + 8 n_vectors) of the outputs. */
-ALWAYS_INLINE void weigh_vectors(const Int8Block *b, const Weights *weights,
-                                 const float *corrections, float *output, size_t d, const int n,
-                                 const int n_vectors)
+static FORCE_INLINE void weigh_vectors(const CodeBlock *b, const Weights *weights,
+                                       const float *corrections, float *output, size_t d,
+                                       const int n, const int n_vectors)
 {
-    __m256i sums[INT8_GROUP_QUERIES][VECTORS];
+    __m256i sums[CODE_GROUP_QUERIES][VECTORS];
     clear_sums(sums, n, n_vectors);
     for (size_t key = 0; key < KV_BLOCK; key += 4) {
         if (d == 0 && b->next)
-            prefetch(b->next + key * b->padded_dim, b->padded_dim * 4);
+            prefetch(b->next + b->value_offset + key * b->padded_dim, b->padded_dim * 4);
         multiply_quads(b->value_codes + (key * b->padded_dim + d * 4), weights->codes + key,
                        sizeof *weights / sizeof(int16_t), sums, n, n_vectors);
     }
@@ -195,11 +189,11 @@ ALWAYS_INLINE void weigh_vectors(const Int8Block *b, const Weights *weights,
     }
 }
 
-ALWAYS_INLINE void weigh_queries(const Int8Block *b, const float (*weights)[KV_BLOCK],
-                                 const float *corrections, float *output, const int n,
-                                 const int n_vectors)
+static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights)[KV_BLOCK],
+                                       const float *corrections, float *output, const int n,
+                                       const int n_vectors)
 {
-    Weights codes[INT8_GROUP_QUERIES];
+    Weights codes[CODE_GROUP_QUERIES];
     const size_t width = (size_t)n_vectors * LANES;
     for (size_t first = 0; first < b->padded_dim; first += KV_SCALE_DIMS) {
         size_t left = b->padded_dim - first, d = first;
@@ -210,9 +204,10 @@ ALWAYS_INLINE void weigh_queries(const Int8Block *b, const float (*weights)[KV_B
             weigh_vectors(b, codes, corrections, output, d, n, n_vectors);
         for (; d < end; d += LANES)
             weigh_vectors(b, codes, corrections, output, d, n, 1);
+        if (b->next)
+            prefetch(b->next + b->value_offset + KV_BLOCK * (b->padded_dim + first / 16),
+                     QUAD_BYTES);
     }
-    if (b->next)
-        prefetch(b->next + KV_BLOCK * b->padded_dim, b->next_bytes - KV_BLOCK * b->padded_dim);
 }
 
 /* Calls call(..., queries, vectors) with constants. */
@@ -240,16 +235,16 @@ ALWAYS_INLINE void weigh_queries(const Int8Block *b, const float (*weights)[KV_B
         }                                                                                          \
     } while (0)
 
-static void score_avx2(const Int8Block *block, const int16_t *codes,
+static void score_avx2(const CodeBlock *block, const int16_t *codes,
                        const AttentionQueryScale *scales, size_t n, float (*scores)[KV_BLOCK])
 {
     FOR_QUERY_COUNT(n, score_queries, block, codes, scales, scores);
 }
 
-static void weigh_avx2(const Int8Block *block, const float (*weights)[KV_BLOCK],
+static void weigh_avx2(const CodeBlock *block, const float (*weights)[KV_BLOCK],
                        const float *corrections, size_t n, float *output)
 {
     FOR_QUERY_COUNT(n, weigh_queries, block, weights, corrections, output);
 }
 
-const Int8Loops int8_loops_avx2 = {score_avx2, attention_soften_avx2, weigh_avx2};
+const CodeLoops int8_loops_avx2 = {score_avx2, attention_soften_avx2, weigh_avx2};
