@@ -76,6 +76,11 @@ bool engine_can_hold(const Engine *engine)
     return engine->ops->forward_begin != NULL;
 }
 
+bool engine_sequence_touch(Engine *engine, EngineSequence *sequence)
+{
+    return engine->ops->sequence_touch(engine, sequence);
+}
+
 bool engine_forward_begin(Engine *engine, const EngineRow *rows, size_t n_rows, Error *err)
 {
     return engine->ops->forward_begin(engine, rows, n_rows, err);

@@ -106,16 +106,20 @@ typedef struct EngineOps {
      * of range, a sequence full) no sequence has changed. */
     bool (*forward)(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                     Error *err);
+    /* Brings memory for tokens to come, should the system have to: false when none was needed.
+     * Optional, with the two below. */
+    bool (*sequence_touch)(Engine *engine, EngineSequence *sequence);
     /* Optional (NULL, and the one below: forward it is). forward in parts (a layer, the head) of
      * about the same cost, between which other calls may be made. begin checks the rows as forward
-     * does and copies their tokens, at most max_batch_tokens; it may take as long as a few parts,
-     * where the system has to bring memory. One pass is held at a time. Its sequences have no row
-     * elsewhere until it is done, and keep their length; one that is freed, truncated or sealed
-     * leaves the pass, one that is forked does not. A pass that all have left is held no more. */
+     * does and copies their tokens, at most max_batch_tokens. One pass is held at a time. Its
+     * sequences have no row elsewhere until it is done, and keep their length; one that is freed,
+     * truncated or sealed leaves the pass, one that is forked does not. A pass that all have left
+     * is held no more. */
     bool (*forward_begin)(Engine *engine, const EngineRow *rows, size_t n_rows, Error *err);
-    /* The next part; how many are left then. 0: the sequences have advanced, and logits is filled
-     * as by forward, for the rows that have stayed; before that it is not touched, but given every
-     * time. On failure no sequence has changed and the pass is held no more. */
+    /* The next part, or first a piece of what it needs, say memory that the system has to bring;
+     * how many parts are left then. 0: the sequences have advanced, and logits is filled as by
+     * forward, for the rows that have stayed; before that it is not touched, but given every time.
+     * On failure no sequence has changed and the pass is held no more. */
     bool (*forward_continue)(Engine *engine, float *logits, size_t *left, Error *err);
     /* Optional (NULL: take the logits). forward, but for each wanted token an id instead of logits,
      * chosen where the logits are; the engine may begin the next step on the assumption that the
@@ -157,6 +161,7 @@ bool engine_sequence_truncate(Engine *engine, EngineSequence *sequence, size_t l
 bool engine_forward(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                     Error *err) WARN_UNUSED;
 bool engine_can_hold(const Engine *engine); /* has forward_begin and forward_continue */
+bool engine_sequence_touch(Engine *engine, EngineSequence *sequence);
 bool engine_forward_begin(Engine *engine, const EngineRow *rows, size_t n_rows,
                           Error *err) WARN_UNUSED;
 bool engine_forward_continue(Engine *engine, float *logits, size_t *left, Error *err) WARN_UNUSED;

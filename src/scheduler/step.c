@@ -278,8 +278,9 @@ static void run_parts(Scheduler *scheduler, size_t n_decode, double until)
         }
         now = clock_monotonic_seconds();
         held->seconds += now - start;
-        if (left > 0 || !has_head)
+        if (left < held->parts_left && (left > 0 || !has_head))
             costs_learn_part(costs, held->n_prefill, now - start);
+        held->parts_left = left;
         /* A pass that decodes has a head too. */
         next = has_head && left == 1 ? costs_decode(costs, n_decode)
                                      : costs_part(costs, held->n_prefill);
@@ -298,6 +299,18 @@ static void wake_owners(Scheduler *scheduler)
     }
 }
 
+/* Memory that a stream will need is brought before it does, in a step without parts: otherwise both
+ * would delay the same token. */
+static bool touch_ahead(Scheduler *scheduler)
+{
+    for (size_t i = 0; i < scheduler->slot_count; i++) {
+        Slot *slot = &scheduler->slots[i];
+        if (slot_decodes(slot) && engine_sequence_touch(scheduler->engine, slot->sequence))
+            return true;
+    }
+    return false;
+}
+
 void step_run(Scheduler *scheduler)
 {
     double start = clock_monotonic_seconds();
@@ -310,6 +323,8 @@ void step_run(Scheduler *scheduler)
     bool begins = scheduler->held.n_rows == 0;
     bool may_begin = n_decode > 0 && engine_can_hold(scheduler->engine);
     if (begins && !(may_begin && begin_held(scheduler, n_decode)))
+        return;
+    if (touch_ahead(scheduler))
         return;
     double until = start + costs_step(&scheduler->costs, n_decode);
     double next = costs_part(&scheduler->costs, scheduler->held.n_prefill);

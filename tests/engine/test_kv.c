@@ -391,6 +391,16 @@ static void test_free_blocks_stay_within_the_limit(void **state)
 
 #if defined(__linux__)
 /* A whole context may be reserved for a short reply. */
+static bool is_resident(const KvCache *cache, size_t block)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uint8_t *middle =
+        cache->blocks[KV_FULL][block]->content + cache->pool->block_bytes[KV_FULL] / 2;
+    unsigned char resident = 1;
+    assert_int_equal(mincore(middle - (uintptr_t)middle % page, page, &resident), 0);
+    return resident & 1;
+}
+
 static void test_reserved_memory_is_not_touched(void **state)
 {
     (void)state;
@@ -405,13 +415,19 @@ static void test_reserved_memory_is_not_touched(void **state)
     Error err = {0};
     assert_true(kv_pool_init(&pool, &config, KV_F16, CHUNK, 0, &err));
     assert_true(kv_cache_create(&pool, 5 * KV_BLOCK, &cache, &err));
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    for (size_t i = 0; i < 5; i++) {
-        uint8_t *middle = cache.blocks[KV_FULL][i]->content + pool.block_bytes[KV_FULL] / 2;
-        unsigned char resident = 1;
-        assert_int_equal(mincore(middle - (uintptr_t)middle % page, page, &resident), 0);
-        assert_false(resident & 1);
-    }
+    for (size_t i = 0; i < 5; i++)
+        assert_false(is_resident(&cache, i));
+    /* ... before somebody asks for it: the block that follows, then those of the tokens to come. */
+    assert_true(kv_cache_touch_ahead(&cache));
+    assert_false(kv_cache_touch_ahead(&cache));
+    assert_true(is_resident(&cache, 0));
+    kv_cache_prepare(&cache, 3 * KV_BLOCK);
+    assert_true(kv_cache_touch(&cache));
+    assert_true(kv_cache_touch(&cache));
+    assert_false(kv_cache_touch(&cache));
+    assert_true(is_resident(&cache, 1) && is_resident(&cache, 2));
+    assert_false(is_resident(&cache, 4)); /* 3 may share a huge page */
+    kv_cache_cancel(&cache);
     kv_cache_free(&cache);
     kv_pool_reset(&pool);
 }

@@ -271,6 +271,13 @@ static bool fake_forward(Engine *engine, const EngineRow *rows, size_t n_rows, f
     return true;
 }
 
+static bool fake_sequence_touch(Engine *engine, EngineSequence *sequence)
+{
+    (void)engine;
+    (void)sequence;
+    return false;
+}
+
 static bool fake_forward_begin(Engine *engine, const EngineRow *rows, size_t n_rows, Error *err)
 {
     FakeEngine *fake = fake_of(engine);
@@ -437,6 +444,7 @@ void fake_engine_choose_tokens(FakeEngine *fake)
 
 void fake_engine_hold_passes(FakeEngine *fake)
 {
+    fake->ops.sequence_touch = fake_sequence_touch;
     fake->ops.forward_begin = fake_forward_begin;
     fake->ops.forward_continue = fake_forward_continue;
 }

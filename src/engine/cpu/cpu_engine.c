@@ -300,6 +300,12 @@ static bool cpu_forward(Engine *engine, const EngineRow *rows, size_t n_rows, fl
     return true;
 }
 
+static bool cpu_sequence_touch(Engine *engine, EngineSequence *sequence)
+{
+    (void)engine;
+    return kv_cache_touch_ahead(&sequence->cache);
+}
+
 static bool cpu_forward_begin(Engine *engine, const EngineRow *rows, size_t n_rows, Error *err)
 {
     CpuEngine *cpu = as_cpu(engine);
@@ -317,7 +323,6 @@ static bool cpu_forward_begin(Engine *engine, const EngineRow *rows, size_t n_ro
     clear_pass(&cpu->held);
     for (size_t i = 0; i < n_rows; i++) {
         add_slice(&cpu->held, &rows[i], 0, rows[i].n_tokens);
-        kv_cache_touch(&rows[i].sequence->cache);
         rows[i].sequence->is_held = true;
     }
     return true;
@@ -334,6 +339,11 @@ static bool cpu_forward_continue(Engine *engine, float *logits, size_t *left, Er
         while (held->n_slices > 0)
             leave_held_pass(cpu, held->slice_sequence[0]);
         return false;
+    }
+    *left = cpu_parts_left(cpu, held);
+    for (size_t i = 0; i < held->n_slices; i++) {
+        if (kv_cache_touch(&held->slice_sequence[i]->cache))
+            return true;
     }
     cpu->pass = held;
     cpu_forward_part(cpu, logits);
@@ -360,6 +370,7 @@ static const EngineOps CPU_OPS = {
     .sequence_holds_prefix = cpu_sequence_holds_prefix,
     .sequence_length = cpu_sequence_length,
     .forward = cpu_forward,
+    .sequence_touch = cpu_sequence_touch,
     .forward_begin = cpu_forward_begin,
     .forward_continue = cpu_forward_continue,
 };

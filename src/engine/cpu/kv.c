@@ -179,6 +179,7 @@ static void make_room(KvPool *pool, KvKind kind)
            pool->used_bytes + pool->free_bytes + bytes > pool->limit_bytes) {
         KvBlock *block = take_free(pool, other);
         memory_release_pages(block->content, pool->block_bytes[other]);
+        block->is_touched = false;
         block->next = pool->bare_blocks[other];
         pool->bare_blocks[other] = block;
     }
@@ -197,7 +198,7 @@ static bool begin_slab(KvPool *pool, KvKind kind)
         return false;
     }
     for (size_t i = 0; i < count; i++)
-        slab->blocks[i].content = (uint8_t *)slab->memory + i * size;
+        slab->blocks[i] = (KvBlock){.content = (uint8_t *)slab->memory + i * size};
     slab->next = pool->slabs;
     pool->slabs = slab;
     pool->unused[kind] = slab->blocks;
@@ -504,16 +505,35 @@ void kv_cache_prepare(KvCache *cache, size_t n)
         cache->blocks[KV_SLIDING][i] = take_spare(cache);
 }
 
-void kv_cache_touch(KvCache *cache)
+/* False when it has been done before. */
+static bool touch_block(const KvPool *pool, KvKind kind, KvBlock *block)
+{
+    volatile uint8_t *content = block->content;
+    if (block->is_touched)
+        return false;
+    for (size_t at = 0; at < pool->block_bytes[kind]; at += KV_PAGE_BYTES)
+        content[at] = 0;
+    return block->is_touched = true;
+}
+
+bool kv_cache_touch_ahead(KvCache *cache)
+{
+    size_t next = blocks_of(cache->length);
+    bool has_next = has_kind(cache, KV_FULL) && next < cache->n_blocks && cache->n_coming == 0;
+    return has_next && cache->blocks[KV_FULL][next] &&
+           touch_block(cache->pool, KV_FULL, cache->blocks[KV_FULL][next]);
+}
+
+bool kv_cache_touch(KvCache *cache)
 {
     size_t begun = blocks_of(cache->length), end = blocks_of(cache->length + cache->n_coming);
     for (KvKind kind = KV_FULL; kind < KV_KINDS; kind++) {
         for (size_t i = begun; has_kind(cache, kind) && i < end; i++) {
-            volatile uint8_t *content = cache->blocks[kind][i]->content;
-            for (size_t at = 0; at < cache->pool->block_bytes[kind]; at += KV_PAGE_BYTES)
-                content[at] = 0;
+            if (touch_block(cache->pool, kind, cache->blocks[kind][i]))
+                return true;
         }
     }
+    return false;
 }
 
 void kv_cache_advance(KvCache *cache, size_t n)

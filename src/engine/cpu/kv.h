@@ -85,6 +85,7 @@ typedef struct KvBlock {
     size_t references;
     struct KvBlock *next; /* among spares, or free blocks */
     uint8_t *content;     /* [block_bytes], aligned to 64 bytes */
+    bool is_touched;      /* by kv_cache_touch; its pages are there */
 } KvBlock;
 
 /* Per sequence. */
@@ -132,9 +133,12 @@ uint8_t *kv_cache_value(const KvCache *cache, const KvLayer *layer, size_t head,
 
 /* Makes room for the next n tokens, at most max_chunk: drops what has left the window. */
 void kv_cache_prepare(KvCache *cache, size_t n);
-/* Writes to each page that the tokens to come are the first to have, so that the system brings its
- * memory now: where that comes from a virtual machine's host, a large page takes milliseconds. */
-void kv_cache_touch(KvCache *cache);
+/* Writes to the pages of one block that the tokens to come are the first to have, so that the
+ * system brings its memory now: where that comes from a virtual machine's host, a large page takes
+ * milliseconds. False when no such block is left. */
+bool kv_cache_touch(KvCache *cache);
+/* The same for the block that follows the last one begun, should it be among those reserved. */
+bool kv_cache_touch_ahead(KvCache *cache);
 /* Counts n tokens whose rows were written to every layer. Between prepare and this, the cache may
  * be touched, forked and freed, and nothing else. */
 void kv_cache_advance(KvCache *cache, size_t n);
