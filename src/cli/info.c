@@ -64,10 +64,7 @@ static void collect_modules(InfoReport *report)
 static void collect_kv(InfoReport *report)
 {
     const ModelConfig *config = &report->loaded->model->config;
-    /* Without padding, but for what a scale takes, as the engine's own bytes a token. */
-    size_t row = report->kv_bits == 8 ? config->head_dim + (config->head_dim + 63) / 64 * 4
-                                      : config->head_dim * sizeof(uint16_t);
-    size_t layer = (size_t)config->num_key_value_heads * row * 2;
+    size_t layer = engine_kv_layer_bytes(config, ENGINE_PRECISION_INT16, (unsigned)report->kv_bits);
     for (uint32_t i = 0; i < config->num_hidden_layers; i++) {
         uint32_t window = config->layers[i].sliding_window;
         report->sliding_layers += window > 0;

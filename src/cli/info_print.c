@@ -96,8 +96,8 @@ static void print_config(const InfoReport *report)
     char size[32];
     printf("parameters     %.1f M in %s\n", (double)weights->parameter_count * 1e-6,
            format_bytes(weights->bytes, size));
-    printf("KV cache       %zu bytes a token (%s)", report->kv_bytes_per_token,
-           report->kv_bits == 8 ? "8 bits" : "fp16");
+    printf("KV cache       %zu bytes a token (%zu bits)", report->kv_bytes_per_token,
+           (size_t)report->kv_bits);
     if (report->sliding_layers > 0)
         printf(", %zu beyond the window", report->kv_growing_bytes);
     printf("\n               %s for %zu at once with a context of %zu\n",

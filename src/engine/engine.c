@@ -31,12 +31,21 @@ bool engine_open(const Model *model, const EngineOptions *options, Engine **out,
     return mlx && mlx->open(model, options, out, err);
 }
 
+static KvType default_kv_type(EnginePrecision precision, unsigned kv_bits)
+{
+    return cpu_kv_type(precision, kv_bits, cpu_ops(cpu_best_instructions(INSTRUCTIONS_BEST)));
+}
+
 bool engine_kv_bytes(const ModelConfig *config, EnginePrecision precision, unsigned kv_bits,
                      size_t max_tokens, size_t *out, Error *err)
 {
-    const CpuOps *ops = cpu_ops(cpu_best_instructions(INSTRUCTIONS_BEST));
-    return kv_cache_count_bytes(config, cpu_kv_type(precision, kv_bits, ops), max_tokens,
+    return kv_cache_count_bytes(config, default_kv_type(precision, kv_bits), max_tokens,
                                 CPU_BATCH_TOKENS_DEFAULT, out, err);
+}
+
+size_t engine_kv_layer_bytes(const ModelConfig *config, EnginePrecision precision, unsigned kv_bits)
+{
+    return kv_layer_bytes(config, default_kv_type(precision, kv_bits));
 }
 
 void engine_close(Engine *engine)
@@ -78,7 +87,7 @@ bool engine_can_hold(const Engine *engine)
 
 bool engine_sequence_touch(Engine *engine, EngineSequence *sequence)
 {
-    return engine->ops->sequence_touch(engine, sequence);
+    return engine->ops->sequence_touch && engine->ops->sequence_touch(engine, sequence);
 }
 
 bool engine_forward_begin(Engine *engine, const EngineRow *rows, size_t n_rows, Error *err)

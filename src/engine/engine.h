@@ -24,7 +24,7 @@ typedef enum EngineBackend {
     ENGINE_BACKEND_MLX
 } EngineBackend;
 typedef enum EnginePrecision {
-    ENGINE_PRECISION_INT16, /* activations in 16 bits, fp16 KV: the CPU's default */
+    ENGINE_PRECISION_INT16, /* activations and KV in 16 bits: the CPU's default */
     ENGINE_PRECISION_INT8,  /* activations in 8 bits: faster prefill, visibly less exact */
     ENGINE_PRECISION_F32    /* float32 activations, products and KV: the reference */
 } EnginePrecision;
@@ -107,7 +107,7 @@ typedef struct EngineOps {
     bool (*forward)(Engine *engine, const EngineRow *rows, size_t n_rows, float *logits,
                     Error *err);
     /* Brings memory for tokens to come, should the system have to: false when none was needed.
-     * Optional, with the two below. */
+     * Optional (NULL: it never is). */
     bool (*sequence_touch)(Engine *engine, EngineSequence *sequence);
     /* Optional (NULL, and the one below: forward it is). forward in parts (a layer, the head) of
      * about the same cost, between which other calls may be made. begin checks the rows as forward
@@ -150,6 +150,9 @@ void engine_close(Engine *engine); /* accepts NULL */
  * layers count with their bound. ERROR_LIMIT as sequence_create. Any thread. */
 bool engine_kv_bytes(const ModelConfig *config, EnginePrecision precision, unsigned kv_bits,
                      size_t max_tokens, size_t *out, Error *err) WARN_UNUSED;
+/* What one token takes there in one layer, sliding or not. Any thread. */
+size_t engine_kv_layer_bytes(const ModelConfig *config, EnginePrecision precision,
+                             unsigned kv_bits);
 
 /* Shorthands for engine->ops->name(engine, ...). */
 void engine_describe(const Engine *engine, EngineDescription *out);

@@ -247,6 +247,7 @@ void batch_leave_held(Scheduler *scheduler, Slot *slot)
         return;
     while (held->slots[i] != slot)
         i++;
+    held->has_lost_rows = true;
     held->n_rows--;
     held->n_prefill -= slot->held;
     memmove(held->rows + i, held->rows + i + 1, (held->n_rows - i) * sizeof(*held->rows));

@@ -23,7 +23,7 @@ enum {
         8 << 20, /* unread text of one choice; beyond it the job is cancelled */
     SCHEDULER_JOB_LOGPROB_BYTES_MAX = 64 << 20, /* the same for unread log-probabilities */
     SCHEDULER_CHOICES_MAX = 128,
-    SCHEDULER_PREFILL_CHUNK = 256,       /* prompt tokens a step while others decode */
+    SCHEDULER_PREFILL_CHUNK = 256,       /* prompt tokens of a pass while others decode */
     SCHEDULER_PREFILL_CHUNK_ALONE = 512, /* and while none does */
     SCHEDULER_ECHO_CHUNK = 32,           /* and where each of their logits is wanted */
     SCHEDULER_SLOTS_MAX = 1024,

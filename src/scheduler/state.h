@@ -4,8 +4,7 @@
  *
  * scheduler.c has the thread, the queue and the public functions; slots.c admits choices and ends
  * them; batch.c says what the passes of a step consist of, by what costs.c has learnt; step.c runs
- * them. Unless a comment says otherwise everything here belongs to the
- * inference thread. */
+ * them. Unless a comment says otherwise everything here belongs to the inference thread. */
 #ifndef SCHEDULER_STATE_H
 #define SCHEDULER_STATE_H
 
@@ -31,10 +30,10 @@ typedef struct Slot {
 
 /* What a step costs, learnt from the steps before, in seconds; 0: not known. */
 typedef struct StepCosts {
-    double
-        decode[SCHEDULER_COST_CLASSES]; /* a pass that only decodes, by the logarithm of its rows */
-    double token;                       /* what a prompt token adds to such a pass */
-    double part_token;                  /* a part of a held pass, for each of the pass's tokens */
+    /* A pass that only decodes, by the logarithm of its rows. */
+    double decode[SCHEDULER_COST_CLASSES];
+    double token;      /* what a prompt token adds to such a pass, or takes in a held one */
+    double part_token; /* a part of a held pass, for each of the pass's tokens */
 } StepCosts;
 
 /* The rows of a pass and whose they are. */
@@ -48,6 +47,7 @@ typedef struct Batch {
     double seconds;         /* that the parts of a held pass have taken so far */
     size_t parts_left;      /* of a held pass; 0: not known yet */
     bool has_waited;        /* the held pass had no part in the last step */
+    bool has_lost_rows;     /* since it began */
 } Batch;
 
 struct Scheduler {

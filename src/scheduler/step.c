@@ -2,8 +2,8 @@
  * slots.
  *
  * The held pass gets its parts behind the other, one by one, as long as the next one can be
- * expected to end within the time that the step may take. A step that has no such time at all,
- * since memory had to come from the system, goes without; the next one then has a part in any case.
+ * expected to end within the time that the step may take. A step that has no such time at all, or
+ * that brings memory for the streams, goes without; the next one then has a part in any case.
  * A pass that fails is tried again row by row, so that an error ends only the choice that causes
  * it. */
 #include "state.h"
@@ -257,7 +257,8 @@ static void end_held(Scheduler *scheduler)
 {
     Batch *held = &scheduler->held;
     scheduler->tally.steps_total++;
-    costs_learn_held(&scheduler->costs, held->n_prefill, held->seconds);
+    if (!held->has_lost_rows)
+        costs_learn_held(&scheduler->costs, held->n_prefill, held->seconds);
     finish_rows(scheduler, held->rows, held->slots, batch_clear_held(scheduler), NULL);
 }
 
@@ -277,8 +278,9 @@ static void run_parts(Scheduler *scheduler, size_t n_decode, double until)
             return;
         }
         now = clock_monotonic_seconds();
-        held->seconds += now - start;
-        if (left < held->parts_left && (left > 0 || !has_head))
+        bool is_part = left < held->parts_left; /* it may have been memory */
+        held->seconds += is_part ? now - start : 0;
+        if (is_part && !held->has_lost_rows && (left > 0 || !has_head))
             costs_learn_part(costs, held->n_prefill, now - start);
         held->parts_left = left;
         /* A pass that decodes has a head too. */
@@ -324,12 +326,10 @@ void step_run(Scheduler *scheduler)
     bool may_begin = n_decode > 0 && engine_can_hold(scheduler->engine);
     if (begins && !(may_begin && begin_held(scheduler, n_decode)))
         return;
-    if (touch_ahead(scheduler))
-        return;
     double until = start + costs_step(&scheduler->costs, n_decode);
     double next = costs_part(&scheduler->costs, scheduler->held.n_prefill);
-    bool has_time = clock_monotonic_seconds() + next <= until;
-    if (!has_time && !scheduler->held.has_waited) {
+    bool waits = n_decode > 0 && !scheduler->held.has_waited;
+    if (waits && (touch_ahead(scheduler) || clock_monotonic_seconds() + next > until)) {
         scheduler->held.has_waited = true;
         return;
     }

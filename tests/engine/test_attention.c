@@ -308,7 +308,7 @@ static void test_set(void **state)
 }
 
 /* A key that is no number spoils the tokens that see it, and no other. */
-static void test_int8_not_finite(void **state)
+static void test_codes_not_finite(void **state)
 {
     (void)state;
     for (int i = 0; i < 2 * INSTRUCTION_SETS; i++) {
@@ -331,6 +331,40 @@ static void test_int8_not_finite(void **state)
             assert_true(fabsf(out[k]) <= 2.0f);
         for (size_t k = 38 * 48; k < 40 * 48; k++)
             assert_true(isnan(out[k]));
+        free_world(&w);
+    }
+}
+
+/* Sums at their bounds, of either sign: all inputs of one magnitude, and equal weights of the keys
+ * that count, which are those along the queries. */
+static void test_largest_sums(void **state)
+{
+    (void)state;
+    enum { TOKENS = 130 };
+    for (int i = 0; i < 4 * INSTRUCTION_SETS; i++) {
+        const InstructionSet set = (InstructionSet)(i / 4);
+        const size_t dim = i % 2 ? 256 : 80;
+        const float sign = i / 2 % 2 ? -1.0f : 1.0f;
+        static float out[TOKENS * 256];
+        World w;
+        if (!cpu_has_instructions(set))
+            continue;
+        make_world((Case){.n_heads = 1,
+                          .n_kv_heads = 1,
+                          .head_dim = dim,
+                          .n_tokens = TOKENS,
+                          .max_chunk = TOKENS,
+                          .type = KV_INT16},
+                   &w);
+        for (size_t k = 0; k < TOKENS * dim; k++) {
+            float side = k / dim % 2 ? -sign : sign;
+            w.q[k] = 2.0f;
+            w.k[k] = 3.0f * side;
+            w.v[k] = 7.0f * side;
+        }
+        attend(&w, cpu_ops(set), 1, TOKENS, out);
+        for (size_t k = 0; k < TOKENS * dim; k++) /* the first token sees but one key */
+            assert_true(fabsf(out[k] - (k < dim ? 7.0f * sign : 7.0f)) <= 2e-3f);
         free_world(&w);
     }
 }
@@ -400,7 +434,8 @@ int main(void)
 #endif
         cmocka_unit_test(test_huge_values),
         cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_int8_not_finite),
+        cmocka_unit_test(test_codes_not_finite),
+        cmocka_unit_test(test_largest_sums),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -390,7 +390,6 @@ static void test_free_blocks_stay_within_the_limit(void **state)
 }
 
 #if defined(__linux__)
-/* A whole context may be reserved for a short reply. */
 static bool is_resident(const KvCache *cache, size_t block)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -401,6 +400,7 @@ static bool is_resident(const KvCache *cache, size_t block)
     return resident & 1;
 }
 
+/* A whole context may be reserved for a short reply. */
 static void test_reserved_memory_is_not_touched(void **state)
 {
     (void)state;

@@ -221,7 +221,7 @@ static void test_store_half_rows(void **state)
 static void test_codes(void **state)
 {
     (void)state;
-    const float ranges[] = {1.0f, 1e-25f, 1e25f};
+    const float ranges[] = {1.0f, 1e-25f, 1e25f, 8e36f};
     for (size_t k = 0; k < n_tables; k++) {
         for (size_t n = 1; n <= 80; n += 7) {
             for (size_t r = 0; r < ARRAY_COUNT(ranges); r++) {

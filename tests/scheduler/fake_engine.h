@@ -32,6 +32,7 @@ typedef struct FakeEngine {
     atomic_bool hold;                    /* passes wait until it is cleared */
     atomic_bool hold_parts;              /* parts of a held pass wait likewise */
     atomic_size_t fail_part;             /* this part of the next held pass fails, counted from 1 */
+    atomic_bool always_touches;          /* memory for tokens to come is never there */
 
     EngineRow held[64]; /* with tokens of their own */
     size_t n_held, parts_done;

@@ -127,6 +127,19 @@ static void long_prompts_are_held(void **state)
     world_close(&w);
 }
 
+/* However often memory has to be brought for the streams, the prompt has its turn. */
+static void memory_for_streams_does_not_starve(void **state)
+{
+    (void)state;
+    World w;
+    static Entry entry;
+    world_open(&w);
+    atomic_store(&w.fixture.fake.always_touches, true);
+    enter(&w, &entry, 2, LONG);
+    check_reply(&w, &entry);
+    world_close(&w);
+}
+
 static void streams_go_on_between_parts(void **state)
 {
     (void)state;
@@ -317,6 +330,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(long_prompts_are_held),
+        cmocka_unit_test(memory_for_streams_does_not_starve),
         cmocka_unit_test(streams_go_on_between_parts),
         cmocka_unit_test(cancelled_prompts_leave),
         cmocka_unit_test(the_others_stay),

@@ -168,7 +168,8 @@ static size_t worker_floats(const AttentionScratch *s)
 {
     size_t rows = round_up(s->tile_queries * s->padded_dim, 16);
     size_t vector = round_up(s->tile_queries, 16);
-    return 3 * rows + 4 * vector + 2 * KV_BLOCK * s->padded_dim;
+    size_t blocks = s->shape.kv_type == KV_F16 ? 2 * KV_BLOCK * s->padded_dim : 0;
+    return 3 * rows + 4 * vector + blocks;
 }
 
 static void lay_out_workers(AttentionScratch *s)
@@ -177,8 +178,10 @@ static void lay_out_workers(AttentionScratch *s)
     for (size_t i = 0; i < s->threads; i++) {
         WorkerScratch *w = &s->workers[i];
         w->queries = take_floats(&at, s->tile_queries * s->padded_dim);
-        w->key_block = take_floats(&at, KV_BLOCK * s->padded_dim);
-        w->value_block = take_floats(&at, KV_BLOCK * s->padded_dim);
+        if (s->shape.kv_type == KV_F16) {
+            w->key_block = take_floats(&at, KV_BLOCK * s->padded_dim);
+            w->value_block = take_floats(&at, KV_BLOCK * s->padded_dim);
+        }
         w->segment = take_state(&at, s->tile_queries, s->padded_dim);
         w->total = take_state(&at, s->tile_queries, s->padded_dim);
         w->positions = s->position_memory + i * s->tile_queries;

@@ -18,8 +18,8 @@
 enum {
     ATTENTION_SEGMENT = 512, /* keys; a multiple of KV_BLOCK */
     ATTENTION_SEGMENT_BLOCKS = ATTENTION_SEGMENT / KV_BLOCK,
-    /* Tokens times heads of a tile, unless one token has more. What a block of keys is widened for,
-     * and within the cache that a core has for itself. */
+    /* Tokens times heads of a tile, unless one token has more: what a block of keys serves, within
+     * the cache that a core has for itself. */
     ATTENTION_TILE_QUERIES = 96,
 };
 
@@ -43,7 +43,8 @@ struct AttentionTile {
     const AttentionQueryScale *query_scales;
     size_t first_key, end_key; /* positions [first_key, end_key), all of them held */
 
-    float *key_block, *value_block; /* [KV_BLOCK, padded_dim] each: scratch of this thread */
+    float *key_block,
+        *value_block; /* [KV_BLOCK, padded_dim] each, scratch of this thread; fp16 only */
     /* The result: maximum of the scores, sum of their exponentials, weighted sum of the values. A
      * query that sees none of the keys gets -inf, 0 and zeros. */
     float *maxima, *sums; /* [n_queries] */

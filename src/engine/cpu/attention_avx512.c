@@ -11,9 +11,11 @@
  * and a hidden key adds an exact zero. */
 #include "attention_codes.h"
 
+#include "attention_avx512.h"
 #include "avx512_math.h"
 #include "hints.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -174,31 +176,6 @@ static FORCE_INLINE void soften_queries(float (*scores)[KV_BLOCK], const KeyRang
     }
 }
 
-/* Calls call(..., n) with a constant for n. */
-#define FOR_QUERY_COUNT(n, call, ...)                                                              \
-    do {                                                                                           \
-        switch (n) {                                                                               \
-        case 1:                                                                                    \
-            call(__VA_ARGS__, 1);                                                                  \
-            break;                                                                                 \
-        case 2:                                                                                    \
-            call(__VA_ARGS__, 2);                                                                  \
-            break;                                                                                 \
-        case 3:                                                                                    \
-            call(__VA_ARGS__, 3);                                                                  \
-            break;                                                                                 \
-        case 4:                                                                                    \
-            call(__VA_ARGS__, 4);                                                                  \
-            break;                                                                                 \
-        case 5:                                                                                    \
-            call(__VA_ARGS__, 5);                                                                  \
-            break;                                                                                 \
-        default:                                                                                   \
-            call(__VA_ARGS__, 6);                                                                  \
-            break;                                                                                 \
-        }                                                                                          \
-    } while (0)
-
 void attention_soften_avx512(float (*scores)[KV_BLOCK], const KeyRange *seen, size_t n,
                              float soft_cap, float *maxima, float *sums, float *corrections)
 {
@@ -227,6 +204,7 @@ static void group_block(const AttentionTile *t, const Block *b, size_t at, size_
 
 void attention_segment_avx512(const AttentionTile *t)
 {
+    assert(!t->is_half);
     attention_begin(t);
     for (size_t at = t->first_key / KV_BLOCK * KV_BLOCK; at < t->end_key; at += KV_BLOCK) {
         size_t index = at / KV_BLOCK % ATTENTION_SEGMENT_BLOCKS;

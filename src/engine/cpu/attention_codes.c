@@ -55,11 +55,11 @@ static void store_int8(const float *key, const float *value, size_t head_dim, ui
     }
 }
 
-/* Dimensions [d, d + KV_SCALE_DIMS) of a row as codes, zeros where it has none. */
+/* Dimensions [d, d + KV_SCALE_DIMS) of a row of n > d as codes, zeros where it has none. */
 static void codes_at(const CpuOps *ops, const float *x, size_t n, size_t d, float inverse,
                      int16_t codes[KV_SCALE_DIMS])
 {
-    size_t left = n > d ? n - d : 0, count = left < KV_SCALE_DIMS ? left : KV_SCALE_DIMS;
+    size_t left = n - d, count = left < KV_SCALE_DIMS ? left : KV_SCALE_DIMS;
     ops->to_codes(x + d, count, inverse, codes);
     memset(codes + count, 0, (KV_SCALE_DIMS - count) * sizeof *codes);
 }
@@ -239,7 +239,7 @@ static float quantize_weights(const float weights[KV_BLOCK], const float *scales
         is_nan = is_nan || isnan(scaled[key]);
     }
     memset(codes, 0, KV_BLOCK * sizeof *codes);
-    if (is_nan || most < CODE_WEIGHT_ZERO_BELOW)
+    if (is_nan || most < CODE_ZERO_BELOW)
         return is_nan ? NAN : 0.0f;
     float scale = most / (float)CODE_MAX;
     if (type == KV_INT16)

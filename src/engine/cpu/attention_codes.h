@@ -31,9 +31,6 @@ enum {
     CODE_VALUE_MAX = 16383,    /* of values of 16 bits */
     CODE_WEIGHTS_MAX = 131000, /* sum of a block's weights, before they are rounded, with those */
 };
-/* Blocks whose largest weight is below this count as zero: a code over it must stay finite. */
-#define CODE_WEIGHT_ZERO_BELOW 1e-30f
-
 /* Dimensions of a query that share a scale. */
 struct AttentionQueryScale {
     float scale;  /* NaN when the query is not finite */
@@ -66,7 +63,7 @@ typedef struct CodeLoops {
 extern const CodeLoops int8_loops_plain, int16_loops_plain;
 #if CPU_HAS_X86_KERNELS
 extern const CodeLoops int8_loops_avx2, int8_loops_avx512, int16_loops_avx512;
-/* Shared with the kernels for numbers: 64-byte aligned scores. */
+/* Shared with the kernels for numbers: scores aligned to the set's vectors. */
 void attention_soften_avx2(float (*scores)[KV_BLOCK], const KeyRange *seen, size_t n,
                            float soft_cap, float *maxima, float *sums, float *corrections);
 void attention_soften_avx512(float (*scores)[KV_BLOCK], const KeyRange *seen, size_t n,

@@ -9,6 +9,7 @@
  * shortly before they are needed. */
 #include "attention_codes.h"
 
+#include "attention_avx512.h"
 #include "avx512_math.h"
 #include "hints.h"
 
@@ -55,7 +56,7 @@ static FORCE_INLINE void look_ahead(const CodeBlock *b, size_t offset, size_t by
 
 /* sum += pairs of a times pairs of b. In assembly: GCC 12 copies sums to and fro around the
  * intrinsic, which takes as long as the products. */
-static FORCE_INLINE __m512i add_products(__m512i sum, __m512i a, __m512i b)
+static FORCE_INLINE __m512i add_pair_products(__m512i sum, __m512i a, __m512i b)
 {
     __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     return sum;
@@ -81,7 +82,7 @@ static FORCE_INLINE void multiply_pairs(const uint8_t *base, const int16_t *code
         __m512i query = broadcast_pair(codes + (size_t)i * stride + 2 * part);
         UNROLL
         for (int v = 0; v < n_vectors; v++)
-            sums[i][v] = add_products(sums[i][v], pairs[v], query);
+            sums[i][v] = add_pair_products(sums[i][v], pairs[v], query);
     }
 }
 
@@ -162,7 +163,7 @@ static FORCE_INLINE void quantize_weights(const float weights[KV_BLOCK], const f
         total = _mm512_add_ps(total, scaled[v]);
     }
     float peak = _mm512_reduce_max_ps(most), sum = _mm512_reduce_add_ps(total);
-    if (!(peak >= CODE_WEIGHT_ZERO_BELOW) || sum != sum) {
+    if (!(peak >= CODE_ZERO_BELOW) || sum != sum) {
         memset(out->codes, 0, sizeof out->codes);
         out->zero = 0;
         out->scale = sum != sum ? NAN : 0.0f;
@@ -233,31 +234,6 @@ static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights
         look_ahead(b, b->value_offset + scales_at + row * GROUP_BYTES, GROUP_BYTES);
     }
 }
-
-/* Calls call(..., n) with a constant for n. */
-#define FOR_QUERY_COUNT(n, call, ...)                                                              \
-    do {                                                                                           \
-        switch (n) {                                                                               \
-        case 1:                                                                                    \
-            call(__VA_ARGS__, 1);                                                                  \
-            break;                                                                                 \
-        case 2:                                                                                    \
-            call(__VA_ARGS__, 2);                                                                  \
-            break;                                                                                 \
-        case 3:                                                                                    \
-            call(__VA_ARGS__, 3);                                                                  \
-            break;                                                                                 \
-        case 4:                                                                                    \
-            call(__VA_ARGS__, 4);                                                                  \
-            break;                                                                                 \
-        case 5:                                                                                    \
-            call(__VA_ARGS__, 5);                                                                  \
-            break;                                                                                 \
-        default:                                                                                   \
-            call(__VA_ARGS__, 6);                                                                  \
-            break;                                                                                 \
-        }                                                                                          \
-    } while (0)
 
 static void score_int8(const CodeBlock *block, const int16_t *codes,
                        const AttentionQueryScale *scales, size_t n, float (*scores)[KV_BLOCK])

@@ -140,7 +140,7 @@ static void quantize_weights(const float weights[KV_BLOCK], const float *scales,
     }
     float peak = vmaxnmvq_f32(most);
     bool is_nan = vminvq_u32(is_number) == 0;
-    if (is_nan || peak < CODE_WEIGHT_ZERO_BELOW) {
+    if (is_nan || peak < CODE_ZERO_BELOW) {
         memset(out->codes, 0, sizeof out->codes);
         out->zero = 0;
         out->scale = is_nan ? NAN : 0.0f;

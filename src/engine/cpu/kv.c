@@ -51,13 +51,18 @@ static size_t value_bytes(const ModelConfig *config, KvType type)
     return KV_BLOCK * padded * (type == KV_F16 ? 2 : 4);
 }
 
-size_t kv_bytes_per_token(const ModelConfig *config, KvType type)
+size_t kv_layer_bytes(const ModelConfig *config, KvType type)
 {
     size_t head = (key_bytes(config, type) + value_bytes(config, type)) / KV_BLOCK;
+    return head * config->num_key_value_heads;
+}
+
+size_t kv_bytes_per_token(const ModelConfig *config, KvType type)
+{
     size_t n_full = 0;
     for (uint32_t i = 0; i < config->num_hidden_layers; i++)
         n_full += config->layers[i].sliding_window == 0;
-    return head * config->num_key_value_heads * n_full;
+    return kv_layer_bytes(config, type) * n_full;
 }
 
 /* A layer's part of a block is bounded (64 positions, 2^20 dimensions of all heads); their sum fits
@@ -511,6 +516,7 @@ static bool touch_block(const KvPool *pool, KvKind kind, KvBlock *block)
     volatile uint8_t *content = block->content;
     if (block->is_touched)
         return false;
+    assert(block->references == 1);
     for (size_t at = 0; at < pool->block_bytes[kind]; at += KV_PAGE_BYTES)
         content[at] = 0;
     return block->is_touched = true;

@@ -11,13 +11,14 @@
  * in fp16, or float32 for the reference precision. As codes of 16 or of 8 bits (attention_codes.h),
  * those that a product adds up lie together in 32 bits, P = 2 or 4 of them, and scales follow:
  *
- *   keys    [value_stride / P][KV_BLOCK][P]   P dimensions of a key; then float32 scales
- * [KV_BLOCK], with 8 bits [dimensions / 64, rounded up][KV_BLOCK] values  [KV_BLOCK /
- * P][value_stride][P]   P positions of a dimension; then scales likewise
+ *   keys    [value_stride / P][KV_BLOCK][P]   P dimensions of a key
+ *   values  [KV_BLOCK / P][value_stride][P]   P positions of a dimension
  *
- * Blocks count their references. A block with more
- * than one is never written: a fork shares the whole blocks of its prefix and copies the one that
- * the prefix ends in.
+ * each followed by its float32 scales: [KV_BLOCK], with 8 bits [dimensions / 64, rounded
+ * up][KV_BLOCK].
+ *
+ * Blocks count their references. A block with more than one is never written: a fork shares the
+ * whole blocks of its prefix and copies the one that the prefix ends in.
  *
  * All blocks that a sequence can need are taken when it is created or forked, so that appending
  * never allocates. Sliding layers drop the blocks that lie before the window and use them again: a
@@ -85,7 +86,7 @@ typedef struct KvBlock {
     size_t references;
     struct KvBlock *next; /* among spares, or free blocks */
     uint8_t *content;     /* [block_bytes], aligned to 64 bytes */
-    bool is_touched;      /* by kv_cache_touch; its pages are there */
+    bool is_touched;      /* its pages are there: kv_cache_touch has seen to it */
 } KvBlock;
 
 /* Per sequence. */
@@ -101,7 +102,8 @@ typedef struct KvCache {
     size_t kept_from; /* every layer still holds the positions from here to length */
 } KvCache;
 
-/* Bytes of keys and values of one token in the full-attention layers. */
+/* Bytes of keys and values of one token in a layer, and in the full-attention layers together. */
+size_t kv_layer_bytes(const ModelConfig *config, KvType type);
 size_t kv_bytes_per_token(const ModelConfig *config, KvType type);
 
 /* max_chunk: most tokens that are appended before attention reads. */
@@ -133,7 +135,7 @@ uint8_t *kv_cache_value(const KvCache *cache, const KvLayer *layer, size_t head,
 
 /* Makes room for the next n tokens, at most max_chunk: drops what has left the window. */
 void kv_cache_prepare(KvCache *cache, size_t n);
-/* Writes to the pages of one block that the tokens to come are the first to have, so that the
+/* Writes to the pages of one block that only tokens to come will have, so that the
  * system brings its memory now: where that comes from a virtual machine's host, a large page takes
  * milliseconds. False when no such block is left. */
 bool kv_cache_touch(KvCache *cache);

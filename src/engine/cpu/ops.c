@@ -92,8 +92,9 @@ float code_scale_of(double squares, float peak, size_t n, float norm_max, float 
     if (peak < CODE_ZERO_BELOW)
         return 0.0f;
     /* Where squares have left float32's range, what bounds them. */
-    float norm = squares > 1e-30 && squares < 1e30 ? sqrtf((float)squares) : peak * sqrtf((float)n);
-    return fmaxf(norm / norm_max, peak / code_max);
+    bool in_range = squares > 1e-30 && squares < 1e30;
+    float by_norm = in_range ? sqrtf((float)squares) / norm_max : peak / norm_max * sqrtf((float)n);
+    return fmaxf(by_norm, peak / code_max);
 }
 
 float code_scale_plain(const float *x, size_t n, float norm_max, float code_max)

@@ -39,14 +39,15 @@ typedef struct CpuOps {
     void (*to_codes)(const float *x, size_t n, float inverse, int16_t *codes);
     /* What keys and values of 16 bits are: KV_F16 or KV_INT16. */
     KvType kv16;
-    /* With KV_F16: float32 to fp16, to nearest even, what is finite kept finite; to out[i *
-     * stride]. */
+    /* With KV_F16, else NULL: float32 to fp16, to nearest even, what is finite kept finite; to
+     * out[i * stride]. */
     void (*store_half)(const float *x, size_t n, uint16_t *out, size_t stride);
     /* The same for rows x [n_rows, n], row_stride apart, side by side: row r to out[r + i *
      * stride]. */
     void (*store_half_rows)(const float *x, size_t row_stride, size_t n_rows, size_t n,
                             uint16_t *out, size_t stride);
-    /* Attention of a tile of queries over keys of one segment, of float32 or KV_F16. */
+    /* Attention of a tile of queries over keys of one segment, of float32, or KV_F16 where kv16 is
+     * that. */
     void (*attention_segment)(const AttentionTile *tile);
     /* The loops over codes (attention_codes.h). Optional (NULL): in plain C. */
     const struct CodeLoops *int8_loops, *int16_loops;
@@ -63,7 +64,8 @@ float code_scale_plain(const float *x, size_t n, float norm_max, float code_max)
 void to_codes_plain(const float *x, size_t n, float inverse, int16_t *codes);
 /* code_scale, from the sum of squares (NaN where x has one) and the largest magnitude. */
 float code_scale_of(double squares, float peak, size_t n, float norm_max, float code_max);
-/* Rows whose largest magnitude is below this count as zero: a code over it must stay finite. */
+/* Rows, and blocks of weights, whose largest magnitude is below this count as zero: a code over it
+ * must stay finite. */
 #define CODE_ZERO_BELOW 1e-30f
 /* The table for an instruction set that is available. */
 const CpuOps *cpu_ops(InstructionSet set);
