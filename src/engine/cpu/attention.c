@@ -11,7 +11,6 @@ enum {
     PARTS_PER_THREAD = 6,  /* enough that the last ones end together */
     TILE_QUERIES_MIN = 48, /* tiles are not cut smaller than this for the threads' sake */
     PARTIAL_FLOATS_MAX = 4 << 20,
-    LINE_BYTES = 64,
 };
 
 typedef struct Tile {
@@ -353,8 +352,7 @@ static void prefetch_keys(const Run *run, const Tile *tile, size_t kv_head, size
 {
     const uint8_t *keys = keys_at(run, tile, kv_head, position);
     size_t bytes = run->scratch->slices[tile->slice].cache->pool->head_bytes;
-    for (size_t i = 0; i < bytes; i += LINE_BYTES)
-        __builtin_prefetch(keys + i, 0, 2);
+    attention_ask_for(keys, bytes);
 }
 
 /* Keys [first, end) of one segment; next: the keys that the same thread meets then, or NULL. */

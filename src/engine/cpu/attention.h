@@ -51,6 +51,13 @@ struct AttentionTile {
     float *output;        /* [n_queries, padded_dim] */
 };
 
+/* Asks for memory in the second-level cache. */
+static inline void attention_ask_for(const uint8_t *base, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(base + i, 0, 2);
+}
+
 /* The tile's result before its first key. */
 void attention_begin(const AttentionTile *tile);
 

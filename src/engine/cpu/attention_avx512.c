@@ -11,7 +11,6 @@
  * and a hidden key adds an exact zero. */
 #include "attention_codes.h"
 
-#include "attention_avx512.h"
 #include "avx512_math.h"
 #include "hints.h"
 
@@ -179,7 +178,7 @@ static FORCE_INLINE void soften_queries(float (*scores)[KV_BLOCK], const KeyRang
 void attention_soften_avx512(float (*scores)[KV_BLOCK], const KeyRange *seen, size_t n,
                              float soft_cap, float *maxima, float *sums, float *corrections)
 {
-    FOR_QUERY_COUNT(n, soften_queries, scores, seen, soft_cap, maxima, sums, corrections);
+    BY_QUERY_COUNT(n, soften_queries, scores, seen, soft_cap, maxima, sums, corrections);
 }
 
 /* Queries [at, at + n) of the tile over one block. */
@@ -193,13 +192,13 @@ static void group_block(const AttentionTile *t, const Block *b, size_t at, size_
         return; /* the whole block lies after these queries */
     size_t end = last - b->position + 1;
     end = end < b->end ? end : b->end;
-    FOR_QUERY_COUNT(n, score_block, t, b, t->queries + at * t->padded_dim, weights);
+    BY_QUERY_COUNT(n, score_block, t, b, t->queries + at * t->padded_dim, weights);
     for (size_t i = 0; i < n; i++)
         seen[i] = attention_visible(t, b->position, t->positions[at + i]);
     attention_soften_avx512(weights, seen, n, t->soft_cap, t->maxima + at, t->sums + at,
                             corrections);
-    FOR_QUERY_COUNT(n, weigh_block, t, b, end, (const float(*)[KV_BLOCK])weights, corrections,
-                    t->output + at * t->padded_dim);
+    BY_QUERY_COUNT(n, weigh_block, t, b, end, (const float(*)[KV_BLOCK])weights, corrections,
+                   t->output + at * t->padded_dim);
 }
 
 void attention_segment_avx512(const AttentionTile *t)

@@ -179,7 +179,7 @@ static void score_plain(const CodeBlock *b, KvType type, const int16_t *codes,
                         const AttentionQueryScale *scales, size_t n, float (*scores)[KV_BLOCK])
 {
     size_t rows = attention_query_scales(type, b->padded_dim);
-    size_t row_dims = type == KV_INT16 ? b->padded_dim : KV_SCALE_DIMS;
+    size_t row_dims = code_row_dims(type, b->padded_dim);
     for (size_t i = 0; i < n; i++, codes += attention_query_codes(type, b->padded_dim)) {
         memset(scores[i], 0, sizeof scores[i]);
         for (size_t row = 0; row < rows; row++) {
@@ -252,7 +252,7 @@ static float quantize_weights(const float weights[KV_BLOCK], const float *scales
 static void weigh_plain(const CodeBlock *b, KvType type, const float (*weights)[KV_BLOCK],
                         const float *corrections, size_t n, float *output)
 {
-    size_t row_dims = type == KV_INT16 ? b->padded_dim : KV_SCALE_DIMS;
+    size_t row_dims = code_row_dims(type, b->padded_dim);
     for (size_t i = 0; i < n; i++) {
         int64_t codes[KV_BLOCK];
         float scale = 0.0f;

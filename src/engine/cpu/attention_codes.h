@@ -31,6 +31,7 @@ enum {
     CODE_VALUE_MAX = 16383,    /* of values of 16 bits */
     CODE_WEIGHTS_MAX = 131000, /* sum of a block's weights, before they are rounded, with those */
 };
+
 /* Dimensions of a query that share a scale. */
 struct AttentionQueryScale {
     float scale;  /* NaN when the query is not finite */
@@ -86,10 +87,42 @@ void attention_quantize_queries(const CpuOps *ops, KvType type, const float *que
 /* What AttentionTile says, with the set's loops for the type. */
 void attention_segment_codes(const AttentionTile *tile, KvType type, const CpuOps *ops);
 
+/* Dimensions of a row that share a scale. */
+static inline size_t code_row_dims(KvType type, size_t padded_dim)
+{
+    return type == KV_INT16 ? padded_dim : KV_SCALE_DIMS;
+}
+
 /* Rows of dimensions that share a scale, 8 bits. */
 static inline size_t int8_scale_rows(size_t dims)
 {
     return (dims + KV_SCALE_DIMS - 1) / KV_SCALE_DIMS;
 }
+
+/* Calls call(..., n) with a constant for n, 1 to CODE_GROUP_QUERIES: sums are arrays of registers.
+ */
+#define BY_QUERY_COUNT(n, call, ...)                                                               \
+    do {                                                                                           \
+        switch (n) {                                                                               \
+        case 1:                                                                                    \
+            call(__VA_ARGS__, 1);                                                                  \
+            break;                                                                                 \
+        case 2:                                                                                    \
+            call(__VA_ARGS__, 2);                                                                  \
+            break;                                                                                 \
+        case 3:                                                                                    \
+            call(__VA_ARGS__, 3);                                                                  \
+            break;                                                                                 \
+        case 4:                                                                                    \
+            call(__VA_ARGS__, 4);                                                                  \
+            break;                                                                                 \
+        case 5:                                                                                    \
+            call(__VA_ARGS__, 5);                                                                  \
+            break;                                                                                 \
+        default:                                                                                   \
+            call(__VA_ARGS__, 6);                                                                  \
+            break;                                                                                 \
+        }                                                                                          \
+    } while (0)
 
 #endif

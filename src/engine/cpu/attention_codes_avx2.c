@@ -13,21 +13,20 @@ enum {
     LANES = 8,
     VECTORS = 4, /* at most, taken together */
     VECTOR_BYTES = 32,
-    LINE_BYTES = 64,
     QUAD_BYTES = KV_BLOCK * 4,
 };
+
+/* Vectors that n queries take together: 12 sums. */
+static FORCE_INLINE int vectors_beside(const int n)
+{
+    return n <= 3 ? VECTORS : VECTORS / 2;
+}
 
 static FORCE_INLINE __m256i broadcast_pair(const int16_t *codes)
 {
     int32_t pair;
     memcpy(&pair, codes, sizeof pair);
     return _mm256_set1_epi32(pair);
-}
-
-static FORCE_INLINE void prefetch(const uint8_t *base, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i += LINE_BYTES)
-        _mm_prefetch((const char *)base + i, _MM_HINT_T1);
 }
 
 /* sums[i][v] += four bytes a lane at base, n_vectors of them, times the 4 codes of each query. */
@@ -79,7 +78,7 @@ static FORCE_INLINE void score_vectors(const CodeBlock *b, const int16_t *codes,
     size_t end = b->padded_dim - d < KV_SCALE_DIMS ? b->padded_dim : d + KV_SCALE_DIMS;
     for (; d < end; d += 4) {
         if (b->next && first == 0)
-            prefetch(b->next + d * KV_BLOCK, QUAD_BYTES);
+            attention_ask_for(b->next + d * KV_BLOCK, QUAD_BYTES);
         multiply_quads(b->key_codes + d * KV_BLOCK + first * VECTOR_BYTES, codes + d, stride, sums,
                        n, n_vectors);
     }
@@ -99,13 +98,14 @@ static FORCE_INLINE void score_vectors(const CodeBlock *b, const int16_t *codes,
 
 static FORCE_INLINE void score_queries(const CodeBlock *b, const int16_t *codes,
                                        const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
-                                       const int n, const int n_vectors)
+                                       const int n)
 {
+    const int n_vectors = vectors_beside(n);
     for (size_t row = 0; row < int8_scale_rows(b->padded_dim); row++) {
         for (size_t first = 0; first < KV_BLOCK / LANES; first += (size_t)n_vectors)
             score_vectors(b, codes, scales, scores, row, first, n, n_vectors);
         if (b->next)
-            prefetch(b->next + KV_BLOCK * b->padded_dim + row * QUAD_BYTES, QUAD_BYTES);
+            attention_ask_for(b->next + KV_BLOCK * b->padded_dim + row * QUAD_BYTES, QUAD_BYTES);
     }
 }
 
@@ -173,7 +173,7 @@ static FORCE_INLINE void weigh_vectors(const CodeBlock *b, const Weights *weight
     clear_sums(sums, n, n_vectors);
     for (size_t key = 0; key < KV_BLOCK; key += 4) {
         if (d == 0 && b->next)
-            prefetch(b->next + b->value_offset + key * b->padded_dim, b->padded_dim * 4);
+            attention_ask_for(b->next + b->value_offset + key * b->padded_dim, b->padded_dim * 4);
         multiply_quads(b->value_codes + (key * b->padded_dim + d * 4), weights->codes + key,
                        sizeof *weights / sizeof(int16_t), sums, n, n_vectors);
     }
@@ -190,9 +190,9 @@ static FORCE_INLINE void weigh_vectors(const CodeBlock *b, const Weights *weight
 }
 
 static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights)[KV_BLOCK],
-                                       const float *corrections, float *output, const int n,
-                                       const int n_vectors)
+                                       const float *corrections, float *output, const int n)
 {
+    const int n_vectors = vectors_beside(n);
     Weights codes[CODE_GROUP_QUERIES];
     const size_t width = (size_t)n_vectors * LANES;
     for (size_t first = 0; first < b->padded_dim; first += KV_SCALE_DIMS) {
@@ -205,46 +205,21 @@ static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights
         for (; d < end; d += LANES)
             weigh_vectors(b, codes, corrections, output, d, n, 1);
         if (b->next)
-            prefetch(b->next + b->value_offset + KV_BLOCK * (b->padded_dim + first / 16),
-                     QUAD_BYTES);
+            attention_ask_for(b->next + b->value_offset + KV_BLOCK * (b->padded_dim + first / 16),
+                              QUAD_BYTES);
     }
 }
-
-/* Calls call(..., queries, vectors) with constants. */
-#define FOR_QUERY_COUNT(n, call, ...)                                                              \
-    do {                                                                                           \
-        switch (n) {                                                                               \
-        case 1:                                                                                    \
-            call(__VA_ARGS__, 1, 4);                                                               \
-            break;                                                                                 \
-        case 2:                                                                                    \
-            call(__VA_ARGS__, 2, 4);                                                               \
-            break;                                                                                 \
-        case 3:                                                                                    \
-            call(__VA_ARGS__, 3, 4);                                                               \
-            break;                                                                                 \
-        case 4:                                                                                    \
-            call(__VA_ARGS__, 4, 2);                                                               \
-            break;                                                                                 \
-        case 5:                                                                                    \
-            call(__VA_ARGS__, 5, 2);                                                               \
-            break;                                                                                 \
-        default:                                                                                   \
-            call(__VA_ARGS__, 6, 2);                                                               \
-            break;                                                                                 \
-        }                                                                                          \
-    } while (0)
 
 static void score_avx2(const CodeBlock *block, const int16_t *codes,
                        const AttentionQueryScale *scales, size_t n, float (*scores)[KV_BLOCK])
 {
-    FOR_QUERY_COUNT(n, score_queries, block, codes, scales, scores);
+    BY_QUERY_COUNT(n, score_queries, block, codes, scales, scores);
 }
 
 static void weigh_avx2(const CodeBlock *block, const float (*weights)[KV_BLOCK],
                        const float *corrections, size_t n, float *output)
 {
-    FOR_QUERY_COUNT(n, weigh_queries, block, weights, corrections, output);
+    BY_QUERY_COUNT(n, weigh_queries, block, weights, corrections, output);
 }
 
 const CodeLoops int8_loops_avx2 = {score_avx2, attention_soften_avx2, weigh_avx2};

@@ -9,7 +9,6 @@
  * shortly before they are needed. */
 #include "attention_codes.h"
 
-#include "attention_avx512.h"
 #include "avx512_math.h"
 #include "hints.h"
 
@@ -19,15 +18,10 @@
 /* GROUP_BYTES: KV_BLOCK times the codes that a product adds up. */
 enum { LANES = 16, VECTORS = 4, VECTOR_BYTES = 64, GROUP_BYTES = KV_BLOCK * 4, AGAIN_BYTES = 4096 };
 
-/* Codes that a product adds up, and dimensions that share a scale. */
+/* Codes that a product adds up. */
 static FORCE_INLINE size_t codes_together(const KvType type)
 {
     return type == KV_INT16 ? 2 : 4;
-}
-
-static FORCE_INLINE size_t row_dims(const CodeBlock *b, const KvType type)
-{
-    return type == KV_INT16 ? b->padded_dim : KV_SCALE_DIMS;
 }
 
 /* A pair of neighbouring 16-bit codes in all lanes. */
@@ -38,20 +32,14 @@ static FORCE_INLINE __m512i broadcast_pair(const int16_t *codes)
     return _mm512_set1_epi32(pair);
 }
 
-static FORCE_INLINE void prefetch(const uint8_t *base, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i += VECTOR_BYTES)
-        _mm_prefetch((const char *)base + i, _MM_HINT_T1);
-}
-
 /* While codes at an offset of the run are multiplied. */
 static FORCE_INLINE void look_ahead(const CodeBlock *b, size_t offset, size_t bytes)
 {
     if (!b->next)
         return;
-    prefetch(b->next + offset, bytes);
+    attention_ask_for(b->next + offset, bytes);
     if (offset + AGAIN_BYTES < 2 * b->value_offset)
-        prefetch(b->key_codes + offset + AGAIN_BYTES, bytes);
+        attention_ask_for(b->key_codes + offset + AGAIN_BYTES, bytes);
 }
 
 /* sum += pairs of a times pairs of b. In assembly: GCC 12 copies sums to and fro around the
@@ -110,7 +98,7 @@ static FORCE_INLINE void score_queries(const CodeBlock *b, const int16_t *codes,
                                        const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
                                        const KvType type, const int n)
 {
-    const size_t together = codes_together(type), dims = row_dims(b, type);
+    const size_t together = codes_together(type), dims = code_row_dims(type, b->padded_dim);
     const size_t rows = (b->padded_dim + dims - 1) / dims, stride = rows * dims;
     const size_t scales_at = b->padded_dim / together * GROUP_BYTES;
     for (size_t row = 0; row < rows; row++) {
@@ -219,7 +207,7 @@ static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights
                                        const float *corrections, float *output, const KvType type,
                                        const int n)
 {
-    const size_t dims = row_dims(b, type);
+    const size_t dims = code_row_dims(type, b->padded_dim);
     const size_t scales_at = KV_BLOCK / codes_together(type) * b->padded_dim * 4;
     Weights codes[CODE_GROUP_QUERIES];
     for (size_t first = 0, row = 0; first < b->padded_dim; first += dims, row++) {
@@ -238,25 +226,25 @@ static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights
 static void score_int8(const CodeBlock *block, const int16_t *codes,
                        const AttentionQueryScale *scales, size_t n, float (*scores)[KV_BLOCK])
 {
-    FOR_QUERY_COUNT(n, score_queries, block, codes, scales, scores, KV_INT8);
+    BY_QUERY_COUNT(n, score_queries, block, codes, scales, scores, KV_INT8);
 }
 
 static void score_int16(const CodeBlock *block, const int16_t *codes,
                         const AttentionQueryScale *scales, size_t n, float (*scores)[KV_BLOCK])
 {
-    FOR_QUERY_COUNT(n, score_queries, block, codes, scales, scores, KV_INT16);
+    BY_QUERY_COUNT(n, score_queries, block, codes, scales, scores, KV_INT16);
 }
 
 static void weigh_int8(const CodeBlock *block, const float (*weights)[KV_BLOCK],
                        const float *corrections, size_t n, float *output)
 {
-    FOR_QUERY_COUNT(n, weigh_queries, block, weights, corrections, output, KV_INT8);
+    BY_QUERY_COUNT(n, weigh_queries, block, weights, corrections, output, KV_INT8);
 }
 
 static void weigh_int16(const CodeBlock *block, const float (*weights)[KV_BLOCK],
                         const float *corrections, size_t n, float *output)
 {
-    FOR_QUERY_COUNT(n, weigh_queries, block, weights, corrections, output, KV_INT16);
+    BY_QUERY_COUNT(n, weigh_queries, block, weights, corrections, output, KV_INT16);
 }
 
 const CodeLoops int8_loops_avx512 = {score_int8, attention_soften_avx512, weigh_int8};
