@@ -108,7 +108,7 @@ static double time_decode(const Shape *shape, CpuPool *pool, ActivationPrecision
             double start = clock_monotonic_seconds();
             for (size_t i = 0; i < count; i++) {
                 MatrixProduct product = {copies[i], NULL, y, shape->rows};
-                activations_prepare(&activations, x, 1, shape->cols, shape->cols, pool);
+                activations_prepare(&activations, product.matrix, x, 1, shape->cols, shape->cols, pool);
                 matrix_multiply(&activations, &product, 1, pool);
             }
             double seconds = clock_monotonic_seconds() - start;
@@ -133,7 +133,7 @@ static double time_prefill(const Shape *shape, CpuPool *pool, size_t tokens,
         double spent = 0;
         for (int round = 0; round < ROUNDS || spent < 0.3; round++) {
             double start = clock_monotonic_seconds();
-            activations_prepare(&activations, x, tokens, shape->cols, shape->cols, pool);
+            activations_prepare(&activations, product.matrix, x, tokens, shape->cols, shape->cols, pool);
             matrix_multiply(&activations, &product, 1, pool);
             double seconds = clock_monotonic_seconds() - start;
             spent += seconds;
@@ -172,15 +172,17 @@ int main(int argc, char **argv)
     size_t threads = argc > 1 ? strtoul(argv[1], NULL, 10) : 1;
     size_t tokens = argc > 2 ? strtoul(argv[2], NULL, 10) : 512;
     const char *shape = argc > 3 ? argv[3] : "";
-    bool int8 = argc > 4 && strcmp(argv[4], "int8") == 0;
-    ActivationPrecision precision = int8 ? ACTIVATIONS_INT8 : ACTIVATIONS_INT16;
+    const char *name = argc > 4 ? argv[4] : "int12";
+    ActivationPrecision precision = strcmp(name, "int8") == 0    ? ACTIVATIONS_INT8
+                                    : strcmp(name, "int16") == 0 ? ACTIVATIONS_INT16
+                                                                 : ACTIVATIONS_INT12;
     CpuPool *pool = NULL;
     MachineLimits limits;
     Error err;
 
     if (threads < 1 || tokens < 1) {
         fprintf(stderr,
-                "usage: bench_matrix [threads [prefill tokens [part of a shape's name [int8]]]]\n");
+                "usage: bench_matrix [threads [prefill tokens [part of a shape's name [int8|int12|int16]]]]\n");
         return 2;
     }
     printf("# %s kernels", instruction_set_name(cpu_kernels_select(INSTRUCTIONS_BEST)));

@@ -33,6 +33,7 @@ static const char *model_name(const BenchReport *report)
 static const char *precision_name(EnginePrecision precision)
 {
     static const char *const names[] = {
+        [ENGINE_PRECISION_INT12] = "int12",
         [ENGINE_PRECISION_INT16] = "int16",
         [ENGINE_PRECISION_INT8] = "int8",
         [ENGINE_PRECISION_F32] = "f32",

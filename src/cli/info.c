@@ -64,7 +64,7 @@ static void collect_modules(InfoReport *report)
 static void collect_kv(InfoReport *report)
 {
     const ModelConfig *config = &report->loaded->model->config;
-    size_t layer = engine_kv_layer_bytes(config, ENGINE_PRECISION_INT16, (unsigned)report->kv_bits);
+    size_t layer = engine_kv_layer_bytes(config, ENGINE_PRECISION_INT12, (unsigned)report->kv_bits);
     for (uint32_t i = 0; i < config->num_hidden_layers; i++) {
         uint32_t window = config->layers[i].sliding_window;
         report->sliding_layers += window > 0;
@@ -85,7 +85,7 @@ static bool collect(const Arguments *arguments, InfoReport *report, Error *err)
                                             sizeof(report->backend_reason));
     size_t sequence;
     if (!loaded_model_context(report->loaded, arguments, &report->ctx, err) ||
-        !engine_kv_bytes(&report->loaded->model->config, ENGINE_PRECISION_INT16, report->kv_bits,
+        !engine_kv_bytes(&report->loaded->model->config, ENGINE_PRECISION_INT12, report->kv_bits,
                          report->ctx, &sequence, err))
         return false;
     if (!size_multiply(sequence, report->parallel, &report->kv_bytes))

@@ -24,7 +24,8 @@ typedef enum EngineBackend {
     ENGINE_BACKEND_MLX
 } EngineBackend;
 typedef enum EnginePrecision {
-    ENGINE_PRECISION_INT16, /* activations and KV in 16 bits: the CPU's default */
+    ENGINE_PRECISION_INT12, /* activations of 12 or 16 bits, KV of 16: the CPU's default */
+    ENGINE_PRECISION_INT16, /* activations of 16 bits even where 12 are faster */
     ENGINE_PRECISION_INT8,  /* activations in 8 bits: faster prefill, visibly less exact */
     ENGINE_PRECISION_F32    /* float32 activations, products and KV: the reference */
 } EnginePrecision;

@@ -15,10 +15,12 @@ enum { ROWS = 10, COLS = 256, TOKENS = 3, FORMATS = 6 * 3 * 3 + 3 + 3 };
 
 /* Errors in units of sum |x w| ("magnitude"). float32: sums of 256 products in some order, a few
  * units in the last place. Codes of 8 bits are off by half of 1/127 of a block's largest input,
- * which is 2 to 4 times a typical one, with random signs over 256 terms; 16 bits by 1/255 of that.
+ * which is 2 to 4 times a typical one, with random signs over 256 terms; 12 bits by 1/15, 16 bits by
+ * 1/255 of that.
  */
 static const double limits[] = {
-    [ACTIVATIONS_INT8] = 4e-3, [ACTIVATIONS_INT16] = 2e-5, [ACTIVATIONS_F32] = 1e-6};
+    [ACTIVATIONS_INT8] = 4e-3,
+    [ACTIVATIONS_INT12] = 3e-4, [ACTIVATIONS_INT16] = 2e-5, [ACTIVATIONS_F32] = 1e-6};
 
 typedef struct Formats {
     Buffer image;
@@ -70,7 +72,7 @@ static void check_product(const Formats *f, const char *name, const WeightMatrix
     if (!packed_matrix_create(matrix, 0, NULL, &packed, &err) ||
         !activations_create(TOKENS, COLS, precision, &x, &err))
         fail_msg("%s: %s", name, err.message);
-    activations_prepare(&x, f->x, TOKENS, COLS, COLS, NULL);
+    activations_prepare(&x, packed, f->x, TOKENS, COLS, COLS, NULL);
     MatrixProduct product = {packed, NULL, found, ROWS};
     matrix_multiply(&x, &product, 1, NULL);
     for (size_t i = 0; i < TOKENS * ROWS; i++) {

@@ -23,6 +23,7 @@ typedef struct Numbers {
 } Numbers;
 
 static const Numbers WITH_F32 = {ENGINE_PRECISION_F32, 0};
+static const Numbers WITH_INT12 = {ENGINE_PRECISION_INT12, 0};
 static const Numbers WITH_INT16 = {ENGINE_PRECISION_INT16, 0};
 static const Numbers WITH_INT8 = {ENGINE_PRECISION_INT8, 0};
 static const Numbers WITH_KV8 = {ENGINE_PRECISION_INT16, 8};
@@ -150,6 +151,7 @@ static void check_model(const char *name, Numbers numbers, InstructionSet best_s
 }
 
 static const Tolerance FLOAT32 = {.difference = 1e-4, .divergence = 1e-8, .exact_greedy = true};
+static const Tolerance INT12 = {.divergence = 1e-5};
 static const Tolerance INT16 = {.divergence = 1e-6};
 static const Tolerance KV8 = {.divergence = 2e-4};
 static const Tolerance INT8 = {.divergence = 1e-3};
@@ -189,19 +191,26 @@ static void test_float32_plain(void **state)
         check_model(GOLDEN_MODELS[i], WITH_F32, INSTRUCTIONS_PLAIN, FLOAT32);
 }
 
+static void test_int12(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
+        check_model(GOLDEN_MODELS[i], WITH_INT12, INSTRUCTIONS_BEST, INT12);
+}
+
+static void test_int12_plain(void **state)
+{
+    (void)state;
+    skip_if_emulated();
+    for (size_t i = 0; i < ARRAY_COUNT(PLAIN_MODELS); i++)
+        check_model(PLAIN_MODELS[i], WITH_INT12, INSTRUCTIONS_PLAIN, INT12);
+}
+
 static void test_int16(void **state)
 {
     (void)state;
     for (size_t i = 0; i < GOLDEN_MODEL_COUNT; i++)
         check_model(GOLDEN_MODELS[i], WITH_INT16, INSTRUCTIONS_BEST, INT16);
-}
-
-static void test_int16_plain(void **state)
-{
-    (void)state;
-    skip_if_emulated();
-    for (size_t i = 0; i < ARRAY_COUNT(PLAIN_MODELS); i++)
-        check_model(PLAIN_MODELS[i], WITH_INT16, INSTRUCTIONS_PLAIN, INT16);
 }
 
 static void test_int8(void **state)
@@ -398,8 +407,8 @@ static void test_same_bits_int16(void **state)
 {
     (void)state;
     for (size_t i = 0; i < same_bits_models(); i++) {
-        check_same_bits(GOLDEN_MODELS[i], WITH_INT16, 0, INSTRUCTIONS_BEST);
-        check_same_bits(GOLDEN_MODELS[i], WITH_INT16, 5, INSTRUCTIONS_BEST);
+        check_same_bits(GOLDEN_MODELS[i], WITH_INT12, 0, INSTRUCTIONS_BEST);
+        check_same_bits(GOLDEN_MODELS[i], WITH_INT12, 5, INSTRUCTIONS_BEST);
     }
 }
 
@@ -432,7 +441,7 @@ static void test_same_bits_of_each_set(void **state)
         const InstructionSet set = (InstructionSet)i;
         if (!cpu_has_instructions(set))
             continue;
-        check_same_bits("llama3-q4-g64", WITH_INT16, 0, set);
+        check_same_bits("llama3-q4-g64", WITH_INT12, 0, set);
         check_same_bits("gemma3-text-q4-g64", WITH_KV8, 9, set);
     }
     check_same_bits("gemma3-text-q4-g64", WITH_INT8, 9, INSTRUCTIONS_PLAIN);
@@ -443,8 +452,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_float32),
         cmocka_unit_test(test_float32_plain),
+        cmocka_unit_test(test_int12),
+        cmocka_unit_test(test_int12_plain),
         cmocka_unit_test(test_int16),
-        cmocka_unit_test(test_int16_plain),
         cmocka_unit_test(test_int8),
         cmocka_unit_test(test_int8_plain),
         cmocka_unit_test(test_kv8),

@@ -40,6 +40,24 @@ static float *float_array(size_t count)
     return values;
 }
 
+/* Whether two sets quantise alike: of the sets here, not all have pairs (kernels.h). */
+static bool have_same_codes(InstructionSet set, InstructionSet other, ActivationPrecision precision)
+{
+    const InstructionSet sets[2] = {set, other};
+    bool has_pairs[2];
+    for (int i = 0; i < 2; i++) {
+        Activations x;
+        Error err;
+        float value = 1;
+        cpu_kernels_select(sets[i]);
+        assert_true(activations_create(1, 1, precision, &x, &err));
+        activations_prepare(&x, NULL, &value, 1, 1, 1, NULL);
+        has_pairs[i] = x.precision == ACTIVATIONS_INT12;
+        activations_free(&x);
+    }
+    return has_pairs[0] == has_pairs[1];
+}
+
 /* ---- Against the source in double ---- */
 
 /* What a product may be off by. Float32 products: each of the n = cols terms is rounded when
@@ -51,12 +69,14 @@ typedef struct Reference {
     double value, bound;
 } Reference;
 
-/* Largest code of a precision; 0 for float32. */
+/* Steps from zero to a precision's largest code; 0 for float32. INT12 may have more. */
 static double code_limit(ActivationPrecision precision)
 {
     switch (precision) {
     case ACTIVATIONS_INT8:
         return 127;
+    case ACTIVATIONS_INT12:
+        return 1904;
     case ACTIVATIONS_INT16:
         return 127 * ACTIVATION_PLANE_STEP + 127;
     case ACTIVATIONS_F32:
@@ -93,7 +113,7 @@ static void multiply(const PackedMatrix *m, const float *x, size_t n_tokens, siz
     Error err;
     size_t cols = packed_matrix_cols(m);
     assert_true(activations_create(n_tokens, cols, precision, &activations, &err));
-    activations_prepare(&activations, x, n_tokens, cols, x_stride, pool);
+    activations_prepare(&activations, NULL, x, n_tokens, cols, x_stride, pool);
     MatrixProduct product = {m, bias, y, y_stride};
     matrix_multiply(&activations, &product, 1, pool);
     activations_free(&activations);
@@ -174,6 +194,7 @@ static void test_matches_source(void **state)
         }
         /* Longer than a chunk of inputs, more tiles than one group of them. */
         check_against_source(spec, 75, 4224 + (unit == 1 ? 5 : 0), 6, ACTIVATIONS_INT8, NULL);
+        check_against_source(spec, 23, 2176 + (unit == 1 ? 5 : 0), 13, ACTIVATIONS_INT12, NULL);
         check_against_source(spec, 41, 2176 + (unit == 1 ? 5 : 0), 11, ACTIVATIONS_INT16, NULL);
         check_against_source(spec, 20, 2176 + (unit == 1 ? 5 : 0), 35, ACTIVATIONS_F32, NULL);
     }
@@ -224,6 +245,8 @@ static void test_agrees_with_plain(void **state)
         float *plain = float_array(TOKENS * ROWS), *fast = float_array(TOKENS * ROWS);
         for (int p = ACTIVATIONS_INT8; p <= ACTIVATIONS_F32; p++) {
             ActivationPrecision precision = (ActivationPrecision)p;
+            if (!have_same_codes(INSTRUCTIONS_PLAIN, state_set(state), precision))
+                continue;
             cpu_kernels_select(INSTRUCTIONS_PLAIN);
             multiply(m, x, TOKENS, COLS, precision, NULL, plain, ROWS, NULL);
             cpu_kernels_select(state_set(state));
@@ -290,6 +313,7 @@ static void test_batch_does_not_change_bits(void **state)
     }
     SampleSpec long_inputs = {QUANT_AFFINE, 4, 64, DTYPE_BF16};
     check_batches(long_inputs, 2176, ACTIVATIONS_INT8, pool); /* more than one chunk */
+    check_batches(long_inputs, 2176, ACTIVATIONS_INT12, pool);
     check_batches(long_inputs, 2176, ACTIVATIONS_INT16, pool);
     cpu_pool_free(pool);
 }
@@ -317,6 +341,8 @@ static void check_equal_sets(InstructionSet set, InstructionSet other)
         float *x = random_rows(TOKENS, COLS);
         float *first = float_array(TOKENS * ROWS), *second = float_array(TOKENS * ROWS);
         for (int p = ACTIVATIONS_INT8; p <= ACTIVATIONS_F32; p++) {
+            if (!have_same_codes(set, other, (ActivationPrecision)p))
+                continue;
             cpu_kernels_select(set);
             multiply(m, x, TOKENS, COLS, (ActivationPrecision)p, NULL, first, ROWS, NULL);
             cpu_kernels_select(other);
@@ -368,7 +394,7 @@ static void test_products_share_a_section(void **state)
         y[1][p] = float_array(TOKENS * rows);
         products[p] = (MatrixProduct){packed[p], NULL, y[0][p], rows};
     }
-    activations_prepare(&x, values, TOKENS, COLS, COLS, pool);
+    activations_prepare(&x, NULL, values, TOKENS, COLS, COLS, pool);
     matrix_multiply(&x, products, COUNT, pool);
     for (size_t p = 0; p < COUNT; p++) {
         products[p].y = y[1][p];
@@ -386,6 +412,17 @@ static void test_products_share_a_section(void **state)
 
 /* ---- Activations ---- */
 
+/* Input i of a block, from its planes. */
+static int32_t whole_code(const int8_t *codes, ActivationPrecision precision, size_t i)
+{
+    if (precision == ACTIVATIONS_INT8)
+        return codes[i];
+    if (precision == ACTIVATIONS_INT16)
+        return 256 * codes[i] + codes[64 + i];
+    size_t pair = i / 8 * 4 + i % 4;
+    return 256 * codes[i] + codes[64 + pair] * (i % 8 < 4 ? 1 : 16);
+}
+
 /* One block of one or two planes: codes within half a step of the inputs, and their sums. */
 static void check_quantized_block(const float *x, const Activations *activations, size_t token,
                                   size_t block)
@@ -397,10 +434,8 @@ static void check_quantized_block(const float *x, const Activations *activations
     for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
         largest = fabs((double)x[i]) > largest ? fabs((double)x[i]) : largest;
     for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
-        int32_t code = codes[i];
+        int32_t code = whole_code(codes, activations->precision, i);
         assert_true(codes[i] >= -127);
-        if (activations->planes == 2)
-            code = code * ACTIVATION_PLANE_STEP + codes[ACTIVATION_BLOCK + i];
         double error = fabs((double)scale->scale * code - (double)x[i]);
         assert_true(error <= largest * (0.5 / limit + 1e-6 / 8) + 1e-30);
         sums[i / 32] += code;
@@ -424,7 +459,7 @@ static void test_activations_are_quantized(void **state)
             values[i] = 0; /* an all-zero block */
         values[64] = 3.4e38f;
         assert_true(activations_create(TOKENS, 300, (ActivationPrecision)p, &x, &err));
-        activations_prepare(&x, values, TOKENS, COLS, COLS, NULL);
+        activations_prepare(&x, NULL, values, TOKENS, COLS, COLS, NULL);
         assert_int_equal(x.n_blocks, 4);
         for (size_t t = 0; t < TOKENS; t++) {
             for (size_t b = 0; b < 3; b++)
@@ -452,14 +487,16 @@ static void test_quantization_is_the_same_everywhere(void **state)
         values[i] = (float)i + 0.5f; /* times 127 / 127: ties */
     values[63] = 127;
     for (int p = ACTIVATIONS_INT8; p <= ACTIVATIONS_INT16; p++) {
+        if (!have_same_codes(INSTRUCTIONS_PLAIN, state_set(state), (ActivationPrecision)p))
+            continue;
         assert_true(activations_create(1, COLS, (ActivationPrecision)p, &plain, &err));
         assert_true(activations_create(1, COLS, (ActivationPrecision)p, &fast, &err));
         cpu_kernels_select(INSTRUCTIONS_PLAIN);
-        activations_prepare(&plain, values, 1, COLS, COLS, NULL);
+        activations_prepare(&plain, NULL, values, 1, COLS, COLS, NULL);
         cpu_kernels_select(state_set(state));
-        activations_prepare(&fast, values, 1, COLS, COLS, NULL);
+        activations_prepare(&fast, NULL, values, 1, COLS, COLS, NULL);
         size_t n_blocks = COLS / ACTIVATION_BLOCK;
-        assert_memory_equal(plain.codes, fast.codes, n_blocks * plain.planes * ACTIVATION_BLOCK);
+        assert_memory_equal(plain.codes, fast.codes, n_blocks * plain.block_bytes);
         assert_memory_equal(plain.scales, fast.scales, n_blocks * sizeof(ActivationScale));
         if (p == ACTIVATIONS_INT8) {
             assert_int_equal(activation_codes(&fast, 0, 0)[2], 2);
@@ -480,8 +517,8 @@ static void test_not_finite_inputs(void **state)
     select_or_skip(state_set(state));
     sample_create(&sample, spec, 0, ROWS, COLS);
     PackedMatrix *m = pack(&sample.matrix, 0, NULL);
-    for (int i = 0; i < 4; i++) { /* few tokens and many */
-        ActivationPrecision precision = i / 2 ? ACTIVATIONS_INT16 : ACTIVATIONS_INT8;
+    for (int i = 0; i < 6; i++) { /* few tokens and many */
+        ActivationPrecision precision = (ActivationPrecision)(ACTIVATIONS_INT8 + i / 2);
         size_t n = i % 2 ? TOKENS : 5;
         float *x = random_rows(TOKENS, COLS), y[TOKENS * ROWS], clean[TOKENS * ROWS];
         multiply(m, x, n, COLS, precision, NULL, clean, ROWS, NULL);
@@ -506,9 +543,9 @@ static void test_extremes_do_not_saturate(void **state)
 {
     enum { ROWS = 8, COLS = 128, TOKENS = 10 };
     select_or_skip(state_set(state));
-    for (size_t s = 0; s < 2 * SAMPLE_SPECS; s++) {
-        SampleSpec spec = sample_specs[s / 2];
-        ActivationPrecision precision = s % 2 ? ACTIVATIONS_INT16 : ACTIVATIONS_INT8;
+    for (size_t s = 0; s < 3 * SAMPLE_SPECS; s++) {
+        SampleSpec spec = sample_specs[s / 3];
+        ActivationPrecision precision = (ActivationPrecision)(ACTIVATIONS_INT8 + s % 3);
         if (spec.mode != QUANT_AFFINE && spec.mode != QUANT_MXFP4)
             continue;
         Sample sample;

@@ -352,7 +352,7 @@ static void test_refusals(void **state)
     (void)state;
     Fixture f;
     Error err = {0};
-    open_fixture(&f, "llama3-q4-g64", ENGINE_PRECISION_INT16, 0);
+    open_fixture(&f, "llama3-q4-g64", ENGINE_PRECISION_INT12, 0);
     EngineSequence *sequence = create_sequence(&f);
     const int32_t wrong = (int32_t)f.golden.vocab_size, right = 3;
     EngineRow rows[2] = {{sequence, &wrong, 1, ENGINE_LOGITS_NONE},

@@ -235,7 +235,7 @@ static void capped_memory_changes_nothing(void **state)
         world_open(models[m], 4, true, &w);
         scheduler_free(w.scheduler);
         engine_close(w.engine);
-        assert_true(engine_kv_bytes(&w.model->config, ENGINE_PRECISION_INT16, 0, PROMPT + 100,
+        assert_true(engine_kv_bytes(&w.model->config, ENGINE_PRECISION_INT12, 0, PROMPT + 100,
                                     &bytes, &err));
         EngineOptions options = {.threads = 2, .kv_bytes_max = bytes};
         assert_true(engine_open(w.model, &options, &w.engine, &err));

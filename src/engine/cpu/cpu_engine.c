@@ -387,9 +387,13 @@ static bool read_options(CpuEngine *cpu, const EngineOptions *options, Error *er
     cpu->threads = options->threads ? options->threads : process_usable_cores();
     cpu->max_batch_tokens =
         options->max_batch_tokens ? options->max_batch_tokens : CPU_BATCH_TOKENS_DEFAULT;
-    cpu->precision = options->precision == ENGINE_PRECISION_F32    ? ACTIVATIONS_F32
-                     : options->precision == ENGINE_PRECISION_INT8 ? ACTIVATIONS_INT8
-                                                                   : ACTIVATIONS_INT16;
+    static const ActivationPrecision precisions[] = {
+        [ENGINE_PRECISION_INT12] = ACTIVATIONS_INT12,
+        [ENGINE_PRECISION_INT16] = ACTIVATIONS_INT16,
+        [ENGINE_PRECISION_INT8] = ACTIVATIONS_INT8,
+        [ENGINE_PRECISION_F32] = ACTIVATIONS_F32,
+    };
+    cpu->precision = precisions[options->precision];
     if (options->kv_bits != 0 && options->kv_bits != 8 && options->kv_bits != 16)
         return error_set(err, ERROR_INVALID, "keys and values of %u bits, expected 8 or 16",
                          options->kv_bits);

@@ -97,13 +97,14 @@ static void run_expert(ExpertJob *job, const CpuLayer *layer, uint32_t expert)
     job->n_members = gather_members(job, expert);
     if (job->n_members == 0)
         return;
-    activations_prepare(&s->activations, s->gathered, job->n_members, hidden, hidden, engine->pool);
+    activations_prepare(&s->activations, layer->expert_gate[expert], s->gathered, job->n_members,
+                        hidden, hidden, engine->pool);
     const MatrixProduct inputs[] = {{layer->expert_gate[expert], NULL, s->gate, inner},
                                     {layer->expert_up[expert], NULL, s->up, inner}};
     matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
     apply_factor(s->gate, job->n_members * inner, layer->gate_factor, expert);
     apply_factor(s->up, job->n_members * inner, layer->up_factor, expert);
-    activations_begin(&s->activations, s->gate, job->n_members, inner, inner);
+    activations_begin(&s->activations, layer->expert_down[expert], s->gate, job->n_members, inner, inner);
     cpu_run_rows(engine, job->n_members, activate_part, job);
     /* gathered is free again: its rows take the expert's results. */
     const MatrixProduct output = {layer->expert_down[expert], NULL, s->gathered, hidden};

@@ -269,13 +269,13 @@ static void activate_part(void *context, size_t part, size_t n_parts)
 
 /* ---- Blocks ---- */
 
-/* Adds what is pending to x, and makes norm(x) the input of the next products. */
-static void open_block(RowJob *job, const float *norm)
+/* Adds what is pending to x, and makes norm(x) the input of the next products, matrix's first. */
+static void open_block(RowJob *job, const float *norm, const PackedMatrix *matrix)
 {
     CpuScratch *s = job->s;
     size_t hidden = job->config->hidden_size;
     job->norm = norm;
-    activations_begin(&s->activations, s->normed, job->pass->n_tokens, hidden, hidden);
+    activations_begin(&s->activations, matrix, s->normed, job->pass->n_tokens, hidden, hidden);
     cpu_run_rows(job->engine, job->pass->n_tokens, norm_part, job);
 }
 
@@ -296,7 +296,7 @@ static void attention_block(RowJob *job)
     size_t kv_cols = (size_t)c->num_key_value_heads * c->head_dim;
     size_t n = job->pass->n_tokens;
 
-    open_block(job, w->input_norm);
+    open_block(job, w->input_norm, layer->q);
     const MatrixProduct inputs[] = {{layer->q, w->q_bias, s->q, q_cols},
                                     {layer->k, w->k_bias, s->k, kv_cols},
                                     {layer->v, w->v_bias, s->v, kv_cols}};
@@ -304,7 +304,7 @@ static void attention_block(RowJob *job)
     cpu_run_rows(engine, n, position_part, job);
     attention_run(s->attention, engine->ops, job->layer, s->q, q_cols, s->attended, q_cols,
                   engine->pool);
-    activations_begin(&s->activations, s->attended, n, q_cols, q_cols);
+    activations_begin(&s->activations, layer->o, s->attended, n, q_cols, q_cols);
     cpu_run_rows(engine, n, quantize_part, job);
     const MatrixProduct output = {layer->o, w->o_bias, s->block_out, c->hidden_size};
     matrix_multiply(&s->activations, &output, 1, engine->pool);
@@ -319,14 +319,15 @@ static void mlp_block(RowJob *job)
     const LayerWeights *w = &engine->model->weights.layers[job->layer];
     size_t inner = job->config->intermediate_size, n = job->pass->n_tokens;
 
-    open_block(job, w->pre_mlp_norm);
-    if (job->config->layers[job->layer].is_sparse) {
+    const bool is_sparse = job->config->layers[job->layer].is_sparse;
+    open_block(job, w->pre_mlp_norm, is_sparse ? layer->router : layer->gate);
+    if (is_sparse) {
         cpu_experts_forward(engine, layer);
     } else {
         const MatrixProduct inputs[] = {{layer->gate, w->gate_bias, s->gate, inner},
                                         {layer->up, w->up_bias, s->up, inner}};
         matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
-        activations_begin(&s->activations, s->gate, n, inner, inner);
+        activations_begin(&s->activations, layer->down, s->gate, n, inner, inner);
         cpu_run_rows(engine, n, activate_part, job);
         const MatrixProduct output = {layer->down, w->down_bias, s->block_out,
                                       job->config->hidden_size};
@@ -362,7 +363,7 @@ static void head_block(RowJob *job, float *logits)
     size_t n = job->pass->n_wanted, hidden = c->hidden_size;
     Activations *input = head_input(engine, s);
     job->norm = engine->model->weights.final_norm;
-    activations_begin(input, s->normed, n, hidden, hidden);
+    activations_begin(input, engine->head, s->normed, n, hidden, hidden);
     cpu_run_rows(engine, n, finish_part, job);
     const MatrixProduct head = {engine->head, NULL, logits, c->vocab_size};
     matrix_multiply(input, &head, 1, engine->pool);

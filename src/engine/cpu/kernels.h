@@ -18,7 +18,7 @@
  * The order of additions, for each (row, token), is the same in every kernel of an instruction set:
  *   quantised  acc = 0; for each span: acc += dot * (scale * x.scale); acc += bias * x.offset
  *              where a span is 64 inputs, or 32 when groups are of 32, and
- *              dot = dot of plane 0, or 256 * (dot of plane 0) + dot of plane 1
+ *              dot = sum of weight code * activation code, which matrix.h spells in planes
  *   float32    acc = 0; for each block: p = 0; for each input: p += w * x; acc += p
  * and at last acc + product bias. dot is an exact integer, so kernels may sum it as they like. */
 #ifndef ENGINE_CPU_KERNELS_H
@@ -88,6 +88,7 @@ typedef void (*QuantizeBlock)(const float *x, int8_t *codes, ActivationScale *sc
 typedef struct KernelTable {
     const char *name;
     QuantizeBlock quantize_block, quantize_block_int16;
+    QuantizeBlock quantize_block_int12; /* optional: where pairs of inputs make products cheaper */
     /* Optional: how products of words_from tokens and more want activations of 16 bits instead of
      * in planes. The same codes, each an int16_t, inputs 0, 2, 1 and 3 of each 4. */
     QuantizeBlock quantize_block_words;
@@ -110,6 +111,7 @@ typedef struct KernelKind {
     uint32_t code_bits; /* for kernels that care: of PACKED_BYTES 5, 6 or 8, else 4 */
     int span_blocks;    /* packed_span_blocks */
     size_t planes;      /* of the activations */
+    bool has_pairs;     /* in the second plane: for tables with quantize_block_int12 */
 } KernelKind;
 
 /* Calls multiply(job, kind) with what fits the job. A macro, since each call must have constants to
@@ -119,13 +121,13 @@ typedef struct KernelKind {
     do {                                                                                           \
         const bool wide = (job)->matrix->group_blocks > 1;                                         \
         if ((job)->x->planes == 2 && wide)                                                         \
-            multiply(job, (KernelKind){format, bits, 2, 2});                                       \
+            multiply(job, (KernelKind){format, bits, 2, 2, false});                                 \
         else if ((job)->x->planes == 2)                                                            \
-            multiply(job, (KernelKind){format, bits, 1, 2});                                       \
+            multiply(job, (KernelKind){format, bits, 1, 2, false});                                 \
         else if (wide)                                                                             \
-            multiply(job, (KernelKind){format, bits, 2, 1});                                       \
+            multiply(job, (KernelKind){format, bits, 2, 1, false});                                 \
         else                                                                                       \
-            multiply(job, (KernelKind){format, bits, 1, 1});                                       \
+            multiply(job, (KernelKind){format, bits, 1, 1, false});                                 \
     } while (0)
 #define KERNEL_BY_FORMAT(multiply, job)                                                            \
     do {                                                                                           \
@@ -188,6 +190,13 @@ enum {
 
 /* Largest 16-bit code: both planes at 127. */
 enum { ACTIVATION_INT16_MAX = 127 * ACTIVATION_PLANE_STEP + 127 };
+
+/* Of pairs: the most steps of 16 in a code, for which w = (steps - u) / 16 stays a byte, and the
+ * bytes of a block. */
+enum {
+    ACTIVATION_INT12_STEPS = 127 * ACTIVATION_PAIR_STEP - 128,
+    ACTIVATION_INT12_BYTES = ACTIVATION_BLOCK + ACTIVATION_BLOCK / 2
+};
 
 /* Blocks whose largest input is below this count as zero: a code over it must stay finite. */
 #define ACTIVATION_ZERO_BELOW 1e-30f

@@ -83,12 +83,8 @@ static FORCE_INLINE void unpack_chunk(const PackedMatrix *m, size_t tile, size_t
             continue;
         for (int b = 0; b < kind.span_blocks; b++) {
             UNROLL
-            for (int pair = 0; pair < BLOCK_VECTORS / 2; pair++, to += 2 * VECTOR_BYTES) {
-                __m512i codes[2];
-                load_pair(at, pair, kind.format, &codes[0], &codes[1]);
-                _mm512_store_si512(to, codes[0]);
-                _mm512_store_si512(to + VECTOR_BYTES, codes[1]);
-            }
+            for (int j = 0; j < BLOCK_VECTORS; j++, to += VECTOR_BYTES)
+                _mm512_store_si512(to, load_codes(at, j, kind.format));
             at += block_bytes(kind.format);
         }
     }

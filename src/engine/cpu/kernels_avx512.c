@@ -6,14 +6,13 @@
 
 enum { QUANTIZE_VECTORS = ACTIVATION_BLOCK / 16 };
 
-/* Four vectors of codes of up to +-limit, all zero when the block is or when an input is not
- * finite.
- */
-static FORCE_INLINE void quantize_values(const float *x, float limit, __m512i q[QUANTIZE_VECTORS],
-                                         ActivationScale *out)
+/* Loads a block and sets the scale with which its largest magnitude gets the code `limit`, and what
+ * inputs are multiplied by. Without any codes, which is when all inputs are zero or one is not
+ * finite: false, and *out is complete. */
+static FORCE_INLINE bool set_scale(const float *x, float limit, __m512 v[QUANTIZE_VECTORS],
+                                   ActivationScale *out, float *inverse)
 {
     const __m512i magnitude_bits = _mm512_set1_epi32(0x7fffffff);
-    __m512 v[QUANTIZE_VECTORS];
     __m512i largest = _mm512_setzero_si512();
     UNROLL
     for (int i = 0; i < QUANTIZE_VECTORS; i++) {
@@ -26,23 +25,40 @@ static FORCE_INLINE void quantize_values(const float *x, float limit, __m512i q[
     float peak;
     memcpy(&peak, &top, 4);
     bool finite = top < 0x7f800000;
-    if (!finite || peak < ACTIVATION_ZERO_BELOW) {
-        float value = finite ? 0 : NAN;
+    float value = finite ? 0 : NAN;
+    *out = (ActivationScale){value, value, {value, value}};
+    if (!finite || peak < ACTIVATION_ZERO_BELOW)
+        return false;
+    *inverse = limit / peak;
+    out->scale = peak / limit;
+    return true;
+}
+
+static FORCE_INLINE void set_offsets(const __m512i q[QUANTIZE_VECTORS], ActivationScale *out)
+{
+    int32_t first = _mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
+    int32_t second = _mm512_reduce_add_epi32(_mm512_add_epi32(q[2], q[3]));
+    out->offset = out->scale * (float)(first + second);
+    out->half_offsets[0] = out->scale * (float)first;
+    out->half_offsets[1] = out->scale * (float)second;
+}
+
+/* Four vectors of codes of up to +-limit. */
+static FORCE_INLINE void quantize_values(const float *x, float limit, __m512i q[QUANTIZE_VECTORS],
+                                         ActivationScale *out)
+{
+    __m512 v[QUANTIZE_VECTORS];
+    float inverse;
+    if (!set_scale(x, limit, v, out, &inverse)) {
         UNROLL
         for (int i = 0; i < QUANTIZE_VECTORS; i++)
             q[i] = _mm512_setzero_si512();
-        *out = (ActivationScale){value, value, {value, value}};
         return;
     }
-    const __m512 inverse = _mm512_set1_ps(limit / peak);
     UNROLL
     for (int i = 0; i < QUANTIZE_VECTORS; i++)
-        q[i] = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], inverse));
-    int32_t first = _mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
-    int32_t second = _mm512_reduce_add_epi32(_mm512_add_epi32(q[2], q[3]));
-    float scale = peak / limit;
-    *out = (ActivationScale){
-        scale, scale * (float)(first + second), {scale * (float)first, scale * (float)second}};
+        q[i] = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], _mm512_set1_ps(inverse)));
+    set_offsets(q, out);
 }
 
 static FORCE_INLINE void store_codes(const __m512i q[QUANTIZE_VECTORS], int8_t *codes)
@@ -70,10 +86,54 @@ static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale 
     store_codes(q, codes + ACTIVATION_BLOCK); /* the low byte is what is left: -128 .. 127 */
 }
 
-#define TABLE(set, multiply_codes)                                                                 \
+/* code - 2^bits * floor of (code + 2^(bits - 1)) / 2^bits: the low bits, signed. */
+static FORCE_INLINE __m512i low_bits(__m512i code, int bits)
+{
+    return _mm512_srai_epi32(_mm512_slli_epi32(code, (unsigned)(32 - bits)), (unsigned)(32 - bits));
+}
+
+/* Four lanes to the place of the other input of their pairs. */
+static FORCE_INLINE __m512i swap_pairs(__m512i v)
+{
+    return _mm512_shuffle_i32x4(v, v, 0xb1);
+}
+
+/* What kernels_plain.c says, with the first inputs of pairs in lanes 0 .. 3 and 8 .. 11. */
+static void quantize_block_int12(const float *x, int8_t *codes, ActivationScale *scale)
+{
+    enum { STEP = ACTIVATION_PAIR_STEP, STEP_BITS = 4, LIMIT = ACTIVATION_INT12_STEPS * STEP };
+    const __mmask16 seconds = 0xf0f0;
+    __m512 v[QUANTIZE_VECTORS];
+    __m512i whole[QUANTIZE_VECTORS], high[QUANTIZE_VECTORS];
+    float inverse;
+    if (!set_scale(x, LIMIT, v, scale, &inverse)) {
+        memset(codes, 0, ACTIVATION_INT12_BYTES);
+        return;
+    }
+    UNROLL
+    for (int i = 0; i < QUANTIZE_VECTORS; i++) {
+        __m512 values = _mm512_mul_ps(v[i], _mm512_set1_ps(inverse / STEP));
+        __m512i steps = _mm512_cvtps_epi32(values);
+        __m512i low = swap_pairs(low_bits(steps, STEP_BITS)); /* is in the first's lanes now */
+        __m512 off = _mm512_mul_ps(_mm512_cvtepi32_ps(low), _mm512_set1_ps(1.0f / STEP));
+        __m512i first = _mm512_cvtps_epi32(_mm512_sub_ps(values, off));
+        first = _mm512_add_epi32(_mm512_slli_epi32(first, STEP_BITS), low);
+        __m512i shared = low_bits(first, 8);
+        whole[i] = _mm512_mask_slli_epi32(first, seconds, steps, STEP_BITS);
+        high[i] = _mm512_srai_epi32(_mm512_sub_epi32(first, shared), 8);
+        high[i] = _mm512_mask_srai_epi32(
+            high[i], seconds, _mm512_sub_epi32(steps, swap_pairs(shared)), STEP_BITS);
+        __m128i bytes = _mm_shuffle_epi32(_mm512_cvtepi32_epi8(shared), _MM_SHUFFLE(3, 1, 2, 0));
+        _mm_storel_epi64((__m128i *)(void *)(codes + ACTIVATION_BLOCK + 8 * i), bytes);
+    }
+    store_codes(high, codes);
+    set_offsets(whole, scale);
+}
+
+#define TABLE(set, int12, multiply_codes)                                                          \
     {                                                                                              \
         .name = set, .quantize_block = quantize_block,                                             \
-        .quantize_block_int16 = quantize_block_int16,                                              \
+        .quantize_block_int16 = quantize_block_int16, .quantize_block_int12 = int12,               \
         .multiply = {multiply_codes,        multiply_codes,        multiply_codes,                 \
                      avx512_multiply_dense, avx512_multiply_dense, avx512_multiply_dense},         \
         .multiply_f32 = {                                                                          \
@@ -86,5 +146,6 @@ static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale 
         }                                                                                          \
     }
 
-const KernelTable kernels_avx512 = TABLE("avx512", avx512_multiply_codes);
-const KernelTable kernels_amx = TABLE("amx", amx_multiply_quantized);
+const KernelTable kernels_avx512 = TABLE("avx512", quantize_block_int12, avx512_multiply_codes);
+/* The tiles would gain nothing from pairs: they wait for the scaling. */
+const KernelTable kernels_amx = TABLE("amx", NULL, amx_multiply_quantized);

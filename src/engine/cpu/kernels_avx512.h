@@ -39,26 +39,22 @@ static FORCE_INLINE __m512i broadcast_codes(const int8_t *codes)
     return _mm512_set1_epi32(four);
 }
 
-/* Code vectors 2 * pair and 2 * pair + 1 of a block. */
-static FORCE_INLINE void load_pair(const uint8_t *block, int pair, PackedFormat format,
-                                   __m512i *first, __m512i *second)
+/* Code vector j of a block. */
+static FORCE_INLINE __m512i load_codes(const uint8_t *block, int j, PackedFormat format)
 {
-    if (format == PACKED_BYTES) {
-        *first = _mm512_loadu_si512(block + 2 * pair * VECTOR_BYTES);
-        *second = _mm512_loadu_si512(block + (2 * pair + 1) * VECTOR_BYTES);
-        return;
-    }
-    const __m512i low = _mm512_set1_epi8(15);
-    __m512i codes = _mm512_loadu_si512(block + pair * VECTOR_BYTES);
-    *first = _mm512_and_si512(codes, low);
-    *second = _mm512_and_si512(_mm512_srli_epi16(codes, 4), low);
+    if (format == PACKED_BYTES)
+        return _mm512_loadu_si512(block + j * VECTOR_BYTES);
+    __m512i codes = _mm512_loadu_si512(block + j / 2 * VECTOR_BYTES);
+    if (j % 2)
+        codes = _mm512_srli_epi16(codes, 4);
+    codes = _mm512_and_si512(codes, _mm512_set1_epi8(15));
     if (format == PACKED_FP4) {
         static const uint8_t fp4_codes[16] = FP4_CODES;
         const __m512i table =
             _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)fp4_codes));
-        *first = _mm512_shuffle_epi8(table, *first);
-        *second = _mm512_shuffle_epi8(table, *second);
+        codes = _mm512_shuffle_epi8(table, codes);
     }
+    return codes;
 }
 
 /* sum += four products of unsigned and signed bytes a lane. In assembly: GCC 12 copies sums to and
@@ -73,6 +69,12 @@ static FORCE_INLINE __m512i add_products(__m512i sum, __m512i codes, __m512i x)
 static FORCE_INLINE __m512i join_planes(__m512i high, __m512i low)
 {
     return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+}
+
+/* What the bytes that pairs share add to the dot: with the first inputs' weights, and the second's. */
+static FORCE_INLINE __m512i join_pairs(__m512i first, __m512i second)
+{
+    return _mm512_add_epi32(_mm512_slli_epi32(second, 4), first);
 }
 
 /* acc + dot * (scale * x.scale) + bias * x.offset, in the order that kernels.h fixes. */

@@ -2,7 +2,8 @@
  *
  * vpdpbusd multiplies 64 unsigned bytes with 64 signed ones and adds groups of four to 32-bit sums,
  * which cannot overflow: a vector of weights, 4 inputs of 16 rows, meets the activations' 4 codes
- * broadcast, 8 columns of codes at a time (8 tokens, or 4 in two planes).
+ * broadcast, 8 columns of codes at a time (8 tokens, or 4 in two planes). Where pairs of inputs
+ * share a byte of the second plane, weights of 4 bits meet it two at a time, as they are packed.
  *
  * Where 8 columns are all, memory is the limit: tile after tile in one stream, whose tail is asked
  * for ahead, over the seams where the hardware's prefetcher would start anew. With more, the
@@ -12,7 +13,12 @@
  * accumulators (16 with one plane, of which some are spilled), a broadcast, a mask. */
 #include "kernels_avx512.h"
 
-enum { TILES_AT_ONCE = 2, COLUMNS_AT_ONCE = 8, PREFETCH_BYTES = 4096 };
+enum {
+    TILES_AT_ONCE = 2,
+    COLUMNS_AT_ONCE = 8, /* tokens times planes */
+    SUMS_AT_ONCE = 12,   /* of a tile: three for each of 4 tokens at most */
+    PREFETCH_BYTES = 4096
+};
 
 /* Tiles side by side, and how far before its use memory is asked for. */
 typedef struct Strip {
@@ -21,34 +27,82 @@ typedef struct Strip {
     size_t ahead; /* bytes */
 } Strip;
 
-/* Adds the products of a block's codes to the sums: sums[tile][token * planes + plane]. */
-static FORCE_INLINE void add_block(const uint8_t *const *blocks, const int8_t *x, size_t tiles,
-                                   size_t columns, KernelKind kind,
-                                   __m512i (*sums)[COLUMNS_AT_ONCE])
+/* Sums of a token: one a plane, and one more where the byte that a pair shares has to meet each of
+ * the pair's weights, since its products count differently. */
+static FORCE_INLINE size_t token_sums(KernelKind kind)
+{
+    return kind.planes + (kind.has_pairs && kind.format != PACKED_NIBBLES);
+}
+
+static FORCE_INLINE size_t block_code_bytes(KernelKind kind)
+{
+    return kind.has_pairs ? ACTIVATION_INT12_BYTES : kind.planes * ACTIVATION_BLOCK;
+}
+
+/* sums[tile][n * sum_step] += codes[tile] * the four codes at x + n * x_step, for n < count. */
+static FORCE_INLINE void add_columns(const __m512i *codes, const int8_t *x, size_t x_step,
+                                     size_t tiles, size_t count, size_t sum_step,
+                                     __m512i (*sums)[SUMS_AT_ONCE], size_t sum)
 {
     UNROLL
-    for (int pair = 0; pair < BLOCK_VECTORS / 2; pair++) {
-        __m512i codes[2][TILES_AT_ONCE];
+    for (size_t n = 0; n < count; n++) {
+        __m512i four = broadcast_codes(x + n * x_step);
         UNROLL
         for (size_t i = 0; i < tiles; i++)
-            load_pair(blocks[i], pair, kind.format, &codes[0][i], &codes[1][i]);
-        UNROLL
-        for (size_t c = 0; c < columns; c++) {
+            sums[i][sum + n * sum_step] = add_products(sums[i][sum + n * sum_step], codes[i], four);
+    }
+}
+
+/* Adds the products of a block to the sums: sums[tile][token * token_sums + plane]. x: the token's
+ * block of codes, of which this is half `half`. */
+static FORCE_INLINE void add_block(const uint8_t *const *blocks, const int8_t *x, size_t half,
+                                   size_t tiles, size_t count, KernelKind kind,
+                                   __m512i (*sums)[SUMS_AT_ONCE])
+{
+    const int8_t *own = x + half * WEIGHT_BLOCK;
+    const int8_t *shared = x + ACTIVATION_BLOCK + half * (WEIGHT_BLOCK / 2);
+    const size_t step = block_code_bytes(kind), n_sums = token_sums(kind);
+    UNROLL
+    for (int pair = 0; pair < BLOCK_VECTORS / 2; pair++) {
+        __m512i codes[TILES_AT_ONCE];
+        if (kind.has_pairs && kind.format == PACKED_NIBBLES) {
             UNROLL
-            for (int j = 0; j < 2; j++) {
-                __m512i v = broadcast_codes(x + c * ACTIVATION_BLOCK + 4 * (2 * pair + j));
-                UNROLL
-                for (size_t i = 0; i < tiles; i++)
-                    sums[i][c] = add_products(sums[i][c], codes[j][i], v);
+            for (size_t i = 0; i < tiles; i++)
+                codes[i] = _mm512_loadu_si512(blocks[i] + pair * VECTOR_BYTES);
+            add_columns(codes, shared + 4 * pair, step, tiles, count, n_sums, sums, 1);
+        }
+        UNROLL
+        for (int j = 0; j < 2; j++) {
+            const int8_t *four = own + 4 * (2 * pair + j);
+            UNROLL
+            for (size_t i = 0; i < tiles; i++)
+                codes[i] = load_codes(blocks[i], 2 * pair + j, kind.format);
+            if (!kind.has_pairs) { /* planes as if they were tokens */
+                add_columns(codes, four, ACTIVATION_BLOCK, tiles, count * n_sums, 1, sums, 0);
+                continue;
             }
+            add_columns(codes, four, step, tiles, count, n_sums, sums, 0);
+            if (kind.format != PACKED_NIBBLES)
+                add_columns(codes, shared + 4 * pair, step, tiles, count, n_sums, sums,
+                            1 + (size_t)j);
         }
     }
+}
+
+/* The dot product that a token's sums make. */
+static FORCE_INLINE __m512i join_sums(const __m512i *sums, KernelKind kind)
+{
+    if (kind.planes == 1)
+        return sums[0];
+    if (token_sums(kind) == 2)
+        return join_planes(sums[0], sums[1]);
+    return join_planes(sums[0], join_pairs(sums[1], sums[2]));
 }
 
 /* A span's sums to the accumulators. group: of the first tile; offset: in *x, for its inputs. */
 static FORCE_INLINE void add_sums(const PackedMatrix *m, const uint8_t *group,
                                   const ActivationScale *x, const float *offset, size_t tiles,
-                                  size_t count, KernelKind kind, __m512i (*sums)[COLUMNS_AT_ONCE],
+                                  size_t count, KernelKind kind, __m512i (*sums)[SUMS_AT_ONCE],
                                   __m512 (*acc)[COLUMNS_AT_ONCE])
 {
     UNROLL
@@ -59,8 +113,7 @@ static FORCE_INLINE void add_sums(const PackedMatrix *m, const uint8_t *group,
             load_rows(head + TILE_ROWS * scale_type_bytes(m->scale_type), m->scale_type);
         UNROLL
         for (size_t t = 0; t < count; t++) {
-            __m512i dot =
-                kind.planes == 2 ? join_planes(sums[i][2 * t], sums[i][2 * t + 1]) : sums[i][t];
+            __m512i dot = join_sums(&sums[i][t * token_sums(kind)], kind);
             acc[i][t] =
                 add_span(acc[i][t], dot, scales, biases, x[t].scale, offset[t * FLOATS_PER_SCALE]);
         }
@@ -75,7 +128,7 @@ static FORCE_INLINE void multiply_strip(const Strip *strip, const size_t tiles,
 {
     const PackedMatrix *m = strip->matrix;
     const size_t head_bytes = 2 * TILE_ROWS * scale_type_bytes(m->scale_type);
-    const size_t columns = count * kind.planes, ahead = strip->ahead;
+    const size_t n_sums = count * token_sums(kind), ahead = strip->ahead;
     const size_t x_step =
         activation_index(activations, token, 1) - activation_index(activations, token, 0);
     const int8_t *codes = activation_codes(activations, token, 0);
@@ -89,17 +142,16 @@ static FORCE_INLINE void multiply_strip(const Strip *strip, const size_t tiles,
         for (size_t i = 0; i < tiles; i++)
             blocks[i] = group + i * m->tile_bytes + head_bytes;
         while (blocks[0] < group + m->group_bytes) {
-            __m512i sums[TILES_AT_ONCE][COLUMNS_AT_ONCE];
+            __m512i sums[TILES_AT_ONCE][SUMS_AT_ONCE];
             UNROLL
             for (size_t i = 0; i < tiles; i++) {
                 UNROLL
-                for (size_t c = 0; c < columns; c++)
+                for (size_t c = 0; c < n_sums; c++)
                     sums[i][c] = _mm512_setzero_si512();
             }
             UNROLL
             for (int b = 0; b < kind.span_blocks; b++) {
-                add_block(blocks, codes + (half + (size_t)b) * WEIGHT_BLOCK, tiles, columns, kind,
-                          sums);
+                add_block(blocks, codes, half + (size_t)b, tiles, count, kind, sums);
                 UNROLL
                 for (size_t i = 0; i < tiles; i++) {
                     UNROLL
@@ -119,7 +171,7 @@ static FORCE_INLINE void multiply_strip(const Strip *strip, const size_t tiles,
             if (kind.span_blocks == 1)
                 half ^= 1;
             if (half == 0) {
-                codes += x_step * kind.planes * ACTIVATION_BLOCK;
+                codes += x_step * block_code_bytes(kind);
                 x += x_step;
             }
         }
@@ -189,7 +241,26 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
     }
 }
 
+static FORCE_INLINE void multiply_pairs(const KernelJob *job, PackedFormat format)
+{
+    KernelKind kind = {.format = format, .planes = 2, .has_pairs = true};
+    if (job->matrix->group_blocks > 1) {
+        kind.span_blocks = 2;
+        multiply_kind(job, kind);
+    } else {
+        kind.span_blocks = 1;
+        multiply_kind(job, kind);
+    }
+}
+
 void avx512_multiply_codes(const KernelJob *job)
 {
-    KERNEL_BY_FORMAT(multiply_kind, job);
+    if (job->x->precision != ACTIVATIONS_INT12)
+        KERNEL_BY_FORMAT(multiply_kind, job);
+    else if (job->matrix->format == PACKED_NIBBLES)
+        multiply_pairs(job, PACKED_NIBBLES);
+    else if (job->matrix->format == PACKED_FP4)
+        multiply_pairs(job, PACKED_FP4);
+    else
+        multiply_pairs(job, PACKED_BYTES);
 }

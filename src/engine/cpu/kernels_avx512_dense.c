@@ -122,12 +122,9 @@ static FORCE_INLINE void expand_quantized(const PackedMatrix *m, size_t tile, si
     __m512 biases = load_rows(at + scale_bytes, m->scale_type);
 
     at += 2 * scale_bytes + block % m->group_blocks * block_bytes(format);
-    for (int pair = 0; pair < BLOCK_VECTORS / 2; pair++) {
-        __m512i first, second;
-        load_pair(at, pair, format, &first, &second);
-        expand_codes(first, scales, biases, out + 8 * pair);
-        expand_codes(second, scales, biases, out + 8 * pair + 4);
-    }
+    UNROLL
+    for (int j = 0; j < BLOCK_VECTORS; j++)
+        expand_codes(load_codes(at, j, format), scales, biases, out + 4 * j);
 }
 
 static FORCE_INLINE void expand_dense(const PackedMatrix *m, size_t tile, size_t block,

@@ -73,11 +73,22 @@ typedef struct Span {
     float scales[TILE_ROWS], biases[TILE_ROWS];
 } Span;
 
-static int32_t dot_codes(const Span *span, size_t row, const int8_t *x)
+/* The whole code of input i of a block. */
+static int32_t whole_code(const int8_t *codes, ActivationPrecision precision, size_t i)
+{
+    if (precision == ACTIVATIONS_INT8)
+        return codes[i];
+    if (precision == ACTIVATIONS_INT16)
+        return codes[i] * ACTIVATION_PLANE_STEP + codes[ACTIVATION_BLOCK + i];
+    int32_t shared = codes[ACTIVATION_BLOCK + i / 8 * 4 + i % 4];
+    return codes[i] * ACTIVATION_PLANE_STEP + (i / 4 % 2 ? shared * ACTIVATION_PAIR_STEP : shared);
+}
+
+static int32_t dot_codes(const Span *span, size_t row, const int32_t *x)
 {
     int32_t dot = 0;
     for (size_t i = 0; i < span->inputs; i++)
-        dot += span->codes[i / WEIGHT_BLOCK][row][i % WEIGHT_BLOCK] * x[span->first_input + i];
+        dot += span->codes[i / WEIGHT_BLOCK][row][i % WEIGHT_BLOCK] * x[i];
     return dot;
 }
 
@@ -87,17 +98,19 @@ static float span_offset(const Span *span, const ActivationScale *x)
                                             : x->half_offsets[span->first_input / WEIGHT_BLOCK];
 }
 
-/* Adds one span to the accumulators of a token tile. */
-static void add_span(const Span *span, const int8_t *x, const ActivationScale *scale, size_t planes,
+/* Adds one span, of the activations' block, to the accumulators of a token tile. */
+static void add_span(const Span *span, const Activations *x, size_t first, size_t block,
                      size_t n_tokens, float (*acc)[TILE_ROWS])
 {
-    for (size_t t = 0; t < n_tokens; t++, x += planes * ACTIVATION_BLOCK) {
+    const int8_t *codes = activation_codes(x, first, block);
+    const ActivationScale *scale = activation_scale(x, first, block);
+    for (size_t t = 0; t < n_tokens; t++, codes += x->block_bytes, scale++) {
+        int32_t whole[ACTIVATION_BLOCK];
+        for (size_t i = 0; i < span->inputs; i++)
+            whole[i] = whole_code(codes, x->precision, span->first_input + i);
         for (size_t r = 0; r < TILE_ROWS; r++) {
-            int32_t dot = dot_codes(span, r, x);
-            if (planes > 1)
-                dot = dot * ACTIVATION_PLANE_STEP + dot_codes(span, r, x + ACTIVATION_BLOCK);
-            acc[t][r] += (float)dot * (span->scales[r] * scale[t].scale);
-            acc[t][r] += span->biases[r] * span_offset(span, &scale[t]);
+            acc[t][r] += (float)dot_codes(span, r, whole) * (span->scales[r] * scale->scale);
+            acc[t][r] += span->biases[r] * span_offset(span, scale);
         }
     }
 }
@@ -123,8 +136,7 @@ static void multiply_codes(const KernelJob *job)
                     unpack_block(m, at + b * block_bytes(m), span.codes[b]);
                 size_t x_block = block * WEIGHT_BLOCK / ACTIVATION_BLOCK;
                 span.first_input = block * WEIGHT_BLOCK % ACTIVATION_BLOCK;
-                add_span(&span, activation_codes(x, first, x_block),
-                         activation_scale(x, first, x_block), x->planes, width, acc);
+                add_span(&span, x, first, x_block, width, acc);
             }
             for (size_t t = 0; t < width; t++)
                 store_tile(job, tile, first + t, acc[t]);
@@ -201,9 +213,10 @@ static void multiply_f32(const KernelJob *job)
     }
 }
 
-/* Codes of up to +-limit, all zero when the block is or when an input is not finite. */
-static void quantize_values(const float *x, int32_t limit, int32_t codes[ACTIVATION_BLOCK],
-                            ActivationScale *out)
+/* Sets the scale with which the largest magnitude of a block gets the code `limit`, and what inputs
+ * are multiplied by. Without any codes, which is when all inputs are zero or one is not finite:
+ * false, and *out is complete. */
+static bool set_scale(const float *x, int32_t limit, ActivationScale *out, float *inverse)
 {
     float largest = 0;
     bool finite = true;
@@ -212,22 +225,36 @@ static void quantize_values(const float *x, int32_t limit, int32_t codes[ACTIVAT
         finite &= magnitude <= 3.402823466e38f; /* false for NaN too */
         largest = magnitude > largest ? magnitude : largest;
     }
-    memset(codes, 0, ACTIVATION_BLOCK * sizeof(codes[0]));
-    if (!finite || largest < ACTIVATION_ZERO_BELOW) {
-        float value = finite ? 0 : NAN;
-        *out = (ActivationScale){value, value, {value, value}};
-        return;
-    }
-    float inverse = (float)limit / largest;
-    int32_t sums[2] = {0};
-    for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
-        codes[i] = (int32_t)lrintf(x[i] * inverse);
-        sums[i / WEIGHT_BLOCK] += codes[i];
-    }
+    float value = finite ? 0 : NAN;
+    *out = (ActivationScale){value, value, {value, value}};
+    if (!finite || largest < ACTIVATION_ZERO_BELOW)
+        return false;
+    *inverse = (float)limit / largest;
     out->scale = largest / (float)limit;
+    return true;
+}
+
+static void set_offsets(const int32_t codes[ACTIVATION_BLOCK], ActivationScale *out)
+{
+    int32_t sums[2] = {0};
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
+        sums[i / WEIGHT_BLOCK] += codes[i];
     out->offset = out->scale * (float)(sums[0] + sums[1]);
     for (size_t h = 0; h < 2; h++)
         out->half_offsets[h] = out->scale * (float)sums[h];
+}
+
+/* Codes of up to +-limit. */
+static void quantize_values(const float *x, int32_t limit, int32_t codes[ACTIVATION_BLOCK],
+                            ActivationScale *out)
+{
+    float inverse;
+    memset(codes, 0, ACTIVATION_BLOCK * sizeof(codes[0]));
+    if (!set_scale(x, limit, out, &inverse))
+        return;
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
+        codes[i] = (int32_t)lrintf(x[i] * inverse);
+    set_offsets(codes, out);
 }
 
 static void quantize_block(const float *x, int8_t *codes, ActivationScale *scale)
@@ -238,23 +265,52 @@ static void quantize_block(const float *x, int8_t *codes, ActivationScale *scale
         codes[i] = (int8_t)whole[i];
 }
 
+/* Floor of (code + 128) / 256: what is left for the second plane is -128 .. 127. */
+static int32_t high_plane(int32_t code)
+{
+    enum { STEP = ACTIVATION_PLANE_STEP };
+    return (code + STEP / 2 + STEP * STEP / 2) / STEP - STEP / 2;
+}
+
 static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale *scale)
 {
     int32_t whole[ACTIVATION_BLOCK];
     quantize_values(x, ACTIVATION_INT16_MAX, whole, scale);
     for (size_t i = 0; i < ACTIVATION_BLOCK; i++) {
-        /* Floor of (code + 128) / 256: what is left for the second plane is -128 .. 127. */
-        enum { STEP = ACTIVATION_PLANE_STEP };
-        int32_t high = (whole[i] + STEP / 2 + STEP * STEP / 2) / STEP - STEP / 2;
-        codes[i] = (int8_t)high;
-        codes[ACTIVATION_BLOCK + i] = (int8_t)(whole[i] - high * ACTIVATION_PLANE_STEP);
+        codes[i] = (int8_t)high_plane(whole[i]);
+        codes[ACTIVATION_BLOCK + i] = (int8_t)(whole[i] - codes[i] * ACTIVATION_PLANE_STEP);
     }
+}
+
+/* The second of a pair is rounded to steps first. What its steps leave below a multiple of 16 are
+ * the low bits of the shared byte; the first lies that much off the steps, and is rounded so. */
+static void quantize_block_int12(const float *x, int8_t *codes, ActivationScale *scale)
+{
+    enum { STEP = ACTIVATION_PAIR_STEP, LIMIT = ACTIVATION_INT12_STEPS * STEP };
+    int32_t whole[ACTIVATION_BLOCK];
+    float inverse;
+    memset(codes, 0, ACTIVATION_INT12_BYTES);
+    if (!set_scale(x, LIMIT, scale, &inverse))
+        return;
+    inverse /= STEP; /* to steps */
+    for (size_t a = 0, pair = 0; a < ACTIVATION_BLOCK; a += a % 4 == 3 ? 5 : 1, pair++) {
+        const size_t b = a + 4;
+        int32_t steps = (int32_t)lrintf(x[b] * inverse), low = ((steps + STEP / 2) & (STEP - 1)) - STEP / 2;
+        whole[a] = (int32_t)lrintf(x[a] * inverse - (float)low / STEP) * STEP + low;
+        whole[b] = steps * STEP;
+        codes[a] = (int8_t)high_plane(whole[a]);
+        int32_t shared = whole[a] - codes[a] * ACTIVATION_PLANE_STEP;
+        codes[b] = (int8_t)((steps - shared) / STEP); /* exact */
+        codes[ACTIVATION_BLOCK + pair] = (int8_t)shared;
+    }
+    set_offsets(whole, scale);
 }
 
 const KernelTable kernels_plain = {
     .name = "plain",
     .quantize_block = quantize_block,
     .quantize_block_int16 = quantize_block_int16,
+    .quantize_block_int12 = quantize_block_int12,
     .multiply = {multiply_codes, multiply_codes, multiply_codes, multiply_f32, multiply_f32,
                  multiply_f32},
     .multiply_f32 = {multiply_f32, multiply_f32, multiply_f32, multiply_f32, multiply_f32,

@@ -46,12 +46,21 @@ InstructionSet cpu_kernels_select(InstructionSet set)
 
 /* ---- Activations ---- */
 
-static bool count_block_bytes(size_t max_tokens, size_t max_cols, size_t planes, size_t *code_bytes,
-                              size_t *scale_bytes)
+static void set_precision(Activations *activations, ActivationPrecision precision)
 {
-    size_t n_blocks;
-    if (!size_add(max_cols, ACTIVATION_BLOCK - 1, &n_blocks) ||
-        !size_multiply(n_blocks / ACTIVATION_BLOCK, max_tokens, &n_blocks) ||
+    activations->precision = precision;
+    activations->planes = precision == ACTIVATIONS_F32 ? 0 : precision == ACTIVATIONS_INT8 ? 1 : 2;
+    activations->block_bytes = precision == ACTIVATIONS_INT12
+                                   ? ACTIVATION_INT12_BYTES
+                                   : activations->planes * ACTIVATION_BLOCK;
+}
+
+/* Of codes and of scales, at capacity. */
+static bool count_bytes(const Activations *activations, size_t *code_bytes, size_t *scale_bytes)
+{
+    size_t n_blocks, planes = activations->wanted == ACTIVATIONS_INT8 ? 1 : 2;
+    if (!size_add(activations->max_cols, ACTIVATION_BLOCK - 1, &n_blocks) ||
+        !size_multiply(n_blocks / ACTIVATION_BLOCK, activations->max_tokens, &n_blocks) ||
         !size_multiply(n_blocks, planes * ACTIVATION_BLOCK, code_bytes))
         return false;
     *scale_bytes = (n_blocks + ACTIVATION_SLACK_TOKENS) * sizeof(ActivationScale); /* < codes */
@@ -60,10 +69,8 @@ static bool count_block_bytes(size_t max_tokens, size_t max_cols, size_t planes,
 
 size_t activations_bytes(const Activations *activations)
 {
-    size_t code_bytes = 0, scale_bytes = 0;
-    if (activations->planes == 0 ||
-        !count_block_bytes(activations->max_tokens, activations->max_cols, activations->planes,
-                           &code_bytes, &scale_bytes))
+    size_t code_bytes, scale_bytes;
+    if (!activations->codes || !count_bytes(activations, &code_bytes, &scale_bytes))
         return 0;
     return code_bytes + scale_bytes;
 }
@@ -74,12 +81,12 @@ bool activations_create(size_t max_tokens, size_t max_cols, ActivationPrecision 
     memset(out, 0, sizeof(*out));
     out->max_tokens = max_tokens;
     out->max_cols = max_cols;
-    out->precision = precision;
+    out->wanted = precision;
+    set_precision(out, precision);
     if (precision == ACTIVATIONS_F32)
         return true;
-    out->planes = precision == ACTIVATIONS_INT16 ? 2 : 1;
     size_t code_bytes, scale_bytes;
-    if (!count_block_bytes(max_tokens, max_cols, out->planes, &code_bytes, &scale_bytes))
+    if (!count_bytes(out, &code_bytes, &scale_bytes))
         return error_set(err, ERROR_LIMIT, "activations [%zu, %zu] are too large", max_tokens,
                          max_cols);
     out->codes = memory_allocate_aligned(64, code_bytes);
@@ -98,11 +105,19 @@ void activations_free(Activations *activations)
     memset(activations, 0, sizeof(*activations));
 }
 
-void activations_begin(Activations *activations, const float *x, size_t n_tokens, size_t cols,
-                       size_t x_stride)
+static bool has_gain_from_pairs(const PackedMatrix *matrix)
+{
+    return cpu_kernels()->quantize_block_int12 && (!matrix || matrix->format == PACKED_NIBBLES);
+}
+
+void activations_begin(Activations *activations, const PackedMatrix *matrix, const float *x,
+                       size_t n_tokens, size_t cols, size_t x_stride)
 {
     assert(n_tokens <= activations->max_tokens && cols <= activations->max_cols);
     assert(x_stride >= cols || n_tokens <= 1);
+    if (activations->wanted == ACTIVATIONS_INT12)
+        set_precision(activations,
+                      has_gain_from_pairs(matrix) ? ACTIVATIONS_INT12 : ACTIVATIONS_INT16);
     activations->values = x;
     activations->value_stride = x_stride;
     activations->n_tokens = n_tokens;
@@ -110,16 +125,22 @@ void activations_begin(Activations *activations, const float *x, size_t n_tokens
     activations->n_blocks = (cols + ACTIVATION_BLOCK - 1) / ACTIVATION_BLOCK;
 }
 
+static QuantizeBlock block_quantizer(const Activations *activations)
+{
+    const KernelTable *kernels = cpu_kernels();
+    if (activations->precision == ACTIVATIONS_INT8)
+        return kernels->quantize_block;
+    if (activations->precision == ACTIVATIONS_INT12)
+        return kernels->quantize_block_int12;
+    bool words = kernels->quantize_block_words && activations->n_tokens >= kernels->words_from;
+    return words ? kernels->quantize_block_words : kernels->quantize_block_int16;
+}
+
 void activations_quantize_row(Activations *activations, size_t token)
 {
     if (activations->precision == ACTIVATIONS_F32)
         return;
-    const KernelTable *kernels = cpu_kernels();
-    QuantizeBlock quantize_block = kernels->quantize_block;
-    if (activations->precision == ACTIVATIONS_INT16) {
-        bool words = kernels->quantize_block_words && activations->n_tokens >= kernels->words_from;
-        quantize_block = words ? kernels->quantize_block_words : kernels->quantize_block_int16;
-    }
+    QuantizeBlock quantize_block = block_quantizer(activations);
     const float *x = activations->values + token * activations->value_stride;
     size_t whole = activations->cols / ACTIVATION_BLOCK;
     for (size_t block = 0; block < whole; block++)
@@ -143,10 +164,10 @@ static void prepare_part(void *context, size_t part, size_t n_parts)
         activations_quantize_row(activations, t);
 }
 
-void activations_prepare(Activations *activations, const float *x, size_t n_tokens, size_t cols,
-                         size_t x_stride, CpuPool *pool)
+void activations_prepare(Activations *activations, const PackedMatrix *matrix, const float *x,
+                         size_t n_tokens, size_t cols, size_t x_stride, CpuPool *pool)
 {
-    activations_begin(activations, x, n_tokens, cols, x_stride);
+    activations_begin(activations, matrix, x, n_tokens, cols, x_stride);
     if (activations->precision == ACTIVATIONS_F32)
         return;
     size_t n_parts = (n_tokens + PREPARE_PART_TOKENS - 1) / PREPARE_PART_TOKENS;

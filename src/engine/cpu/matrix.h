@@ -18,12 +18,19 @@
 /* Quantised activations come in blocks of 64 inputs that share a scale. */
 enum { ACTIVATION_BLOCK = 64 };
 
-/* How inputs enter a product. One byte of a block's largest magnitude leaves an error of about half
- * a percent in an input, which small models show in their logits; two bytes leave none to speak of
- * and cost a second integer product. */
+/* How inputs enter a product: x ~ scale * code. One byte of a block's largest magnitude leaves an
+ * error of about half a percent in an input, which small models show in their logits; two bytes
+ * leave none to speak of and cost a second product of bytes. Between them, a byte and a half:
+ * inputs a and b = a + 4 share a byte u, and with bytes v and w of their own
+ *     code of a = 256 v + u,  code of b = 256 w + 16 u.
+ * The low 4 bits of u place b between multiples of 256, the high 4 bits place a, both in steps of
+ * 16. Where weights of 4 bits come two in a byte p = qa + 16 qb, this takes three products of bytes
+ * instead of four, one of them with p as it lies in memory:
+ *     qa * (code of a) + qb * (code of b) = 256 (qa v + qb w) + p u. */
 typedef enum ActivationPrecision {
-    ACTIVATIONS_INT8,  /* x ~ scale * code, code in [-127, 127] */
-    ACTIVATIONS_INT16, /* the same with 256 * code + low, low in [-128, 127] from a second plane */
+    ACTIVATIONS_INT8,  /* codes of +-127 */
+    ACTIVATIONS_INT12, /* pairs as above; INT16 for instruction sets and weights without a gain */
+    ACTIVATIONS_INT16, /* codes of +-32639 as 256 * high + low, low in [-128, 127] */
     ACTIVATIONS_F32    /* float32 products, nothing is quantised */
 } ActivationPrecision;
 
@@ -68,8 +75,9 @@ typedef struct ActivationScale {
     float half_offsets[2]; /* the same of inputs 0 .. 31 and 32 .. 63 */
 } ActivationScale;
 
-/* What a code of the first plane counts when there are two. */
-enum { ACTIVATION_PLANE_STEP = 256 };
+/* What a code of the first plane counts when there are two, and what the second counts for the
+ * second input of a pair. */
+enum { ACTIVATION_PLANE_STEP = 256, ACTIVATION_PAIR_STEP = 16 };
 
 /* Tokens go through the kernels in tiles. A tile's blocks lie together, block by block, and within
  * a block token by token, so that a kernel that holds one block of weights reads them in one
@@ -81,11 +89,12 @@ typedef struct Activations {
     size_t max_tokens, max_cols; /* capacity */
     size_t n_tokens, cols;       /* current content */
     size_t n_blocks;             /* of a token: cols / ACTIVATION_BLOCK, rounded up */
-    ActivationPrecision precision;
-    size_t planes;       /* of codes: 1 or 2; 0 for float32 products */
+    ActivationPrecision wanted, precision; /* as created; as it is */
+    size_t planes;                         /* of codes: 1 or 2; 0 for float32 products */
+    size_t block_bytes;  /* of a block's codes; a plane that pairs share has 32 */
     const float *values; /* [n_tokens, value_stride] float32, borrowed from the last prepare */
     size_t value_stride;
-    int8_t *codes;           /* [n_tokens * n_blocks][planes][ACTIVATION_BLOCK], 64-byte aligned */
+    int8_t *codes;           /* [n_tokens * n_blocks][block_bytes], 64-byte aligned */
     ActivationScale *scales; /* [n_tokens * n_blocks], in the order of codes */
 } Activations;
 
@@ -104,11 +113,12 @@ static inline ActivationScale *activation_scale(const Activations *x, size_t tok
 }
 
 /* The planes of inputs [64 * block, 64 * block + 64) of a token, one after the other. Codes are
- * -127 .. 127 in the first plane, -128 .. 127 in the second, zero beyond the last column. Where
+ * -127 .. 127 in the first plane, -128 .. 127 in the second, zero beyond the last column. A second
+ * plane of pairs has a byte for each input that is the first of one, in their order. Where
  * KernelTable says so, codes of many tokens are words instead of two planes. */
 static inline int8_t *activation_codes(const Activations *x, size_t token, size_t block)
 {
-    return x->codes + activation_index(x, token, block) * x->planes * ACTIVATION_BLOCK;
+    return x->codes + activation_index(x, token, block) * x->block_bytes;
 }
 
 bool activations_create(size_t max_tokens, size_t max_cols, ActivationPrecision precision,
@@ -116,13 +126,14 @@ bool activations_create(size_t max_tokens, size_t max_cols, ActivationPrecision 
 size_t activations_bytes(const Activations *activations); /* of memory, at capacity */
 void activations_free(Activations *activations);
 /* Takes rows x [n_tokens, x_stride] (cols used of each) as the input: borrows x, and quantises it
- * unless products are float32. In parallel over tokens when that pays. */
-void activations_prepare(Activations *activations, const float *x, size_t n_tokens, size_t cols,
-                         size_t x_stride, CpuPool *pool);
+ * unless products are float32. In parallel over tokens when that pays. matrix: what decides whether
+ * INT12 has a gain, NULL for any that has; products with others come out right as well. */
+void activations_prepare(Activations *activations, const PackedMatrix *matrix, const float *x,
+                         size_t n_tokens, size_t cols, size_t x_stride, CpuPool *pool);
 /* Quantises one row into `token`'s place; for callers that fuse it behind a norm in their own
  * parallel section. n_tokens and cols were set by activations_begin. */
-void activations_begin(Activations *activations, const float *x, size_t n_tokens, size_t cols,
-                       size_t x_stride);
+void activations_begin(Activations *activations, const PackedMatrix *matrix, const float *x,
+                       size_t n_tokens, size_t cols, size_t x_stride);
 void activations_quantize_row(Activations *activations, size_t token);
 
 typedef struct MatrixProduct {

@@ -129,7 +129,7 @@ bool cpu_scratch_create(CpuEngine *engine, Error *err)
     s->bytes += activations_bytes(&s->activations);
     if (engine->precision != ACTIVATIONS_INT8)
         return true;
-    if (!activations_create(rows, c->hidden_size, ACTIVATIONS_INT16, &s->head_activations, err))
+    if (!activations_create(rows, c->hidden_size, ACTIVATIONS_INT12, &s->head_activations, err))
         return false;
     s->bytes += activations_bytes(&s->head_activations);
     return true;

@@ -74,7 +74,7 @@ static void cpu_product(const Operation *op, CpuEngine *engine, float *out)
 {
     Activations *input = &engine->scratch.activations;
     const MatrixProduct product = {find_matrix(engine, op), op->bias, out, op->rows};
-    activations_prepare(input, op->x, op->n_tokens, op->cols, op->cols, engine->pool);
+    activations_prepare(input, product.matrix, op->x, op->n_tokens, op->cols, op->cols, engine->pool);
     matrix_multiply(input, &product, 1, engine->pool);
 }
 
@@ -128,8 +128,8 @@ static void cpu_experts(const Operation *op, CpuEngine *engine, float *out)
     size_t hidden = engine->model->config.hidden_size;
     memcpy(engine->scratch.normed, op->x, N_TOKENS * hidden * sizeof *op->x);
     engine->pass->n_tokens = N_TOKENS;
-    activations_prepare(&engine->scratch.activations, engine->scratch.normed, N_TOKENS, hidden,
-                        hidden, engine->pool);
+    activations_prepare(&engine->scratch.activations, engine->layers[op->layer].router,
+                        engine->scratch.normed, N_TOKENS, hidden, hidden, engine->pool);
     cpu_experts_forward(engine, &engine->layers[op->layer]);
     memcpy(out, engine->scratch.block_out, op->count * sizeof *out);
 }
@@ -138,7 +138,7 @@ void *cpu_side_open(const Model *model, bool is_f32)
 {
     Error err = {0};
     Engine *engine;
-    EngineOptions options = {.precision = is_f32 ? ENGINE_PRECISION_F32 : ENGINE_PRECISION_INT16,
+    EngineOptions options = {.precision = is_f32 ? ENGINE_PRECISION_F32 : ENGINE_PRECISION_INT12,
                              .threads = 2};
     require(cpu_engine_open(model, &options, INSTRUCTIONS_BEST, &engine, &err), &err);
     return engine;
