@@ -108,7 +108,8 @@ static double time_decode(const Shape *shape, CpuPool *pool, ActivationPrecision
             double start = clock_monotonic_seconds();
             for (size_t i = 0; i < count; i++) {
                 MatrixProduct product = {copies[i], NULL, y, shape->rows};
-                activations_prepare(&activations, product.matrix, x, 1, shape->cols, shape->cols, pool);
+                activations_prepare(&activations, product.matrix, x, 1, shape->cols, shape->cols,
+                                    pool);
                 matrix_multiply(&activations, &product, 1, pool);
             }
             double seconds = clock_monotonic_seconds() - start;
@@ -133,7 +134,8 @@ static double time_prefill(const Shape *shape, CpuPool *pool, size_t tokens,
         double spent = 0;
         for (int round = 0; round < ROUNDS || spent < 0.3; round++) {
             double start = clock_monotonic_seconds();
-            activations_prepare(&activations, product.matrix, x, tokens, shape->cols, shape->cols, pool);
+            activations_prepare(&activations, product.matrix, x, tokens, shape->cols, shape->cols,
+                                pool);
             matrix_multiply(&activations, &product, 1, pool);
             double seconds = clock_monotonic_seconds() - start;
             spent += seconds;
@@ -181,8 +183,8 @@ int main(int argc, char **argv)
     Error err;
 
     if (threads < 1 || tokens < 1) {
-        fprintf(stderr,
-                "usage: bench_matrix [threads [prefill tokens [part of a shape's name [int8|int12|int16]]]]\n");
+        fprintf(stderr, "usage: bench_matrix [threads [prefill tokens [part of a shape's name "
+                        "[int8|int12|int16]]]]\n");
         return 2;
     }
     printf("# %s kernels", instruction_set_name(cpu_kernels_select(INSTRUCTIONS_BEST)));

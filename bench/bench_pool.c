@@ -1,7 +1,7 @@
-/* The worker pool beside processes that use the processor. CSV on stdout: for sections like those of
- * a small and of a large model's decoding, the sections a second, idle and beside so many endless
- * loops, and the share that is kept. On c cores, c threads beside n loops have a fair share of
- * c / (c + n). Usage: bench_pool [threads [seconds a figure]] */
+/* The worker pool beside processes that use the processor. CSV on stdout: for sections like those
+ * of a small and of a large model's decoding, the sections a second, idle and beside so many
+ * endless loops, and the share that is kept. On c cores, c threads beside n loops have a fair share
+ * of c / (c + n). Usage: bench_pool [threads [seconds a figure]] */
 #include "cpu/pool.h"
 
 #include <signal.h>

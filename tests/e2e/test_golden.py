@@ -24,7 +24,7 @@ def divergence(golden, found):
 
 
 @pytest.mark.parametrize("name", LLAMA_FIXTURES)
-@pytest.mark.parametrize("precision", ["f32", "int16", "int8"])
+@pytest.mark.parametrize("precision", ["f32", "int16", "int12", "int8"])
 def test_logits(name, precision):
     golden = json.loads((TINY_MODELS / name / "golden.json").read_text())
     for prompt in golden["prompts"]:

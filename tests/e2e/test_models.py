@@ -106,7 +106,8 @@ def test_precisions_predict_alike(tmp_path):
     text = tmp_path / "text"
     text.write_text((TINY_MODELS / "README.md").read_text()[:4000])
     loss = {p: json.loads(run("perplexity", MODEL, "--file", text, "--ctx", 512, "--precision", p, "--json").stdout)
-            for p in ("f32", "int16", "int8")}
+            for p in ("f32", "int16", "int12", "int8")}
+    assert loss["int12"]["perplexity"] == pytest.approx(loss["f32"]["perplexity"], rel=1e-3)
     assert loss["int16"]["perplexity"] == pytest.approx(loss["f32"]["perplexity"], rel=1e-4)
     assert loss["int8"]["perplexity"] == pytest.approx(loss["f32"]["perplexity"], rel=1e-2)
 

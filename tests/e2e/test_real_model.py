@@ -38,8 +38,9 @@ def logits(precision):
     return [p["logits"] for p in json.loads(result.stdout)["positions"]]
 
 
-def test_default_precision_is_near_float32():
-    for reference, found in zip(logits("f32"), logits("int16"), strict=True):
+@pytest.mark.parametrize("precision", ["int12", "int16"])
+def test_default_precision_is_near_float32(precision):
+    for reference, found in zip(logits("f32"), logits(precision), strict=True):
         assert all(map(math.isfinite, found))
         assert divergence(reference, found) <= 1e-3
         mean = sum(reference) / len(reference)

@@ -15,12 +15,13 @@ enum { ROWS = 10, COLS = 256, TOKENS = 3, FORMATS = 6 * 3 * 3 + 3 + 3 };
 
 /* Errors in units of sum |x w| ("magnitude"). float32: sums of 256 products in some order, a few
  * units in the last place. Codes of 8 bits are off by half of 1/127 of a block's largest input,
- * which is 2 to 4 times a typical one, with random signs over 256 terms; 12 bits by 1/15, 16 bits by
- * 1/255 of that.
+ * which is 2 to 4 times a typical one, with random signs over 256 terms; 12 bits by 1/15, 16 bits
+ * by 1/255 of that.
  */
-static const double limits[] = {
-    [ACTIVATIONS_INT8] = 4e-3,
-    [ACTIVATIONS_INT12] = 3e-4, [ACTIVATIONS_INT16] = 2e-5, [ACTIVATIONS_F32] = 1e-6};
+static const double limits[] = {[ACTIVATIONS_INT8] = 4e-3,
+                                [ACTIVATIONS_INT12] = 3e-4,
+                                [ACTIVATIONS_INT16] = 2e-5,
+                                [ACTIVATIONS_F32] = 1e-6};
 
 typedef struct Formats {
     Buffer image;

@@ -19,6 +19,7 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIANTS = {  # name in the tables: options
     "f32": ("--precision", "f32"),
+    "int12": ("--precision", "int12"),
     "int16": ("--precision", "int16"),
     "int8": ("--precision", "int8"),
     "f32, 8-bit KV": ("--precision", "f32", "--kv-bits", "8"),

@@ -104,7 +104,8 @@ static void run_expert(ExpertJob *job, const CpuLayer *layer, uint32_t expert)
     matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
     apply_factor(s->gate, job->n_members * inner, layer->gate_factor, expert);
     apply_factor(s->up, job->n_members * inner, layer->up_factor, expert);
-    activations_begin(&s->activations, layer->expert_down[expert], s->gate, job->n_members, inner, inner);
+    activations_begin(&s->activations, layer->expert_down[expert], s->gate, job->n_members, inner,
+                      inner);
     cpu_run_rows(engine, job->n_members, activate_part, job);
     /* gathered is free again: its rows take the expert's results. */
     const MatrixProduct output = {layer->expert_down[expert], NULL, s->gathered, hidden};

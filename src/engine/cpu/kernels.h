@@ -121,13 +121,13 @@ typedef struct KernelKind {
     do {                                                                                           \
         const bool wide = (job)->matrix->group_blocks > 1;                                         \
         if ((job)->x->planes == 2 && wide)                                                         \
-            multiply(job, (KernelKind){format, bits, 2, 2, false});                                 \
+            multiply(job, (KernelKind){format, bits, 2, 2, false});                                \
         else if ((job)->x->planes == 2)                                                            \
-            multiply(job, (KernelKind){format, bits, 1, 2, false});                                 \
+            multiply(job, (KernelKind){format, bits, 1, 2, false});                                \
         else if (wide)                                                                             \
-            multiply(job, (KernelKind){format, bits, 2, 1, false});                                 \
+            multiply(job, (KernelKind){format, bits, 2, 1, false});                                \
         else                                                                                       \
-            multiply(job, (KernelKind){format, bits, 1, 1, false});                                 \
+            multiply(job, (KernelKind){format, bits, 1, 1, false});                                \
     } while (0)
 #define KERNEL_BY_FORMAT(multiply, job)                                                            \
     do {                                                                                           \

@@ -121,8 +121,8 @@ static void quantize_block_int12(const float *x, int8_t *codes, ActivationScale 
         __m512i shared = low_bits(first, 8);
         whole[i] = _mm512_mask_slli_epi32(first, seconds, steps, STEP_BITS);
         high[i] = _mm512_srai_epi32(_mm512_sub_epi32(first, shared), 8);
-        high[i] = _mm512_mask_srai_epi32(
-            high[i], seconds, _mm512_sub_epi32(steps, swap_pairs(shared)), STEP_BITS);
+        high[i] = _mm512_mask_srai_epi32(high[i], seconds,
+                                         _mm512_sub_epi32(steps, swap_pairs(shared)), STEP_BITS);
         __m128i bytes = _mm_shuffle_epi32(_mm512_cvtepi32_epi8(shared), _MM_SHUFFLE(3, 1, 2, 0));
         _mm_storel_epi64((__m128i *)(void *)(codes + ACTIVATION_BLOCK + 8 * i), bytes);
     }

@@ -295,7 +295,8 @@ static void quantize_block_int12(const float *x, int8_t *codes, ActivationScale 
     inverse /= STEP; /* to steps */
     for (size_t a = 0, pair = 0; a < ACTIVATION_BLOCK; a += a % 4 == 3 ? 5 : 1, pair++) {
         const size_t b = a + 4;
-        int32_t steps = (int32_t)lrintf(x[b] * inverse), low = ((steps + STEP / 2) & (STEP - 1)) - STEP / 2;
+        int32_t steps = (int32_t)lrintf(x[b] * inverse),
+                low = ((steps + STEP / 2) & (STEP - 1)) - STEP / 2;
         whole[a] = (int32_t)lrintf(x[a] * inverse - (float)low / STEP) * STEP + low;
         whole[b] = steps * STEP;
         codes[a] = (int8_t)high_plane(whole[a]);

@@ -86,12 +86,12 @@ enum { ACTIVATION_TILE = 64 };
 
 /* Input rows of a product. Caller-owned struct over memory sized by activations_create. */
 typedef struct Activations {
-    size_t max_tokens, max_cols; /* capacity */
-    size_t n_tokens, cols;       /* current content */
-    size_t n_blocks;             /* of a token: cols / ACTIVATION_BLOCK, rounded up */
+    size_t max_tokens, max_cols;           /* capacity */
+    size_t n_tokens, cols;                 /* current content */
+    size_t n_blocks;                       /* of a token: cols / ACTIVATION_BLOCK, rounded up */
     ActivationPrecision wanted, precision; /* as created; as it is */
     size_t planes;                         /* of codes: 1 or 2; 0 for float32 products */
-    size_t block_bytes;  /* of a block's codes; a plane that pairs share has 32 */
+    size_t block_bytes;                    /* of a block's codes; a plane that pairs share has 32 */
     const float *values; /* [n_tokens, value_stride] float32, borrowed from the last prepare */
     size_t value_stride;
     int8_t *codes;           /* [n_tokens * n_blocks][block_bytes], 64-byte aligned */

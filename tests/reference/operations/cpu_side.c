@@ -138,7 +138,7 @@ void *cpu_side_open(const Model *model, bool is_f32)
 {
     Error err = {0};
     Engine *engine;
-    EngineOptions options = {.precision = is_f32 ? ENGINE_PRECISION_F32 : ENGINE_PRECISION_INT12,
+    EngineOptions options = {.precision = is_f32 ? ENGINE_PRECISION_F32 : ENGINE_PRECISION_INT16,
                              .threads = 2};
     require(cpu_engine_open(model, &options, INSTRUCTIONS_BEST, &engine, &err), &err);
     return engine;
