@@ -34,10 +34,10 @@ static FORCE_INLINE bool set_scale(const float *x, float limit, __m512 v[QUANTIZ
     return true;
 }
 
-static FORCE_INLINE void set_offsets(const __m512i q[QUANTIZE_VECTORS], ActivationScale *out)
+/* sums: of the codes of each half of the block, lane by lane. */
+static FORCE_INLINE void set_offsets(const __m512i sums[2], ActivationScale *out)
 {
-    int32_t first = _mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
-    int32_t second = _mm512_reduce_add_epi32(_mm512_add_epi32(q[2], q[3]));
+    int32_t first = _mm512_reduce_add_epi32(sums[0]), second = _mm512_reduce_add_epi32(sums[1]);
     out->offset = out->scale * (float)(first + second);
     out->half_offsets[0] = out->scale * (float)first;
     out->half_offsets[1] = out->scale * (float)second;
@@ -58,7 +58,8 @@ static FORCE_INLINE void quantize_values(const float *x, float limit, __m512i q[
     UNROLL
     for (int i = 0; i < QUANTIZE_VECTORS; i++)
         q[i] = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], _mm512_set1_ps(inverse)));
-    set_offsets(q, out);
+    const __m512i sums[2] = {_mm512_add_epi32(q[0], q[1]), _mm512_add_epi32(q[2], q[3])};
+    set_offsets(sums, out);
 }
 
 static FORCE_INLINE void store_codes(const __m512i q[QUANTIZE_VECTORS], int8_t *codes)
@@ -86,48 +87,52 @@ static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale 
     store_codes(q, codes + ACTIVATION_BLOCK); /* the low byte is what is left: -128 .. 127 */
 }
 
-/* code - 2^bits * floor of (code + 2^(bits - 1)) / 2^bits: the low bits, signed. */
-static FORCE_INLINE __m512i low_bits(__m512i code, int bits)
+/* The low bits of each lane, signed. */
+static FORCE_INLINE __m512i low_bits(__m512i v, unsigned bits)
 {
-    return _mm512_srai_epi32(_mm512_slli_epi32(code, (unsigned)(32 - bits)), (unsigned)(32 - bits));
+    return _mm512_srai_epi32(_mm512_slli_epi32(v, 32 - bits), 32 - bits);
 }
 
-/* Four lanes to the place of the other input of their pairs. */
-static FORCE_INLINE __m512i swap_pairs(__m512i v)
+/* Half a block, as kernels_plain.c says it: the first inputs of pairs and the second ones, fours of
+ * them in the order of the block. Returns the sum of their codes, lane by lane. */
+static FORCE_INLINE __m512i quantize_pairs(__m512 first, __m512 second, float inverse, int8_t *own,
+                                           int8_t *shared)
 {
-    return _mm512_shuffle_i32x4(v, v, 0xb1);
+    enum { STEP = ACTIVATION_PAIR_STEP, STEP_BITS = 4 };
+    const __m512 to_steps = _mm512_set1_ps(inverse / STEP);
+    const __m512i steps = _mm512_cvtps_epi32(_mm512_mul_ps(second, to_steps));
+    const __m512i low = low_bits(steps, STEP_BITS);
+    const __m512 off = _mm512_mul_ps(_mm512_cvtepi32_ps(low), _mm512_set1_ps(1.0f / STEP));
+    __m512i code = _mm512_cvtps_epi32(_mm512_sub_ps(_mm512_mul_ps(first, to_steps), off));
+    code = _mm512_add_epi32(_mm512_slli_epi32(code, STEP_BITS), low);
+
+    const __m512i u = low_bits(code, 8);
+    const __m512i v = _mm512_srai_epi32(_mm512_sub_epi32(code, u), 8);
+    const __m512i w = _mm512_srai_epi32(_mm512_sub_epi32(steps, u), STEP_BITS);
+    const __m128i v_bytes = _mm512_cvtepi32_epi8(v), w_bytes = _mm512_cvtepi32_epi8(w);
+    _mm_storeu_si128((__m128i *)(void *)own, _mm_unpacklo_epi32(v_bytes, w_bytes));
+    _mm_storeu_si128((__m128i *)(void *)(own + 16), _mm_unpackhi_epi32(v_bytes, w_bytes));
+    _mm_storeu_si128((__m128i *)(void *)shared, _mm512_cvtepi32_epi8(u));
+    return _mm512_add_epi32(code, _mm512_slli_epi32(steps, STEP_BITS));
 }
 
-/* What kernels_plain.c says, with the first inputs of pairs in lanes 0 .. 3 and 8 .. 11. */
 static void quantize_block_int12(const float *x, int8_t *codes, ActivationScale *scale)
 {
-    enum { STEP = ACTIVATION_PAIR_STEP, STEP_BITS = 4, LIMIT = ACTIVATION_INT12_STEPS * STEP };
-    const __mmask16 seconds = 0xf0f0;
+    enum { LIMIT = ACTIVATION_INT12_STEPS * ACTIVATION_PAIR_STEP };
     __m512 v[QUANTIZE_VECTORS];
-    __m512i whole[QUANTIZE_VECTORS], high[QUANTIZE_VECTORS];
+    __m512i sums[2];
     float inverse;
     if (!set_scale(x, LIMIT, v, scale, &inverse)) {
         memset(codes, 0, ACTIVATION_INT12_BYTES);
         return;
     }
     UNROLL
-    for (int i = 0; i < QUANTIZE_VECTORS; i++) {
-        __m512 values = _mm512_mul_ps(v[i], _mm512_set1_ps(inverse / STEP));
-        __m512i steps = _mm512_cvtps_epi32(values);
-        __m512i low = swap_pairs(low_bits(steps, STEP_BITS)); /* is in the first's lanes now */
-        __m512 off = _mm512_mul_ps(_mm512_cvtepi32_ps(low), _mm512_set1_ps(1.0f / STEP));
-        __m512i first = _mm512_cvtps_epi32(_mm512_sub_ps(values, off));
-        first = _mm512_add_epi32(_mm512_slli_epi32(first, STEP_BITS), low);
-        __m512i shared = low_bits(first, 8);
-        whole[i] = _mm512_mask_slli_epi32(first, seconds, steps, STEP_BITS);
-        high[i] = _mm512_srai_epi32(_mm512_sub_epi32(first, shared), 8);
-        high[i] = _mm512_mask_srai_epi32(high[i], seconds,
-                                         _mm512_sub_epi32(steps, swap_pairs(shared)), STEP_BITS);
-        __m128i bytes = _mm_shuffle_epi32(_mm512_cvtepi32_epi8(shared), _MM_SHUFFLE(3, 1, 2, 0));
-        _mm_storel_epi64((__m128i *)(void *)(codes + ACTIVATION_BLOCK + 8 * i), bytes);
-    }
-    store_codes(high, codes);
-    set_offsets(whole, scale);
+    for (int half = 0; half < 2; half++)
+        sums[half] = quantize_pairs(_mm512_shuffle_f32x4(v[2 * half], v[2 * half + 1], 0x88),
+                                    _mm512_shuffle_f32x4(v[2 * half], v[2 * half + 1], 0xdd),
+                                    inverse, codes + half * WEIGHT_BLOCK,
+                                    codes + ACTIVATION_BLOCK + half * (WEIGHT_BLOCK / 2));
+    set_offsets(sums, scale);
 }
 
 #define TABLE(set, int12, multiply_codes)                                                          \
