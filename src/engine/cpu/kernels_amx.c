@@ -21,7 +21,9 @@ enum {
     CHUNK_BLOCKS = 32, /* 128 tokens * 2 planes * 1 KiB = 256 KiB; a multiple of any group */
     AMX_TOKENS = 16,   /* rows of a tile */
     SPANS_AHEAD = 2,   /* tile sums take long to arrive; 4 are no faster */
-    FEW_COLUMNS = 31,  /* tokens times planes: up to here the VNNI kernel is faster */
+    /* Tokens times planes up to which the VNNI kernel is faster; with pairs and groups of 32. */
+    FEW_COLUMNS = 31,
+    FEW_COLUMNS_OF_PAIRS = 63,
 };
 
 /* Tile registers; names for the preprocessor, since the intrinsics print them. */
@@ -30,7 +32,8 @@ enum {
 #define CODES_HIGH 2
 #define CODES_LOW 3
 #define WEIGHTS 4
-enum { TILES_USED = 5 };
+#define WEIGHTS_PACKED 5 /* two codes a byte, for the plane that pairs of inputs share */
+enum { TILES_USED = 6 };
 
 /* What ldtilecfg reads. */
 typedef struct TileConfig {
@@ -42,7 +45,7 @@ typedef struct TileConfig {
 /* A chunk of one weight tile: its spans' codes, vector after vector, and what they count. */
 typedef struct Chunk {
     size_t n_spans;
-    const uint8_t *codes[CHUNK_BLOCKS];
+    const uint8_t *codes[CHUNK_BLOCKS], *packed[CHUNK_BLOCKS];
     __m512 scales[CHUNK_BLOCKS], biases[CHUNK_BLOCKS];
     _Alignas(64) uint8_t unpacked[CHUNK_BLOCKS * BYTE_BLOCK_BYTES];
 } Chunk;
@@ -52,16 +55,18 @@ typedef struct Sums {
     _Alignas(64) int32_t plane[2][AMX_TOKENS][TILE_ROWS];
 } Sums;
 
-static void load_config(int span_blocks)
+static void load_config(KernelKind kind)
 {
+    const int inputs = kind.span_blocks * WEIGHT_BLOCK;
     TileConfig config = {.palette = 1};
     for (int i = 0; i < TILES_USED; i++) {
         config.rows[i] = AMX_TOKENS;
         config.row_bytes[i] = 64;
     }
-    config.row_bytes[CODES_HIGH] = config.row_bytes[CODES_LOW] =
-        (uint16_t)(span_blocks * WEIGHT_BLOCK);
-    config.rows[WEIGHTS] = (uint8_t)(span_blocks * BLOCK_VECTORS);
+    config.row_bytes[CODES_HIGH] = (uint16_t)inputs;
+    config.row_bytes[CODES_LOW] = (uint16_t)(kind.has_pairs ? inputs / 2 : inputs);
+    config.rows[WEIGHTS] = (uint8_t)(inputs / 4);
+    config.rows[WEIGHTS_PACKED] = (uint8_t)(inputs / 8);
     _tile_loadconfig(&config);
 }
 
@@ -78,6 +83,7 @@ static FORCE_INLINE void unpack_chunk(const PackedMatrix *m, size_t tile, size_t
         chunk->scales[span] = load_rows(at, m->scale_type);
         chunk->biases[span] = load_rows(at + scale_bytes, m->scale_type);
         at += 2 * scale_bytes + block % m->group_blocks * block_bytes(kind.format);
+        chunk->packed[span] = at;
         chunk->codes[span] = kind.format == PACKED_BYTES ? at : to;
         if (kind.format == PACKED_BYTES)
             continue;
@@ -92,19 +98,26 @@ static FORCE_INLINE void unpack_chunk(const PackedMatrix *m, size_t tile, size_t
     __asm__ volatile("" : : : "memory");
 }
 
-/* x: the first of 16 tokens' codes of the span. */
-static FORCE_INLINE void multiply_span(const uint8_t *weights, const int8_t *x, size_t planes,
-                                       Sums *sums)
+/* x: the block of codes of the first of 16 tokens; half: which half the span is, if it is one. */
+static FORCE_INLINE void multiply_span(const Chunk *chunk, size_t span, const int8_t *x,
+                                       size_t half, KernelKind kind, Sums *sums)
 {
-    const size_t stride = planes * ACTIVATION_BLOCK;
-    _tile_loadd(WEIGHTS, weights, VECTOR_BYTES);
-    _tile_loadd(CODES_HIGH, x, stride);
+    const size_t stride = block_code_bytes(kind);
+    _tile_loadd(WEIGHTS, chunk->codes[span], VECTOR_BYTES);
+    _tile_loadd(CODES_HIGH, x + half * WEIGHT_BLOCK, stride);
     _tile_zero(SUM_HIGH);
     _tile_dpbsud(SUM_HIGH, CODES_HIGH, WEIGHTS);
-    if (planes == 2) {
-        _tile_loadd(CODES_LOW, x + ACTIVATION_BLOCK, stride);
+    if (kind.planes == 2) {
+        const size_t inputs_a_byte = kind.has_pairs ? 2 : 1;
+        const int8_t *low = x + ACTIVATION_BLOCK + half * WEIGHT_BLOCK / inputs_a_byte;
+        _tile_loadd(CODES_LOW, low, stride);
         _tile_zero(SUM_LOW);
-        _tile_dpbsud(SUM_LOW, CODES_LOW, WEIGHTS);
+        if (kind.has_pairs) {
+            _tile_loadd(WEIGHTS_PACKED, chunk->packed[span], VECTOR_BYTES);
+            _tile_dpbsud(SUM_LOW, CODES_LOW, WEIGHTS_PACKED);
+        } else {
+            _tile_dpbsud(SUM_LOW, CODES_LOW, WEIGHTS);
+        }
         _tile_stored(SUM_LOW, sums->plane[1], sizeof(sums->plane[1][0]));
     }
     _tile_stored(SUM_HIGH, sums->plane[0], sizeof(sums->plane[0][0]));
@@ -140,10 +153,9 @@ static FORCE_INLINE void add_chunk(const KernelJob *job, const Chunk *chunk, siz
         acc[t] = to[t];
     for (size_t next = 0; next < chunk->n_spans + SPANS_AHEAD; next++) {
         if (next < chunk->n_spans)
-            multiply_span(chunk->codes[next],
-                          codes + next / spans_per_block * step * kind.planes * ACTIVATION_BLOCK +
-                              next % spans_per_block * WEIGHT_BLOCK,
-                          kind.planes, &sums[next % (SPANS_AHEAD * 2)]);
+            multiply_span(chunk, next,
+                          codes + next / spans_per_block * step * block_code_bytes(kind),
+                          next % spans_per_block, kind, &sums[next % (SPANS_AHEAD * 2)]);
         if (next < SPANS_AHEAD)
             continue;
         size_t span = next - SPANS_AHEAD, half = span % spans_per_block;
@@ -183,7 +195,7 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t tile, size_
 static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 {
     const size_t n_tokens = job->x->n_tokens;
-    load_config(kind.span_blocks);
+    load_config(kind);
     for (size_t done = 0; done < job->n_tiles; done += ROW_TILES) {
         size_t tiles = job->n_tiles - done < ROW_TILES ? job->n_tiles - done : ROW_TILES;
         for (size_t token = 0; token < n_tokens; token += TOKENS) {
@@ -194,11 +206,28 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
     _tile_release();
 }
 
+static bool are_few(const KernelJob *job)
+{
+    const Activations *x = job->x;
+    const bool is_fast = x->precision == ACTIVATIONS_INT12 && job->matrix->group_blocks == 1;
+    return x->n_tokens * x->planes <= (is_fast ? FEW_COLUMNS_OF_PAIRS : FEW_COLUMNS);
+}
+
+static void multiply_pairs(const KernelJob *job)
+{
+    if (job->matrix->group_blocks > 1)
+        multiply_kind(job, (KernelKind){PACKED_NIBBLES, 4, 2, 2, true});
+    else
+        multiply_kind(job, (KernelKind){PACKED_NIBBLES, 4, 1, 2, true});
+}
+
 void amx_multiply_quantized(const KernelJob *job)
 {
-    if (job->x->n_tokens * job->x->planes <= FEW_COLUMNS) {
+    const bool has_pairs = job->x->precision == ACTIVATIONS_INT12;
+    if (are_few(job) || (has_pairs && job->matrix->format != PACKED_NIBBLES))
         avx512_multiply_codes(job);
-        return;
-    }
-    KERNEL_BY_FORMAT(multiply_kind, job);
+    else if (has_pairs)
+        multiply_pairs(job);
+    else
+        KERNEL_BY_FORMAT(multiply_kind, job);
 }

@@ -135,10 +135,11 @@ static void quantize_block_int12(const float *x, int8_t *codes, ActivationScale 
     set_offsets(sums, scale);
 }
 
-#define TABLE(set, int12, multiply_codes)                                                          \
+#define TABLE(set, multiply_codes)                                                                 \
     {                                                                                              \
         .name = set, .quantize_block = quantize_block,                                             \
-        .quantize_block_int16 = quantize_block_int16, .quantize_block_int12 = int12,               \
+        .quantize_block_int16 = quantize_block_int16,                                              \
+        .quantize_block_int12 = quantize_block_int12,                                              \
         .multiply = {multiply_codes,        multiply_codes,        multiply_codes,                 \
                      avx512_multiply_dense, avx512_multiply_dense, avx512_multiply_dense},         \
         .multiply_f32 = {                                                                          \
@@ -151,6 +152,5 @@ static void quantize_block_int12(const float *x, int8_t *codes, ActivationScale 
         }                                                                                          \
     }
 
-const KernelTable kernels_avx512 = TABLE("avx512", quantize_block_int12, avx512_multiply_codes);
-/* The tiles would gain nothing from pairs: they wait for the scaling. */
-const KernelTable kernels_amx = TABLE("amx", NULL, amx_multiply_quantized);
+const KernelTable kernels_avx512 = TABLE("avx512", avx512_multiply_codes);
+const KernelTable kernels_amx = TABLE("amx", amx_multiply_quantized);

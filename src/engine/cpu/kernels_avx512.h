@@ -31,6 +31,12 @@ static FORCE_INLINE size_t block_bytes(PackedFormat format)
     return format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
 }
 
+/* Of activations. */
+static FORCE_INLINE size_t block_code_bytes(KernelKind kind)
+{
+    return kind.has_pairs ? ACTIVATION_INT12_BYTES : kind.planes * ACTIVATION_BLOCK;
+}
+
 /* Four consecutive activation codes to every lane. */
 static FORCE_INLINE __m512i broadcast_codes(const int8_t *codes)
 {

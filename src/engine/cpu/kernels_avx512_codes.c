@@ -34,11 +34,6 @@ static FORCE_INLINE size_t token_sums(KernelKind kind)
     return kind.planes + (kind.has_pairs && kind.format != PACKED_NIBBLES);
 }
 
-static FORCE_INLINE size_t block_code_bytes(KernelKind kind)
-{
-    return kind.has_pairs ? ACTIVATION_INT12_BYTES : kind.planes * ACTIVATION_BLOCK;
-}
-
 /* sums[tile][n * sum_step] += codes[tile] * the four codes at x + n * x_step, for n < count. */
 static FORCE_INLINE void add_columns(const __m512i *codes, const int8_t *x, size_t x_step,
                                      size_t tiles, size_t count, size_t sum_step,
