@@ -89,7 +89,7 @@ static FORCE_INLINE void unpack_chunk(const PackedMatrix *m, size_t tile, size_t
             continue;
         for (int b = 0; b < kind.span_blocks; b++) {
             UNROLL
-            for (int j = 0; j < BLOCK_VECTORS; j++, to += VECTOR_BYTES)
+            for (size_t j = 0; j < BLOCK_VECTORS; j++, to += VECTOR_BYTES)
                 _mm512_store_si512(to, load_codes(at, j, kind.format));
             at += block_bytes(kind.format);
         }

@@ -46,7 +46,7 @@ static FORCE_INLINE __m512i broadcast_codes(const int8_t *codes)
 }
 
 /* Code vector j of a block. */
-static FORCE_INLINE __m512i load_codes(const uint8_t *block, int j, PackedFormat format)
+static FORCE_INLINE __m512i load_codes(const uint8_t *block, size_t j, PackedFormat format)
 {
     if (format == PACKED_BYTES)
         return _mm512_loadu_si512(block + j * VECTOR_BYTES);

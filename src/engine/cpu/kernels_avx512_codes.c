@@ -9,7 +9,7 @@
  * for ahead, over the seams where the hardware's prefetcher would start anew. With more, the
  * multiplications are: two tiles pass side by side and share each broadcast (per 4 inputs, 2 loads
  * of weights and 8 broadcasts feed 16 vpdpbusd), and while they meet one piece of tokens after the
- * other from the caches, the next two are asked for. Registers: 16 sums, 4 vectors of weights, 8
+ * other from the caches, the next two are asked for. Registers: 16 sums, 2 vectors of weights, 8
  * accumulators (16 with one plane, of which some are spilled), a broadcast, a mask. */
 #include "kernels_avx512.h"
 
@@ -57,30 +57,26 @@ static FORCE_INLINE void add_block(const uint8_t *const *blocks, const int8_t *x
     const int8_t *own = x + half * WEIGHT_BLOCK;
     const int8_t *shared = x + ACTIVATION_BLOCK + half * (WEIGHT_BLOCK / 2);
     const size_t step = block_code_bytes(kind), n_sums = token_sums(kind);
+    const bool meets_packed = kind.has_pairs && kind.format == PACKED_NIBBLES;
     UNROLL
-    for (int pair = 0; pair < BLOCK_VECTORS / 2; pair++) {
+    for (size_t j = 0; j < BLOCK_VECTORS; j++) {
         __m512i codes[TILES_AT_ONCE];
-        if (kind.has_pairs && kind.format == PACKED_NIBBLES) {
+        if (meets_packed && j % 2 == 0) {
             UNROLL
             for (size_t i = 0; i < tiles; i++)
-                codes[i] = _mm512_loadu_si512(blocks[i] + pair * VECTOR_BYTES);
-            add_columns(codes, shared + 4 * pair, step, tiles, count, n_sums, sums, 1);
+                codes[i] = _mm512_loadu_si512(blocks[i] + j / 2 * VECTOR_BYTES);
+            add_columns(codes, shared + j / 2 * 4, step, tiles, count, n_sums, sums, 1);
         }
         UNROLL
-        for (int j = 0; j < 2; j++) {
-            const int8_t *four = own + 4 * (2 * pair + j);
-            UNROLL
-            for (size_t i = 0; i < tiles; i++)
-                codes[i] = load_codes(blocks[i], 2 * pair + j, kind.format);
-            if (!kind.has_pairs) { /* planes as if they were tokens */
-                add_columns(codes, four, ACTIVATION_BLOCK, tiles, count * n_sums, 1, sums, 0);
-                continue;
-            }
-            add_columns(codes, four, step, tiles, count, n_sums, sums, 0);
-            if (kind.format != PACKED_NIBBLES)
-                add_columns(codes, shared + 4 * pair, step, tiles, count, n_sums, sums,
-                            1 + (size_t)j);
+        for (size_t i = 0; i < tiles; i++)
+            codes[i] = load_codes(blocks[i], j, kind.format);
+        if (!kind.has_pairs) { /* planes as if they were tokens */
+            add_columns(codes, own + 4 * j, ACTIVATION_BLOCK, tiles, count * n_sums, 1, sums, 0);
+            continue;
         }
+        add_columns(codes, own + 4 * j, step, tiles, count, n_sums, sums, 0);
+        if (!meets_packed)
+            add_columns(codes, shared + j / 2 * 4, step, tiles, count, n_sums, sums, 1 + j % 2);
     }
 }
 

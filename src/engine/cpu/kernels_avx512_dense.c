@@ -123,7 +123,7 @@ static FORCE_INLINE void expand_quantized(const PackedMatrix *m, size_t tile, si
 
     at += 2 * scale_bytes + block % m->group_blocks * block_bytes(format);
     UNROLL
-    for (int j = 0; j < BLOCK_VECTORS; j++)
+    for (size_t j = 0; j < BLOCK_VECTORS; j++)
         expand_codes(load_codes(at, j, format), scales, biases, out + 4 * j);
 }
 
