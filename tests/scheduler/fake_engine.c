@@ -212,6 +212,17 @@ static bool check_rows(FakeEngine *fake, const EngineRow *rows, size_t n_rows, E
     return true;
 }
 
+static bool check_late_poison(const EngineRow *rows, size_t n_rows, Error *err)
+{
+    for (size_t i = 0; i < n_rows; i++) {
+        for (size_t t = 0; t < rows[i].n_tokens; t++) {
+            if (rows[i].tokens[t] == FAKE_LATE_POISON)
+                return error_set(err, ERROR_INTERNAL, "poison that shows late");
+        }
+    }
+    return true;
+}
+
 static void count_rows(FakeEngine *fake, const EngineRow *rows, size_t n_rows)
 {
     size_t tokens = 0, decoding = 0;
@@ -264,7 +275,7 @@ static bool fake_forward(Engine *engine, const EngineRow *rows, size_t n_rows, f
     delay += atomic_load(&fake->token_delay_microseconds) * (int)(n_tokens - 1);
     if (delay > 0)
         pause_microseconds(delay);
-    if (!check_rows(fake, rows, n_rows, err))
+    if (!check_rows(fake, rows, n_rows, err) || !check_late_poison(rows, n_rows, err))
         return false;
     count_rows(fake, rows, n_rows);
     push_rows(fake, rows, n_rows, logits);
@@ -312,18 +323,32 @@ static void drop_held_pass(FakeEngine *fake)
     atomic_store(&fake->held_tokens, 0);
 }
 
+static bool parts_wait(FakeEngine *fake)
+{
+    size_t rows = atomic_load(&fake->hold_rows);
+    return rows > 0 && fake->n_held >= rows;
+}
+
+/* The error of the part that is next, if it is to have one. */
+static bool check_part(FakeEngine *fake, Error *err)
+{
+    size_t part = fake->parts_done + 1;
+    if (atomic_compare_exchange_strong(&fake->fail_part, &part, 0))
+        return error_set(err, ERROR_INTERNAL, "a part fails");
+    return fake->parts_done + 1 < FAKE_PARTS || check_late_poison(fake->held, fake->n_held, err);
+}
+
 static bool fake_forward_continue(Engine *engine, float *logits, size_t *left, Error *err)
 {
     FakeEngine *fake = fake_of(engine);
     if (fake->n_held == 0)
         atomic_store(&fake->misused, true);
     atomic_fetch_add(&fake->parts, 1);
-    while (atomic_load(&fake->hold_parts))
+    while (parts_wait(fake))
         pause_microseconds(500);
-    if (atomic_load(&fake->fail_part) == fake->parts_done + 1) {
-        atomic_store(&fake->fail_part, 0);
+    if (!check_part(fake, err)) {
         drop_held_pass(fake);
-        return error_set(err, ERROR_INTERNAL, "a part fails");
+        return false;
     }
     int delay = atomic_load(&fake->delay_microseconds) +
                 atomic_load(&fake->token_delay_microseconds) * (int)atomic_load(&fake->held_tokens);

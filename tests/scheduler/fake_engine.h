@@ -15,7 +15,8 @@ enum {
     FAKE_NAN = 1,      /* a row that ends with this token has a NaN among its logits */
     FAKE_EURO =
         2, /* after this token the reply is the character U+20AC, byte by byte, over and over */
-    FAKE_LONG = 3, /* after this token the reply is token 259, 4096 bytes, over and over */
+    FAKE_LONG = 3,        /* after this token the reply is token 259, 4096 bytes, over and over */
+    FAKE_LATE_POISON = 4, /* a row with this token fails; in a held pass its last part does */
     FAKE_LONG_TOKEN = 259,
     FAKE_LONG_BYTES = 4096,
     FAKE_PARTS = 5, /* of a held pass */
@@ -30,8 +31,8 @@ typedef struct FakeEngine {
     atomic_size_t kv_tokens;             /* capacity of all sequences together; 0: no limit */
     atomic_bool never_ends;              /* no end token of its own accord */
     atomic_bool hold;                    /* passes wait until it is cleared */
-    atomic_bool hold_parts;              /* parts of a held pass wait likewise */
-    atomic_size_t fail_part;             /* this part of the next held pass fails, counted from 1 */
+    atomic_size_t hold_rows;             /* parts of a pass that holds so many wait; 0: none */
+    atomic_size_t fail_part;             /* this part of a held pass fails once, counted from 1 */
     atomic_bool always_touches;          /* memory for tokens to come is never there */
 
     EngineRow held[64]; /* with tokens of their own */
