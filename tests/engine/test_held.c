@@ -15,6 +15,7 @@
 #define MODELS TEST_DATA_DIR "/models/"
 
 enum { BATCH = 64, ROWS = 3, PREFIX = 70, CHUNK = 20, LENGTH_MAX = 400, AFTER = 9 };
+enum { FORKS_MAX = 16 };
 
 static const char *const NAMES[] = {MODELS "llama3-q4-g64", MODELS "gemma3-text-q4-g64",
                                     MODELS "qwen3-moe-q4-g64"};
@@ -23,31 +24,16 @@ typedef struct World {
     Model *model;
     Engine *engine;
     size_t vocab;
-    float *expected, *found, *logits; /* [vocab], [vocab], [ROWS, vocab] */
+    float *whole[ROWS]; /* [LENGTH_MAX, vocab] what a text's tokens give that are never held */
+    float *found;       /* [AFTER, vocab] */
+    float *logits;      /* [ROWS * CHUNK, vocab] of the held pass */
 } World;
 
-static void open_world(const char *directory, World *w)
+static float *allocate_logits(const World *w, size_t tokens)
 {
-    Error err = {0};
-    EngineOptions options = {.threads = 2, .max_batch_tokens = BATCH};
-    if (!model_open(directory, &w->model, &err) ||
-        !engine_open(w->model, &options, &w->engine, &err))
-        fail_msg("%s", err.message);
-    w->vocab = w->model->config.vocab_size;
-    w->expected = malloc(w->vocab * sizeof(float));
-    w->found = malloc(w->vocab * sizeof(float));
-    w->logits = malloc(ROWS * w->vocab * sizeof(float));
-    assert_true(w->expected && w->found && w->logits);
-}
-
-static void close_world(World *w)
-{
-    assert_int_equal(w->engine->ops->kv_bytes_used(w->engine), 0);
-    free(w->expected);
-    free(w->found);
-    free(w->logits);
-    engine_close(w->engine);
-    model_close(w->model);
+    float *logits = malloc(tokens * w->vocab * sizeof(float));
+    assert_non_null(logits);
+    return logits;
 }
 
 static EngineSequence *create(World *w)
@@ -78,30 +64,68 @@ static void advance(World *w, EngineSequence *sequence, size_t number, size_t n,
 {
     Error err = {0};
     EngineRow row = {sequence, text(number, length_of(w, sequence), n), n,
-                     logits ? ENGINE_LOGITS_LAST : ENGINE_LOGITS_NONE};
+                     logits ? ENGINE_LOGITS_ALL : ENGINE_LOGITS_NONE};
     if (!engine_forward(w->engine, &row, 1, logits, &err))
         fail_msg("%s", err.message);
+}
+
+static void open_world(const char *directory, World *w)
+{
+    Error err = {0};
+    EngineOptions options = {.threads = 2, .max_batch_tokens = BATCH};
+    if (!model_open(directory, &w->model, &err) ||
+        !engine_open(w->model, &options, &w->engine, &err))
+        fail_msg("%s", err.message);
+    w->vocab = w->model->config.vocab_size;
+    w->found = allocate_logits(w, AFTER);
+    w->logits = allocate_logits(w, ROWS * CHUNK);
+    for (size_t i = 0; i < ROWS; i++) {
+        EngineSequence *sequence = create(w);
+        w->whole[i] = allocate_logits(w, LENGTH_MAX);
+        advance(w, sequence, i, LENGTH_MAX, w->whole[i]);
+        engine_sequence_free(w->engine, sequence);
+    }
+}
+
+static void close_world(World *w)
+{
+    assert_int_equal(w->engine->ops->kv_bytes_used(w->engine), 0);
+    for (size_t i = 0; i < ROWS; i++)
+        free(w->whole[i]);
+    free(w->found);
+    free(w->logits);
+    engine_close(w->engine);
+    model_close(w->model);
+}
+
+/* Logits [n, vocab] of the text's tokens from position `first` on: every bit. */
+static void check_logits(const World *w, size_t number, size_t first, size_t n, const float *found)
+{
+    const float *expected = w->whole[number] + first * w->vocab;
+    for (size_t i = 0; i < n * w->vocab; i++) {
+        if (memcmp(&expected[i], &found[i], sizeof(*found)) != 0)
+            fail_msg("text %zu, position %zu, logit %zu: %.9g, expected %.9g", number,
+                     first + i / w->vocab, i % w->vocab, (double)found[i], (double)expected[i]);
+    }
 }
 
 /* The sequence goes on with the bits of one that was never held. */
 static void check_sound(World *w, EngineSequence *sequence, size_t number)
 {
-    EngineSequence *fresh = create(w);
-    advance(w, fresh, number, length_of(w, sequence) + AFTER, w->expected);
+    size_t length = length_of(w, sequence);
     advance(w, sequence, number, AFTER, w->found);
-    assert_memory_equal(w->expected, w->found, w->vocab * sizeof(float));
-    engine_sequence_free(w->engine, fresh);
+    check_logits(w, number, length, AFTER, w->found);
 }
 
-/* Three sequences of PREFIX tokens, CHUNK more of each in a held pass. */
-static void begin(World *w, EngineSequence **sequences)
+/* ROWS sequences of PREFIX tokens, CHUNK more of each in a held pass. */
+static void begin(World *w, EngineSequence **sequences, EngineLogits logits)
 {
     EngineRow rows[ROWS];
     Error err = {0};
     for (size_t i = 0; i < ROWS; i++) {
         sequences[i] = create(w);
         advance(w, sequences[i], i, PREFIX, NULL);
-        rows[i] = (EngineRow){sequences[i], text(i, PREFIX, CHUNK), CHUNK, ENGINE_LOGITS_LAST};
+        rows[i] = (EngineRow){sequences[i], text(i, PREFIX, CHUNK), CHUNK, logits};
     }
     if (!engine_forward_begin(w->engine, rows, ROWS, &err))
         fail_msg("%s", err.message);
@@ -134,25 +158,42 @@ static void leave(World *w, EngineSequence **sequence, Leaving how)
     }
 }
 
-/* One sequence leaves after some parts: the others do not notice. */
-static void check_leaving(World *w, size_t index, size_t parts, Leaving how)
+static void free_all(World *w, EngineSequence **sequences)
+{
+    for (size_t i = 0; i < ROWS; i++)
+        engine_sequence_free(w->engine, sequences[i]);
+}
+
+/* The rows that have stayed: their logits, and how they go on. */
+static void check_stayed(World *w, EngineSequence **sequences, size_t left, EngineLogits logits)
+{
+    const float *found = w->logits;
+    size_t n = logits == ENGINE_LOGITS_ALL ? CHUNK : 1;
+    for (size_t i = 0; i < ROWS; i++) {
+        if (i == left)
+            continue;
+        assert_int_equal(length_of(w, sequences[i]), PREFIX + CHUNK);
+        check_logits(w, i, PREFIX + CHUNK - n, n, found);
+        found += n * w->vocab;
+        check_sound(w, sequences[i], i);
+    }
+}
+
+/* One sequence leaves after some parts: the others do not notice. False when the pass has no part
+ * left by then. */
+static bool check_leaving(World *w, size_t index, size_t parts, Leaving how, EngineLogits logits)
 {
     EngineSequence *sequences[ROWS], *fork;
     Error err = {0};
-    begin(w, sequences);
-    assert_true(run_parts(w, parts) > 0);
+    begin(w, sequences, logits);
+    if (run_parts(w, parts) == 0) {
+        check_stayed(w, sequences, ROWS, logits);
+        free_all(w, sequences);
+        return false;
+    }
     leave(w, &sequences[index], how);
     assert_int_equal(run_parts(w, SIZE_MAX), 0);
-    for (size_t i = 0, row = 0; i < ROWS; i++) {
-        if (i == index)
-            continue;
-        EngineSequence *fresh = create(w);
-        assert_int_equal(length_of(w, sequences[i]), PREFIX + CHUNK);
-        advance(w, fresh, i, PREFIX + CHUNK, w->expected);
-        assert_memory_equal(w->expected, w->logits + row++ * w->vocab, w->vocab * sizeof(float));
-        engine_sequence_free(w->engine, fresh);
-        check_sound(w, sequences[i], i);
-    }
+    check_stayed(w, sequences, index, logits);
     if (how == LEAVING_SEALED) {
         assert_true(w->engine->ops->sequence_fork(w->engine, sequences[index], PREFIX, LENGTH_MAX,
                                                   &fork, &err));
@@ -161,8 +202,19 @@ static void check_leaving(World *w, size_t index, size_t parts, Leaving how)
     } else if (how != LEAVING_FREED) {
         check_sound(w, sequences[index], index);
     }
-    for (size_t i = 0; i < ROWS; i++)
-        engine_sequence_free(w->engine, sequences[i]);
+    free_all(w, sequences);
+    return true;
+}
+
+/* Each of the rows, before each part. */
+static void check_leavings(World *w, Leaving how, EngineLogits logits)
+{
+    size_t parts = 0;
+    for (bool was_held = true; was_held; parts++) {
+        for (size_t index = 0; index < ROWS; index++)
+            was_held = check_leaving(w, index, parts, how, logits);
+    }
+    assert_true(parts > w->model->config.num_hidden_layers); /* and the head is one */
 }
 
 static void sequences_may_leave(void **state)
@@ -171,11 +223,9 @@ static void sequences_may_leave(void **state)
     for (size_t m = 0; m < ARRAY_COUNT(NAMES); m++) {
         World w;
         open_world(NAMES[m], &w);
-        /* In a model of so many layers: before the first part, between two, before the head. */
-        const size_t parts[] = {0, 1, w.model->config.num_hidden_layers};
-        for (size_t i = 0; i < ARRAY_COUNT(parts); i++) {
-            for (Leaving how = LEAVING_FREED; how <= LEAVING_SEALED; how++)
-                check_leaving(&w, (i + how) % ROWS, parts[i], how);
+        for (Leaving how = LEAVING_FREED; how <= LEAVING_SEALED; how++) {
+            check_leavings(&w, how, ENGINE_LOGITS_LAST);
+            check_leavings(&w, how, ENGINE_LOGITS_ALL);
         }
         close_world(&w);
     }
@@ -190,44 +240,51 @@ static void a_pass_that_all_have_left_is_gone(void **state)
     EngineSequence *sequences[ROWS];
     open_world(NAMES[1], &w);
     for (size_t round = 0; round < 2; round++) {
-        begin(&w, sequences);
+        begin(&w, sequences, ENGINE_LOGITS_ALL);
         run_parts(&w, 2);
-        for (size_t i = 0; i < ROWS; i++)
-            engine_sequence_free(w.engine, sequences[i]);
+        free_all(&w, sequences);
         assert_false(engine_forward_continue(w.engine, w.logits, &left, &err));
         assert_int_equal(err.code, ERROR_INVALID);
     }
     close_world(&w);
 }
 
-/* Forks see what was there before; what they write is their own, and so is what is held. */
+/* Forks see what was there before; what they write is their own, and so is what is held. One is
+ * made before each part. */
+static void check_forks(World *w)
+{
+    static const size_t lengths[] = {PREFIX, 64, PREFIX - 1};
+    Error err = {0};
+    EngineSequence *sequences[ROWS], *forks[FORKS_MAX];
+    size_t n_forks = 0;
+    begin(w, sequences, ENGINE_LOGITS_ALL);
+    do {
+        assert_true(n_forks < FORKS_MAX);
+        if (!w->engine->ops->sequence_fork(w->engine, sequences[0],
+                                           lengths[n_forks % ARRAY_COUNT(lengths)], LENGTH_MAX,
+                                           &forks[n_forks], &err))
+            fail_msg("%s", err.message);
+        check_sound(w, forks[n_forks++], 0);
+    } while (run_parts(w, 1) > 0);
+    check_stayed(w, sequences, ROWS, ENGINE_LOGITS_ALL);
+    for (size_t i = 0; i < ROWS; i++) {
+        advance(w, sequences[i], i, 2 * BATCH, NULL); /* the rings turn */
+        check_sound(w, sequences[i], i);
+    }
+    for (size_t i = 0; i < n_forks; i++) {
+        check_sound(w, forks[i], 0);
+        engine_sequence_free(w->engine, forks[i]);
+    }
+    free_all(w, sequences);
+}
+
 static void sequences_may_be_forked(void **state)
 {
     (void)state;
-    static const size_t lengths[] = {PREFIX, 64, PREFIX - 1};
     for (size_t m = 0; m < ARRAY_COUNT(NAMES); m++) {
         World w;
-        Error err = {0};
-        EngineSequence *sequences[ROWS], *forks[ARRAY_COUNT(lengths)];
         open_world(NAMES[m], &w);
-        begin(&w, sequences);
-        for (size_t i = 0; i < ARRAY_COUNT(lengths); i++) {
-            run_parts(&w, 1);
-            if (!w.engine->ops->sequence_fork(w.engine, sequences[0], lengths[i], LENGTH_MAX,
-                                              &forks[i], &err))
-                fail_msg("%s", err.message);
-            check_sound(&w, forks[i], 0);
-        }
-        assert_int_equal(run_parts(&w, SIZE_MAX), 0);
-        for (size_t i = 0; i < ROWS; i++) {
-            check_sound(&w, sequences[i], i);
-            advance(&w, sequences[i], i, 2 * BATCH, NULL); /* the rings turn */
-            check_sound(&w, sequences[i], i);
-        }
-        for (size_t i = 0; i < ARRAY_COUNT(lengths); i++)
-            engine_sequence_free(w.engine, forks[i]);
-        for (size_t i = 0; i < ROWS; i++)
-            engine_sequence_free(w.engine, sequences[i]);
+        check_forks(&w);
         close_world(&w);
     }
 }
@@ -259,23 +316,22 @@ static void refused_calls_change_nothing(void **state)
     expect_refusal(&w, large, 2, ERROR_LIMIT);
     check_sound(&w, a, 0);
 
-    begin(&w, sequences);
+    begin(&w, sequences, ENGINE_LOGITS_ALL);
     expect_refusal(&w, &good, 1, ERROR_INVALID);
     EngineRow held = {sequences[1], text(1, PREFIX, 1), 1, ENGINE_LOGITS_LAST};
     assert_false(engine_forward(w.engine, &held, 1, w.logits, &err));
     assert_int_equal(err.code, ERROR_INVALID);
     check_sound(&w, b, 0);
     assert_int_equal(run_parts(&w, SIZE_MAX), 0);
-    check_sound(&w, sequences[1], 1);
+    check_stayed(&w, sequences, ROWS, ENGINE_LOGITS_ALL);
 
     /* A pass that wants logits and gets no room for them is dropped. */
-    EngineRow next = {sequences[0], text(0, PREFIX + CHUNK, 1), 1, ENGINE_LOGITS_LAST};
+    EngineRow next = {sequences[0], text(0, length_of(&w, sequences[0]), 1), 1, ENGINE_LOGITS_LAST};
     assert_true(engine_forward_begin(w.engine, &next, 1, &err));
     assert_false(engine_forward_continue(w.engine, NULL, &left, &err));
     assert_int_equal(err.code, ERROR_INVALID);
     check_sound(&w, sequences[0], 0);
-    for (size_t i = 0; i < ROWS; i++)
-        engine_sequence_free(w.engine, sequences[i]);
+    free_all(&w, sequences);
     engine_sequence_free(w.engine, a);
     engine_sequence_free(w.engine, b);
     close_world(&w);
@@ -294,6 +350,7 @@ static void parts_take_no_memory(void **state)
     assert_int_equal(run_parts(&w, SIZE_MAX), 0);
     assert_int_equal(fault_allocation_count(), 0);
     fault_fail_allocation(0);
+    check_logits(&w, 0, 39, 1, w.logits);
     engine_sequence_free(w.engine, sequence);
     close_world(&w);
 }
