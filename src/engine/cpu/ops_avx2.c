@@ -5,6 +5,7 @@
 #include "attention_codes.h"
 
 #include "avx2_math.h"
+#include "transpose.h"
 
 #include <math.h>
 #include <string.h>
@@ -168,40 +169,15 @@ static void store_half_avx2(const float *x, size_t n, uint16_t *out, size_t stri
     }
 }
 
-/* LANES rows of as many columns: to interleave the first half with the second, three times, makes
- * columns of the rows. */
-static inline void transpose(__m128i rows[LANES])
+static FORCE_INLINE Halves to_halves(const void *floats)
 {
-    for (int step = 0; step < 3; step++) {
-        __m128i mixed[LANES];
-        for (int i = 0; i < LANES / 2; i++) {
-            mixed[2 * i] = _mm_unpacklo_epi16(rows[i], rows[i + LANES / 2]);
-            mixed[2 * i + 1] = _mm_unpackhi_epi16(rows[i], rows[i + LANES / 2]);
-        }
-        memcpy(rows, mixed, sizeof mixed);
-    }
+    return (Halves)to_half(_mm256_loadu_ps(floats));
 }
 
 static void store_half_rows_avx2(const float *x, size_t row_stride, size_t n_rows, size_t n,
                                  uint16_t *out, size_t stride)
 {
-    size_t row = 0, whole = n / LANES * LANES;
-    for (; row + LANES <= n_rows; row += LANES) {
-        const float *from = x + row * row_stride;
-        for (size_t i = 0; i < whole; i += LANES) {
-            __m128i rows[LANES];
-            for (size_t r = 0; r < LANES; r++)
-                rows[r] = to_half(_mm256_loadu_ps(from + r * row_stride + i));
-            transpose(rows);
-            for (size_t j = 0; j < LANES; j++)
-                _mm_storeu_si128((__m128i *)(void *)(out + row + (i + j) * stride), rows[j]);
-        }
-        for (size_t r = 0; r < LANES && whole < n; r++)
-            store_half_avx2(from + r * row_stride + whole, n - whole,
-                            out + row + r + whole * stride, stride);
-    }
-    for (; row < n_rows; row++)
-        store_half_avx2(x + row * row_stride, n, out + row, stride);
+    store_transposed(x, row_stride, n_rows, n, out, stride, to_halves, store_half_avx2);
 }
 
 const CpuOps ops_avx2 = {

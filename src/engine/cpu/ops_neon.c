@@ -5,11 +5,12 @@
 #include "attention_codes.h"
 
 #include "neon_math.h"
+#include "transpose.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { LANES = 4, HALF_LANES = 8 };
+enum { LANES = 4 };
 
 static void rms_norm_neon(const float *x, const float *weight, size_t n, float eps, float *out)
 {
@@ -146,49 +147,20 @@ static void store_half_neon(const float *x, size_t n, uint16_t *out, size_t stri
     }
 }
 
-static inline uint16x8_t to_halves(const float *x)
+static FORCE_INLINE Halves to_halves(const void *floats)
 {
+    const float *x = floats;
     const float32x4_t largest = vdupq_n_f32(65504.0f), least = vnegq_f32(largest);
     float32x4_t low = vminq_f32(largest, vmaxq_f32(least, vld1q_f32(x)));
     float32x4_t high = vminq_f32(largest, vmaxq_f32(least, vld1q_f32(x + LANES)));
-    return vcombine_u16(vreinterpret_u16_f16(vcvt_f16_f32(low)),
-                        vreinterpret_u16_f16(vcvt_f16_f32(high)));
-}
-
-/* Rows of as many columns: to interleave the first half with the second, three times, makes columns
- * of the rows. */
-static inline void transpose(uint16x8_t rows[HALF_LANES])
-{
-    for (int step = 0; step < 3; step++) {
-        uint16x8_t mixed[HALF_LANES];
-        for (int i = 0; i < HALF_LANES / 2; i++) {
-            mixed[2 * i] = vzip1q_u16(rows[i], rows[i + HALF_LANES / 2]);
-            mixed[2 * i + 1] = vzip2q_u16(rows[i], rows[i + HALF_LANES / 2]);
-        }
-        memcpy(rows, mixed, sizeof mixed);
-    }
+    return (Halves)vcombine_u16(vreinterpret_u16_f16(vcvt_f16_f32(low)),
+                                vreinterpret_u16_f16(vcvt_f16_f32(high)));
 }
 
 static void store_half_rows_neon(const float *x, size_t row_stride, size_t n_rows, size_t n,
                                  uint16_t *out, size_t stride)
 {
-    size_t row = 0, whole = n / HALF_LANES * HALF_LANES;
-    for (; row + HALF_LANES <= n_rows; row += HALF_LANES) {
-        const float *from = x + row * row_stride;
-        for (size_t i = 0; i < whole; i += HALF_LANES) {
-            uint16x8_t rows[HALF_LANES];
-            for (size_t r = 0; r < HALF_LANES; r++)
-                rows[r] = to_halves(from + r * row_stride + i);
-            transpose(rows);
-            for (size_t j = 0; j < HALF_LANES; j++)
-                vst1q_u16(out + row + (i + j) * stride, rows[j]);
-        }
-        for (size_t r = 0; r < HALF_LANES && whole < n; r++)
-            store_half_neon(from + r * row_stride + whole, n - whole,
-                            out + row + r + whole * stride, stride);
-    }
-    for (; row < n_rows; row++)
-        store_half_neon(x + row * row_stride, n, out + row, stride);
+    store_transposed(x, row_stride, n_rows, n, out, stride, to_halves, store_half_neon);
 }
 
 const CpuOps ops_neon = {

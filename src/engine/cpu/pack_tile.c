@@ -9,6 +9,8 @@
  * was unpacked into scratch) go word by word: the same bytes, and the formula. */
 #include "kernels.h"
 
+#include "transpose.h"
+
 #include <assert.h>
 #include <string.h>
 
@@ -60,60 +62,30 @@ static void move_word(const uint8_t *from, bool are_nibbles, uint8_t *to)
 
 #if PACK_HAS_VECTORS
 
-typedef uint32_t Words __attribute__((vector_size(16)));
-typedef uint16_t Halves __attribute__((vector_size(16)));
-
-static FORCE_INLINE Words load_words(const uint8_t *from)
-{
-    Words words;
-    memcpy(&words, from, sizeof words);
-    return words;
-}
-
-/* Four rows of four words to columns: out[i] is word i of each row. */
-static FORCE_INLINE void transpose_words(Words a, Words b, Words c, Words d, Words out[4])
-{
-    Words ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-    Words ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    Words cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-    Words cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    out[0] = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-    out[1] = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-    out[2] = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-    out[3] = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
-}
-
 /* Four words of four rows. */
 static FORCE_INLINE void scatter_4_words(const uint8_t *from, size_t row_stride, bool are_nibbles,
                                          Lanes to)
 {
-    Words rows[4], columns[4];
-    for (size_t r = 0; r < 4; r++) {
-        rows[r] = load_words(from + r * row_stride);
+    Words rows[WORDS_LANES];
+    for (size_t r = 0; r < WORDS_LANES; r++) {
+        memcpy(&rows[r], from + r * row_stride, sizeof rows[r]);
         if (are_nibbles)
             ORDER_NIBBLES(rows[r]);
     }
-    transpose_words(rows[0], rows[1], rows[2], rows[3], columns);
-    for (size_t i = 0; i < 4; i++)
-        memcpy(to.at + i * to.stride, &columns[i], sizeof columns[i]);
+    transpose_words(rows, to.at, to.stride);
 }
 
-/* Eight halves of eight rows: rows two by two make words, which are then transposed. */
+static FORCE_INLINE Halves load_halves(const void *from)
+{
+    Halves halves;
+    memcpy(&halves, from, sizeof halves);
+    return halves;
+}
+
+/* Eight halves of eight rows. */
 static FORCE_INLINE void scatter_8_halves(const uint8_t *from, size_t row_stride, Lanes to)
 {
-    Words low[4], high[4], columns[4];
-    for (size_t pair = 0; pair < 4; pair++) {
-        Halves even = (Halves)load_words(from + 2 * pair * row_stride);
-        Halves odd = (Halves)load_words(from + (2 * pair + 1) * row_stride);
-        low[pair] = (Words)__builtin_shufflevector(even, odd, 0, 8, 1, 9, 2, 10, 3, 11);
-        high[pair] = (Words)__builtin_shufflevector(even, odd, 4, 12, 5, 13, 6, 14, 7, 15);
-    }
-    transpose_words(low[0], low[1], low[2], low[3], columns);
-    for (size_t i = 0; i < 4; i++)
-        memcpy(to.at + i * to.stride, &columns[i], sizeof columns[i]);
-    transpose_words(high[0], high[1], high[2], high[3], columns);
-    for (size_t i = 0; i < 4; i++)
-        memcpy(to.at + (4 + i) * to.stride, &columns[i], sizeof columns[i]);
+    transpose_halves(from, row_stride, load_halves, to.at, to.stride);
 }
 
 #endif
