@@ -125,51 +125,66 @@ static FORCE_INLINE void weigh_block(const AttentionTile *t, const Block *b, siz
         weigh_vectors(t, b, end, d, weights, corrections, output, n, 1);
 }
 
+/* Caps the scores of a query and hides what it does not see; the largest. */
+static FORCE_INLINE float hide_scores(float scores[KV_BLOCK], KeyRange seen, float soft_cap)
+{
+    const __m512 hidden = _mm512_set1_ps(-INFINITY);
+    uint64_t mask = (seen.end < 64 ? ((uint64_t)1 << seen.end) : 0) - 1;
+    mask = seen.first < 64 ? mask >> seen.first << seen.first : 0;
+    __m512 most = hidden;
+    UNROLL
+    for (int v = 0; v < VECTORS; v++) {
+        __m512 s = _mm512_load_ps(scores + v * LANES);
+        if (soft_cap > 0.0f)
+            s = _mm512_mul_ps(_mm512_set1_ps(soft_cap),
+                              avx512_tanh(_mm512_mul_ps(s, _mm512_set1_ps(1.0f / soft_cap))));
+        s = _mm512_mask_mov_ps(hidden, (__mmask16)(mask >> (LANES * v)), s);
+        _mm512_store_ps(scores + v * LANES, s);
+        most = _mm512_max_ps(most, s);
+    }
+    return _mm512_reduce_max_ps(most);
+}
+
+/* e^x, x <= 0. */
+static FORCE_INLINE __m512 exp_negative(__m512 x)
+{
+    return avx512_exp2_negative(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)));
+}
+
+/* Makes weights of a query's scores, by their largest so far; the sum. */
+static FORCE_INLINE float weigh_scores(float scores[KV_BLOCK], float largest)
+{
+    /* Where no key was seen yet, any finite origin leaves the weights at 0. */
+    const __m512 origin = _mm512_set1_ps(largest == -INFINITY ? 0.0f : largest);
+    __m512 sum = _mm512_setzero_ps();
+    UNROLL
+    for (int v = 0; v < VECTORS; v++) {
+        __m512 weight = exp_negative(_mm512_sub_ps(_mm512_load_ps(scores + v * LANES), origin));
+        _mm512_store_ps(scores + v * LANES, weight);
+        sum = _mm512_add_ps(sum, weight);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
 /* The steps of n queries stand side by side: each alone is a chain of waits. */
 static FORCE_INLINE void soften_queries(float (*scores)[KV_BLOCK], const KeyRange *seen,
                                         float soft_cap, float *maxima, float *sums,
                                         float *corrections, const int n)
 {
-    const __m512 hidden = _mm512_set1_ps(-INFINITY), log2_e = _mm512_set1_ps(1.44269504f);
     float fresh[GROUP_QUERIES], total[GROUP_QUERIES];
     UNROLL
     for (int i = 0; i < n; i++) {
-        uint64_t mask = (seen[i].end < 64 ? ((uint64_t)1 << seen[i].end) : 0) - 1;
-        mask = seen[i].first < 64 ? mask >> seen[i].first << seen[i].first : 0;
-        __m512 most = hidden;
-        UNROLL
-        for (int v = 0; v < VECTORS; v++) {
-            __m512 s = _mm512_load_ps(scores[i] + v * LANES);
-            if (soft_cap > 0.0f)
-                s = _mm512_mul_ps(_mm512_set1_ps(soft_cap),
-                                  avx512_tanh(_mm512_mul_ps(s, _mm512_set1_ps(1.0f / soft_cap))));
-            s = _mm512_mask_mov_ps(hidden, (__mmask16)(mask >> (LANES * v)), s);
-            _mm512_store_ps(scores[i] + v * LANES, s);
-            most = _mm512_max_ps(most, s);
-        }
-        float found = _mm512_reduce_max_ps(most);
+        float found = hide_scores(scores[i], seen[i], soft_cap);
         fresh[i] = found > maxima[i] ? found : maxima[i];
     }
     UNROLL
-    for (int i = 0; i < n; i++) {
-        /* Where no key was seen yet, any finite origin leaves the weights at 0. */
-        const __m512 origin = _mm512_set1_ps(fresh[i] == -INFINITY ? 0.0f : fresh[i]);
-        __m512 sum = _mm512_setzero_ps();
-        UNROLL
-        for (int v = 0; v < VECTORS; v++) {
-            __m512 s = _mm512_load_ps(scores[i] + v * LANES);
-            __m512 weight = avx512_exp2_negative(_mm512_mul_ps(_mm512_sub_ps(s, origin), log2_e));
-            _mm512_store_ps(scores[i] + v * LANES, weight);
-            sum = _mm512_add_ps(sum, weight);
-        }
-        total[i] = _mm512_reduce_add_ps(sum);
-    }
+    for (int i = 0; i < n; i++)
+        total[i] = weigh_scores(scores[i], fresh[i]);
     UNROLL
     for (int i = 0; i < n; i++) {
         corrections[i] = 1.0f;
         if (maxima[i] != fresh[i])
-            corrections[i] = _mm512_cvtss_f32(
-                avx512_exp2_negative(_mm512_mul_ps(_mm512_set1_ps(maxima[i] - fresh[i]), log2_e)));
+            corrections[i] = _mm512_cvtss_f32(exp_negative(_mm512_set1_ps(maxima[i] - fresh[i])));
         sums[i] = fmaf(sums[i], corrections[i], total[i]);
         maxima[i] = fresh[i];
     }

@@ -41,6 +41,17 @@ static FORCE_INLINE __m256 load_bf16(const uint8_t *at)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
 
+enum { PREFETCH_BYTES = 2048 };
+
+/* Asks for what stands PREFETCH_BYTES behind these codes, over the seams between tiles, where the
+ * hardware's prefetcher would start anew. */
+static FORCE_INLINE void prefetch_codes(const uint8_t *codes, size_t bytes)
+{
+    UNROLL
+    for (size_t at = 0; at < bytes; at += 64)
+        _mm_prefetch((const char *)codes + PREFETCH_BYTES + at, _MM_HINT_T0);
+}
+
 /* A tile has the rows of two registers: half 0 and half 1 of each of its vectors. */
 enum { HALF_ROWS = 8, HALVES = TILE_ROWS / HALF_ROWS, HALF_BYTES = 4 * HALF_ROWS };
 

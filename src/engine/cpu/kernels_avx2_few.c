@@ -7,7 +7,7 @@
  * codes go as two planes of nibbles), 2 broadcasts, 2 vectors of codes. */
 #include "kernels_avx2.h"
 
-enum { LANES_AT_ONCE = 4 /* halves times columns */, PREFETCH_BYTES = 2048 };
+enum { LANES_AT_ONCE = 4 /* halves times columns */ };
 
 /* What is fixed while one kernel is compiled. */
 typedef struct Kind {
@@ -125,58 +125,74 @@ static FORCE_INLINE void add_dots(const uint8_t *group, const __m256i dots[LANES
     }
 }
 
-/* Asks for what stands PREFETCH_BYTES behind a block, over the seams between tiles, where the
- * hardware's prefetcher would start anew. */
-static FORCE_INLINE void prefetch_block(const uint8_t *block, size_t bytes)
+static FORCE_INLINE size_t block_bytes(Kind kind)
 {
-    UNROLL
-    for (size_t at = 0; at < bytes; at += 64)
-        _mm_prefetch((const char *)block + PREFETCH_BYTES + at, _MM_HINT_T0);
+    return kind.kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
+}
+
+/* Where the groups of a tile and the activations of its tokens are read. */
+typedef struct Source {
+    const uint8_t *group;
+    const int8_t *codes;
+    const ActivationScale *x;
+    size_t x_step; /* all tokens are in the first tile of them */
+} Source;
+
+static FORCE_INLINE void next_activations(Source *at, size_t n_blocks, Kind kind)
+{
+    at->codes += n_blocks * at->x_step * kind.kind.planes * ACTIVATION_BLOCK;
+    at->x += n_blocks * at->x_step;
+}
+
+/* Adds a tile whose groups are single blocks: half a block of activations each. */
+static FORCE_INLINE void add_single_blocks(const PackedMatrix *m, Source at, Kind kind, __m256 *acc)
+{
+    const ScaleType type = m->scale_type;
+    const size_t scale_bytes = 2 * TILE_ROWS * scale_type_bytes(type);
+    __m256i dots[LANES_AT_ONCE];
+    for (size_t block = 0; block < m->n_blocks; block++) {
+        const size_t half = block % 2;
+        prefetch_codes(at.group, block_bytes(kind));
+        dot_block(at.group + scale_bytes, at.codes + half * WEIGHT_BLOCK, kind, true, dots);
+        add_dots(at.group, dots, at.x, &at.x->half_offsets[half], type, kind, acc);
+        next_activations(&at, half, kind);
+        at.group += m->group_bytes;
+    }
+}
+
+/* Adds a tile whose groups are pairs of blocks. */
+static FORCE_INLINE void add_paired_blocks(const PackedMatrix *m, Source at, Kind kind, __m256 *acc)
+{
+    const ScaleType type = m->scale_type;
+    const size_t scale_bytes = 2 * TILE_ROWS * scale_type_bytes(type);
+    const uint8_t *end = at.group + m->tile_bytes;
+    __m256i dots[LANES_AT_ONCE];
+    for (; at.group < end; at.group += m->group_bytes) {
+        const uint8_t *block = at.group + scale_bytes;
+        for (size_t b = 0; b < m->group_blocks; b += 2) {
+            prefetch_codes(block, 2 * block_bytes(kind));
+            dot_block(block, at.codes, kind, true, dots);
+            dot_block(block + block_bytes(kind), at.codes + WEIGHT_BLOCK, kind, false, dots);
+            add_dots(at.group, dots, at.x, &at.x->offset, type, kind, acc);
+            block += 2 * block_bytes(kind);
+            next_activations(&at, 1, kind);
+        }
+    }
 }
 
 /* Tokens [token, token + kind.n_tokens) with one tile. */
 static FORCE_INLINE void multiply_tile(const KernelJob *job, size_t tile, size_t token, Kind kind)
 {
-    const PackedMatrix *m = job->matrix;
-    const ScaleType type = m->scale_type;
-    const size_t scale_bytes = 2 * TILE_ROWS * scale_type_bytes(type);
-    const size_t block_bytes =
-        kind.kind.format == PACKED_BYTES ? BYTE_BLOCK_BYTES : NIBBLE_BLOCK_BYTES;
-    const size_t x_step = job->x->n_tokens; /* all tokens are in the first tile of them */
-    const int8_t *codes = activation_codes(job->x, token, 0);
-    const ActivationScale *x = activation_scale(job->x, token, 0);
-    const uint8_t *group = packed_group(m, tile, 0);
-    const uint8_t *end = group + m->tile_bytes;
+    const Source at = {packed_group(job->matrix, tile, 0), activation_codes(job->x, token, 0),
+                       activation_scale(job->x, token, 0), job->x->n_tokens};
     __m256 acc[LANES_AT_ONCE];
-    __m256i dots[LANES_AT_ONCE];
-
     UNROLL
     for (size_t i = 0; i < HALVES * kind.n_tokens; i++)
         acc[i] = _mm256_setzero_ps();
-    if (kind.kind.span_blocks == 1) {
-        for (size_t block = 0; block < m->n_blocks; block++) {
-            const size_t half = block % 2;
-            prefetch_block(group, block_bytes);
-            dot_block(group + scale_bytes, codes + half * WEIGHT_BLOCK, kind, true, dots);
-            add_dots(group, dots, x, &x->half_offsets[half], type, kind, acc);
-            codes += half * x_step * kind.kind.planes * ACTIVATION_BLOCK;
-            x += half * x_step;
-            group += m->group_bytes;
-        }
-    } else {
-        for (; group < end; group += m->group_bytes) {
-            const uint8_t *at = group + scale_bytes;
-            for (size_t b = 0; b < m->group_blocks; b += 2) {
-                prefetch_block(at, 2 * block_bytes);
-                dot_block(at, codes, kind, true, dots);
-                dot_block(at + block_bytes, codes + WEIGHT_BLOCK, kind, false, dots);
-                add_dots(group, dots, x, &x->offset, type, kind, acc);
-                at += 2 * block_bytes;
-                codes += x_step * kind.kind.planes * ACTIVATION_BLOCK;
-                x += x_step;
-            }
-        }
-    }
+    if (kind.kind.span_blocks == 1)
+        add_single_blocks(job->matrix, at, kind, acc);
+    else
+        add_paired_blocks(job->matrix, at, kind, acc);
     UNROLL
     for (size_t h = 0; h < HALVES; h++) {
         UNROLL

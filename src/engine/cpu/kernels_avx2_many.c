@@ -27,7 +27,6 @@ enum {
     VECTORS_MAX = 4, /* of a packed register */
     TOKENS_AT_ONCE = 4,
     DIRECT_TOKENS = AVX2_VNNI ? 8 : 4, /* VNNI leaves registers' units free to unpack */
-    PREFETCH_BYTES = 2048,
     FLOATS_PER_SCALE = sizeof(ActivationScale) / 4,
 };
 
@@ -303,6 +302,21 @@ static FORCE_INLINE void add_pieces(const Span *span, size_t width, KernelKind k
         add_piece(span, t, 1, kind, acc);
 }
 
+/* Adds a span to the accumulators of all tokens: few take it as it is packed. */
+static FORCE_INLINE void add_span_to_all(Span *span, size_t width, KernelKind kind,
+                                         __m256 (*acc)[ACTIVATION_TILE])
+{
+    __m256i unpacked[SPAN_VECTORS][HALVES];
+    if (width <= DIRECT_TOKENS) {
+        span->unpacked = NULL;
+        add_pieces(span, width, kind, acc);
+    } else {
+        unpack_span(span->packed, kind, unpacked);
+        span->unpacked = (const __m256i(*)[HALVES])unpacked;
+        add_pieces(span, width, kind, acc);
+    }
+}
+
 /* ---- Tiles ---- */
 
 /* Adds blocks [first, first + count) of a tile to the accumulators of tokens [token, token +
@@ -319,7 +333,6 @@ static FORCE_INLINE void add_chunk(const KernelJob *job, size_t tile, size_t tok
     const uint8_t *end = group + count / m->group_blocks * m->group_bytes;
     const ActivationScale *x = activation_scale(job->x, token, first / 2);
     size_t x_half = 0;
-    __m256i unpacked[SPAN_VECTORS][HALVES];
 
     for (; group < end; group += m->group_bytes) {
         Span span = {.packed = group + 2 * HALVES * half_bytes};
@@ -332,18 +345,8 @@ static FORCE_INLINE void add_chunk(const KernelJob *job, size_t tile, size_t tok
             span.x = codes + x_half * WEIGHT_BLOCK * input_bytes(kind);
             span.x_scales = x;
             span.x_offsets = kind.span_blocks == 1 ? &x->half_offsets[x_half] : &x->offset;
-            /* Over the seams between tiles the hardware's prefetcher would start anew. */
-            UNROLL
-            for (size_t line = 0; line < span_bytes; line += 64)
-                _mm_prefetch((const char *)span.packed + PREFETCH_BYTES + line, _MM_HINT_T0);
-            if (width <= DIRECT_TOKENS) {
-                span.unpacked = NULL;
-                add_pieces(&span, width, kind, acc);
-            } else {
-                unpack_span(span.packed, kind, unpacked);
-                span.unpacked = (const __m256i(*)[HALVES])unpacked;
-                add_pieces(&span, width, kind, acc);
-            }
+            prefetch_codes(span.packed, span_bytes);
+            add_span_to_all(&span, width, kind, acc);
             if (kind.span_blocks == 1)
                 x_half ^= 1;
             if (x_half == 0) {
