@@ -48,51 +48,84 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static bool measure(const Bench *b, KvType type, CpuPool *pool, Error *err)
-{
-    const CpuOps *ops = cpu_ops(cpu_best_instructions(INSTRUCTIONS_BEST));
-    LayerConfig *layer = memory_allocate_zeroed(b->layers, sizeof *layer);
-    ModelConfig config = {.num_hidden_layers = (uint32_t)b->layers,
-                          .num_attention_heads = (uint32_t)b->n_heads,
-                          .num_key_value_heads = (uint32_t)b->n_kv_heads,
-                          .head_dim = (uint32_t)b->head_dim,
-                          .layers = layer};
-    AttentionShape shape = {b->n_heads, b->n_kv_heads, b->head_dim, 0.1f, 0.0f, type};
-    AttentionScratch *scratch = NULL;
+/* All that one figure needs. */
+typedef struct Case {
+    LayerConfig *layers;
+    ModelConfig config;
     KvPool kv;
     KvCache cache;
+    AttentionScratch *scratch;
+    float *q, *out;
+} Case;
+
+static bool case_open(Case *c, const Bench *b, KvType type, const CpuOps *ops, Error *err)
+{
+    AttentionShape shape = {b->n_heads, b->n_kv_heads, b->head_dim, 0.1f, 0.0f, type};
     size_t cols = b->n_heads * b->head_dim, end = b->context + b->n_tokens;
-    float *q = random_floats(b->n_tokens * cols + 2048), *out = random_floats(b->n_tokens * cols);
-    if (!layer || !q || !out || !kv_pool_init(&kv, &config, type, b->n_tokens, 0, err) ||
-        !kv_cache_create(&kv, end, &cache, err) ||
-        !attention_scratch_create(shape, b->n_tokens, end, b->threads, &scratch, err))
+    *c = (Case){.layers = memory_allocate_zeroed(b->layers, sizeof *c->layers)};
+    c->config = (ModelConfig){.num_hidden_layers = (uint32_t)b->layers,
+                              .num_attention_heads = (uint32_t)b->n_heads,
+                              .num_key_value_heads = (uint32_t)b->n_kv_heads,
+                              .head_dim = (uint32_t)b->head_dim,
+                              .layers = c->layers};
+    c->q = random_floats(b->n_tokens * cols + 2048);
+    c->out = random_floats(b->n_tokens * cols);
+    if (!c->layers || !c->q || !c->out)
+        return error_no_memory(err, "queries");
+    if (!kv_pool_init(&c->kv, &c->config, type, b->n_tokens, 0, err) ||
+        !kv_cache_create(&c->kv, end, &c->cache, err) ||
+        !attention_scratch_create(shape, b->n_tokens, end, b->threads, &c->scratch, err))
         return false;
-    fill(b, ops, &cache, q);
-    AttentionSlice slice = {&cache, 0, b->n_tokens, b->context - b->n_tokens};
-    attention_plan(scratch, &slice, 1);
-    double times[ROUNDS], start = clock_monotonic_seconds();
-    size_t rounds = 0;
+    fill(b, ops, &c->cache, c->q);
+    return true;
+}
+
+static void case_close(Case *c)
+{
+    attention_scratch_free(c->scratch);
+    kv_cache_free(&c->cache);
+    kv_pool_reset(&c->kv);
+    memory_free(c->q);
+    memory_free(c->out);
+    memory_free(c->layers);
+}
+
+/* Seconds of each round over all layers, ascending; how many rounds. */
+static size_t time_rounds(const Case *c, const Bench *b, const CpuOps *ops, CpuPool *pool,
+                          double times[ROUNDS])
+{
+    size_t cols = b->n_heads * b->head_dim, rounds = 0;
+    AttentionSlice slice = {&c->cache, 0, b->n_tokens, b->context - b->n_tokens};
+    attention_plan(c->scratch, &slice, 1);
+    double start = clock_monotonic_seconds();
     for (; rounds < ROUNDS && clock_monotonic_seconds() - start < SECONDS; rounds++) {
         double began = clock_monotonic_seconds();
         for (size_t i = 0; i < b->layers; i++)
-            attention_run(scratch, ops, i, q, cols, out, cols, pool);
+            attention_run(c->scratch, ops, i, c->q, cols, c->out, cols, pool);
         times[rounds] = clock_monotonic_seconds() - began;
     }
     qsort(times, rounds, sizeof *times, compare);
-    double bytes = (double)kv_bytes_per_token(&config, type) * (double)b->context;
-    printf("%s,%zu,%zu,%.3f,%.3f,%.1f\n",
-           type == KV_INT8    ? "int8"
-           : type == KV_INT16 ? "int16"
-                              : "fp16",
-           b->context, b->n_tokens, times[0] * 1e3, times[rounds / 2] * 1e3,
-           bytes / times[0] * 1e-9);
-    attention_scratch_free(scratch);
-    kv_cache_free(&cache);
-    kv_pool_reset(&kv);
-    memory_free(q);
-    memory_free(out);
-    memory_free(layer);
-    return true;
+    return rounds;
+}
+
+static bool measure(const Bench *b, KvType type, CpuPool *pool, Error *err)
+{
+    const CpuOps *ops = cpu_ops(cpu_best_instructions(INSTRUCTIONS_BEST));
+    Case c;
+    bool ok = case_open(&c, b, type, ops, err);
+    if (ok) {
+        double times[ROUNDS];
+        size_t rounds = time_rounds(&c, b, ops, pool, times);
+        double bytes = (double)kv_bytes_per_token(&c.config, type) * (double)b->context;
+        printf("%s,%zu,%zu,%.3f,%.3f,%.1f\n",
+               type == KV_INT8    ? "int8"
+               : type == KV_INT16 ? "int16"
+                                  : "fp16",
+               b->context, b->n_tokens, times[0] * 1e3, times[rounds / 2] * 1e3,
+               bytes / times[0] * 1e-9);
+    }
+    case_close(&c);
+    return ok;
 }
 
 int main(int argc, char **argv)
