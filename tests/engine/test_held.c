@@ -206,12 +206,13 @@ static bool check_leaving(World *w, size_t index, size_t parts, Leaving how, Eng
     return true;
 }
 
-/* Each of the rows, before each part. */
+/* Each of the rows, before each part; emulated, which is slow, the rows take turns. */
 static void check_leavings(World *w, Leaving how, EngineLogits logits)
 {
     size_t parts = 0;
     for (bool was_held = true; was_held; parts++) {
-        for (size_t index = 0; index < ROWS; index++)
+        size_t first = TEST_EMULATED ? (parts + how) % ROWS : 0, n = TEST_EMULATED ? 1 : ROWS;
+        for (size_t index = first; index < first + n; index++)
             was_held = check_leaving(w, index, parts, how, logits);
     }
     assert_true(parts > w->model->config.num_hidden_layers); /* and the head is one */
@@ -224,7 +225,8 @@ static void sequences_may_leave(void **state)
         World w;
         open_world(NAMES[m], &w);
         for (Leaving how = LEAVING_FREED; how <= LEAVING_SEALED; how++) {
-            check_leavings(&w, how, ENGINE_LOGITS_LAST);
+            if (!TEST_EMULATED)
+                check_leavings(&w, how, ENGINE_LOGITS_LAST);
             check_leavings(&w, how, ENGINE_LOGITS_ALL);
         }
         close_world(&w);
