@@ -100,6 +100,22 @@ void attention_store_codes(const CpuOps *ops, KvType type, const float *key, con
         store_int8(key, value, head_dim, keys, values, slot);
 }
 
+static void ask_for_lines(const uint8_t *base, size_t bytes, size_t step)
+{
+    for (size_t at = 0; at < bytes; at += step)
+        __builtin_prefetch(base + at, 1, 3);
+}
+
+void attention_ask_for_slots(KvType type, size_t head_dim, const uint8_t *keys,
+                             const uint8_t *values, size_t slot, size_t n)
+{
+    size_t padded_dim = (head_dim + KV_VALUE_UNIT - 1) / KV_VALUE_UNIT * KV_VALUE_UNIT;
+    size_t together = type == KV_INT16 ? 2 : 4, row_bytes = padded_dim * 4;
+    size_t first = slot / together, end = (slot + n - 1) / together + 1;
+    ask_for_lines(keys + slot * 4, padded_dim / together * KV_BLOCK * 4, KV_BLOCK * 4);
+    ask_for_lines(values + first * row_bytes, (end - first) * row_bytes, 64);
+}
+
 /* ---- Queries ---- */
 
 size_t attention_query_codes(KvType type, size_t padded_dim)

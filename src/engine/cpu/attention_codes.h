@@ -78,6 +78,10 @@ void attention_soften_neon(float (*scores)[KV_BLOCK], const KeyRange *seen, size
 /* Stores a key and a value [head_dim] at a slot of a head's block of codes. */
 void attention_store_codes(const CpuOps *ops, KvType type, const float *key, const float *value,
                            size_t head_dim, uint8_t *keys, uint8_t *values, size_t slot);
+/* Asks for the memory that n rows will be stored to, from a slot on: lines that lie far apart, which
+ * stores alone would wait for one by one. */
+void attention_ask_for_slots(KvType type, size_t head_dim, const uint8_t *keys,
+                             const uint8_t *values, size_t slot, size_t n);
 /* Codes and scales of a query. */
 size_t attention_query_codes(KvType type, size_t padded_dim);
 size_t attention_query_scales(KvType type, size_t padded_dim);

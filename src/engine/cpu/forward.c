@@ -35,7 +35,7 @@ typedef struct RowJob {
 void cpu_run_rows(const CpuEngine *engine, size_t n_rows, CpuTask task, void *context)
 {
     size_t n_parts = (n_rows + CPU_ROWS_PER_PART - 1) / CPU_ROWS_PER_PART;
-    cpu_pool_run(n_rows <= FEW_ROWS ? NULL : engine->pool, task, context, n_parts);
+    cpu_pool_run_shares(n_rows <= FEW_ROWS ? NULL : engine->pool, task, context, n_parts);
 }
 
 /* End of a part's rows. */
@@ -191,54 +191,89 @@ static void store_row(const CpuOps *ops, KvPlace at, const float *k, const float
         value[d] = d < pool->head_dim ? v[d] : 0.0f;
 }
 
-/* Keys and values of tokens [first, end) to their sequences' caches, as many at a time as lie in
- * one tile of keys. */
-static void store_tokens(const RowJob *job, size_t first, size_t end)
+/* Tokens that lie in one tile of keys of one sequence. */
+typedef struct StoreRun {
+    size_t first, n;
+    KvPlace at; /* of the first head */
+} StoreRun;
+
+/* The run that begins at a token, up to `end`. */
+static StoreRun find_run(const RowJob *job, size_t first, size_t end)
+{
+    const CpuPass *pass = job->pass;
+    const AttentionSlice *slice = &pass->slices[pass->token_slice[first]];
+    size_t position = token_position(pass, first);
+    size_t left = slice->first_token + slice->n_tokens - first;
+    size_t n = KV_KEY_TILE - position % KV_KEY_TILE;
+    n = n < left ? n : left;
+    n = n < end - first ? n : end - first;
+    KvPlace at = {slice->cache, &slice->cache->pool->layers[job->layer], 0, position};
+    return (StoreRun){first, n, at};
+}
+
+/* Asks for where the run's keys and values go, before they are ready. */
+static void ask_for_run(const RowJob *job, const StoreRun *run)
+{
+    KvPlace at = run->at;
+    const KvPool *pool = at.cache->pool;
+    if (!kv_is_codes(pool->type))
+        return;
+    for (; at.head < job->config->num_key_value_heads; at.head++)
+        attention_ask_for_slots(pool->type, pool->head_dim,
+                                kv_cache_keys(at.cache, at.layer, at.head, at.position),
+                                kv_cache_values(at.cache, at.layer, at.head, at.position),
+                                at.position % KV_BLOCK, run->n);
+}
+
+static void store_run(const RowJob *job, const StoreRun *run)
 {
     const CpuScratch *s = job->s;
-    const CpuPass *pass = job->pass;
     const ModelConfig *c = job->config;
     size_t stride = (size_t)c->num_key_value_heads * c->head_dim;
-    for (size_t t = first, n; t < end; t += n) {
-        const AttentionSlice *slice = &pass->slices[pass->token_slice[t]];
-        size_t position = token_position(pass, t), left = slice->first_token + slice->n_tokens - t;
-        n = KV_KEY_TILE - position % KV_KEY_TILE;
-        n = n < left ? n : left;
-        n = n < end - t ? n : end - t;
-        KvPlace at = {slice->cache, &slice->cache->pool->layers[job->layer], 0, position};
-        for (; at.head < c->num_key_value_heads; at.head++) {
-            const float *k = s->k + t * stride + at.head * c->head_dim;
-            const float *v = s->v + t * stride + at.head * c->head_dim;
-            if (slice->cache->pool->type == KV_F16) {
-                store_half_rows(job->engine->ops, at, k, v, stride, n);
-                continue;
-            }
-            for (KvPlace row = at; row.position < position + n; row.position++)
-                store_row(job->engine->ops, row, k + (row.position - position) * stride,
-                          v + (row.position - position) * stride);
+    KvPlace at = run->at;
+    for (; at.head < c->num_key_value_heads; at.head++) {
+        const float *k = s->k + run->first * stride + at.head * c->head_dim;
+        const float *v = s->v + run->first * stride + at.head * c->head_dim;
+        if (at.cache->pool->type == KV_F16) {
+            store_half_rows(job->engine->ops, at, k, v, stride, run->n);
+            continue;
         }
+        KvPlace row = at;
+        for (size_t i = 0; i < run->n; i++, row.position++)
+            store_row(job->engine->ops, row, k + i * stride, v + i * stride);
     }
+}
+
+/* q and k get their norms and rotations. */
+static void position_token(const RowJob *job, size_t token)
+{
+    const ModelConfig *c = job->config;
+    const LayerWeights *w = &job->engine->model->weights.layers[job->layer];
+    float *q = job->s->q + token * c->num_attention_heads * c->head_dim;
+    float *k = job->s->k + token * c->num_key_value_heads * c->head_dim;
+    for (size_t h = 0; h < c->num_attention_heads; h++)
+        position_head(job, q + h * c->head_dim, w->q_norm, token);
+    for (size_t h = 0; h < c->num_key_value_heads; h++)
+        position_head(job, k + h * c->head_dim, w->k_norm, token);
 }
 
 /* q and k get their norms and rotations; k and v go to the cache. */
 static void position_part(void *context, size_t part, size_t n_parts)
 {
     const RowJob *job = context;
-    CpuScratch *s = job->s;
-    const ModelConfig *c = job->config;
-    const LayerWeights *w = &job->engine->model->weights.layers[job->layer];
     size_t first = part * CPU_ROWS_PER_PART, end = part_end(part, job->pass->n_tokens);
-    size_t head_dim = c->head_dim;
+    StoreRun runs[CPU_ROWS_PER_PART];
+    size_t n_runs = 0;
     (void)n_parts;
-    for (size_t t = first; t < end; t++) {
-        float *q = s->q + t * c->num_attention_heads * head_dim;
-        float *k = s->k + t * c->num_key_value_heads * head_dim;
-        for (size_t h = 0; h < c->num_attention_heads; h++)
-            position_head(job, q + h * head_dim, w->q_norm, t);
-        for (size_t h = 0; h < c->num_key_value_heads; h++)
-            position_head(job, k + h * head_dim, w->k_norm, t);
+    for (size_t t = first; t < end; n_runs++) {
+        StoreRun *run = &runs[n_runs];
+        *run = find_run(job, t, end);
+        ask_for_run(job, run);
+        for (; t < run->first + run->n; t++)
+            position_token(job, t);
     }
-    store_tokens(job, first, end);
+    for (size_t i = 0; i < n_runs; i++)
+        store_run(job, &runs[i]);
 }
 
 static void quantize_part(void *context, size_t part, size_t n_parts)
