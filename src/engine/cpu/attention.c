@@ -341,10 +341,24 @@ static void gather_queries(const Run *run, const Tile *tile, size_t kv_head, Wor
                                    w->query_codes, w->query_scales);
 }
 
+/* Keys that a thread will meet: n of a head's block, or NULL. */
+typedef struct KeyRun {
+    const void *keys;
+    size_t n;
+} KeyRun;
+
 static const void *keys_at(const Run *run, const Tile *tile, size_t kv_head, size_t position)
 {
     const KvCache *cache = run->scratch->slices[tile->slice].cache;
     return kv_cache_keys(cache, &cache->pool->layers[run->layer], kv_head, position);
+}
+
+/* Of the block that `position` is in, when [position, end) are met. */
+static KeyRun key_run(const Run *run, const Tile *tile, size_t kv_head, size_t position, size_t end)
+{
+    size_t block = position / KV_BLOCK * KV_BLOCK;
+    size_t n = end - block < KV_BLOCK ? end - block : KV_BLOCK;
+    return (KeyRun){keys_at(run, tile, kv_head, position), n};
 }
 
 /* Few queries wait for memory, and a part's first keys nobody has asked for. */
@@ -357,7 +371,7 @@ static void prefetch_keys(const Run *run, const Tile *tile, size_t kv_head, size
 
 /* Keys [first, end) of one segment; next: the keys that the same thread meets then, or NULL. */
 static void run_segment(const Run *run, const Tile *tile, size_t kv_head, WorkerScratch *w,
-                        size_t first, size_t end, const void *next, State result)
+                        size_t first, size_t end, KeyRun next, State result)
 {
     const AttentionScratch *s = run->scratch;
     const KvCache *cache = s->slices[tile->slice].cache;
@@ -375,7 +389,8 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
         .query_scales = w->query_scales,
         .first_key = first,
         .end_key = end,
-        .next_keys = next,
+        .next_keys = next.keys,
+        .n_next = next.n,
         .key_block = w->key_block,
         .value_block = w->value_block,
         .maxima = result.maxima,
@@ -433,11 +448,11 @@ static void run_head(const Run *run, const Tile *tile, size_t kv_head, bool more
     visible_keys(run, tile, &first, &end);
     for (size_t at = first, stop; at < end; at = stop) {
         stop = (at / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
-        const void *next = NULL;
+        KeyRun next = {NULL, 0};
         if (stop < end)
-            next = keys_at(run, tile, kv_head, stop);
+            next = key_run(run, tile, kv_head, stop, end);
         else if (more_heads)
-            next = keys_at(run, tile, kv_head + 1, first);
+            next = key_run(run, tile, kv_head + 1, first, end);
         State result = at == first ? w->total : w->segment;
         run_segment(run, tile, kv_head, w, at, stop < end ? stop : end, next, result);
         if (at > first)
@@ -510,7 +525,9 @@ static void segment_part(void *context, size_t part, size_t n_parts)
     for (size_t slot = tile->first_slot + kv_head * n_segments + index; at < stop; slot++) {
         size_t until = (at / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
         until = until < stop ? until : stop;
-        const void *next = until < stop ? keys_at(run, tile, kv_head, until) : NULL;
+        KeyRun next = {NULL, 0};
+        if (until < stop)
+            next = key_run(run, tile, kv_head, until, stop);
         run_segment(run, tile, kv_head, w, at, until, next, partial_state(s, slot));
         at = until;
     }

@@ -37,6 +37,7 @@ struct AttentionTile {
      * KV_BLOCK % ATTENTION_SEGMENT_BLOCKS. */
     const void *keys[ATTENTION_SEGMENT_BLOCKS], *values[ATTENTION_SEGMENT_BLOCKS];
     const void *next_keys; /* of the block after the last, to ask the memory for; NULL: none */
+    size_t n_next;         /* keys of it that will be met */
     bool is_half;          /* fp16, else float32 */
     /* Where keys and values are codes, the queries once more (attention_codes.h). */
     const int16_t *query_codes;

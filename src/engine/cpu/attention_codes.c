@@ -316,7 +316,7 @@ const CodeLoops int16_loops_plain = {score_int16, soften_plain, weigh_int16};
 
 /* Queries [at, at + n) of the tile over the block that begins at a position. */
 static void group_block(const AttentionTile *t, KvType type, const CodeLoops *loops,
-                        const CodeBlock *b, size_t position, size_t at, size_t n)
+                        CodeBlock *b, size_t position, size_t at, size_t n)
 {
     _Alignas(64) float weights[CODE_GROUP_QUERIES][KV_BLOCK];
     float corrections[CODE_GROUP_QUERIES];
@@ -324,10 +324,13 @@ static void group_block(const AttentionTile *t, KvType type, const CodeLoops *lo
     size_t first = t->first_key > position ? t->first_key : position;
     if (t->positions[at + n - 1] < first)
         return; /* the whole block lies after these queries */
+    b->n_keys = 0;
+    for (size_t i = 0; i < n; i++) {
+        seen[i] = attention_visible(t, position, t->positions[at + i]);
+        b->n_keys = seen[i].end > b->n_keys ? seen[i].end : b->n_keys;
+    }
     loops->score(b, t->query_codes + at * attention_query_codes(type, t->padded_dim),
                  t->query_scales + at * attention_query_scales(type, t->padded_dim), n, weights);
-    for (size_t i = 0; i < n; i++)
-        seen[i] = attention_visible(t, position, t->positions[at + i]);
     loops->soften(weights, seen, n, t->soft_cap, t->maxima + at, t->sums + at, corrections);
     loops->weigh(b, (const float(*)[KV_BLOCK])weights, corrections, n,
                  t->output + at * t->padded_dim);
@@ -348,6 +351,8 @@ void attention_segment_codes(const AttentionTile *t, KvType type, const CpuOps *
     for (size_t at = t->first_key / KV_BLOCK * KV_BLOCK; at < t->end_key; at += KV_BLOCK) {
         size_t index = at / KV_BLOCK % ATTENTION_SEGMENT_BLOCKS;
         const uint8_t *keys = t->keys[index], *values = t->values[index];
+        const bool is_last = at + KV_BLOCK >= t->end_key;
+        const size_t left = is_last ? 0 : t->end_key - at - KV_BLOCK;
         CodeBlock block = {
             .key_codes = keys,
             .value_codes = values,
@@ -355,12 +360,13 @@ void attention_segment_codes(const AttentionTile *t, KvType type, const CpuOps *
             .value_scales = (const float *)(const void *)(values + code_bytes),
             .padded_dim = t->padded_dim,
             .value_offset = (size_t)(values - keys),
-            .next = at + KV_BLOCK < t->end_key ? t->keys[index + 1] : t->next_keys,
+            .next = is_last ? t->next_keys : t->keys[index + 1],
+            .n_next = is_last ? t->n_next : left < KV_BLOCK ? left : KV_BLOCK,
         };
         for (size_t i = 0; i < t->n_queries; i += CODE_GROUP_QUERIES) {
-            size_t left = t->n_queries - i;
+            size_t n = t->n_queries - i;
             group_block(t, type, loops, &block, at, i,
-                        left < CODE_GROUP_QUERIES ? left : CODE_GROUP_QUERIES);
+                        n < CODE_GROUP_QUERIES ? n : CODE_GROUP_QUERIES);
             block.next = NULL; /* the first group has asked */
         }
     }

@@ -32,14 +32,22 @@ static FORCE_INLINE __m512i broadcast_pair(const int16_t *codes)
     return _mm512_set1_epi32(pair);
 }
 
-/* While codes at an offset of the run are multiplied. */
-static FORCE_INLINE void look_ahead(const CodeBlock *b, size_t offset, size_t bytes)
+/* While codes at an offset of the run are multiplied: as many bytes there of the next run, and of
+ * this one once more. */
+static FORCE_INLINE void look_ahead(const CodeBlock *b, size_t offset, size_t bytes,
+                                    size_t next_bytes)
 {
     if (!b->next)
         return;
-    attention_ask_for(b->next + offset, bytes);
+    attention_ask_for(b->next + offset, next_bytes);
     if (offset + AGAIN_BYTES < 2 * b->value_offset)
         attention_ask_for(b->key_codes + offset + AGAIN_BYTES, bytes);
+}
+
+/* Bytes of a vector's keys in each group of a key's codes. */
+static FORCE_INLINE size_t vectors_of(size_t n_keys)
+{
+    return (n_keys + LANES - 1) / LANES;
 }
 
 /* sum += pairs of a times pairs of b. In assembly: GCC 12 copies sums to and fro around the
@@ -96,27 +104,29 @@ static FORCE_INLINE void clear_sums(__m512i sums[CODE_GROUP_QUERIES][VECTORS], c
 
 static FORCE_INLINE void score_queries(const CodeBlock *b, const int16_t *codes,
                                        const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
-                                       const KvType type, const int n)
+                                       const KvType type, const int n, const int n_vectors)
 {
     const size_t together = codes_together(type), dims = code_row_dims(type, b->padded_dim);
+    const size_t bytes = (size_t)n_vectors * VECTOR_BYTES;
+    const size_t next_bytes = vectors_of(b->n_next) * VECTOR_BYTES;
     const size_t rows = (b->padded_dim + dims - 1) / dims, stride = rows * dims;
     const size_t scales_at = b->padded_dim / together * GROUP_BYTES;
     for (size_t row = 0; row < rows; row++) {
         __m512i sums[CODE_GROUP_QUERIES][VECTORS];
-        clear_sums(sums, n, VECTORS);
+        clear_sums(sums, n, n_vectors);
         size_t first = row * dims;
         size_t end = b->padded_dim - first < dims ? b->padded_dim : first + dims;
         for (size_t d = first; d < end; d += together) {
             const size_t at = d / together * GROUP_BYTES;
-            look_ahead(b, at, GROUP_BYTES);
-            multiply_group(b->key_codes + at, codes + d, stride, sums, type, n, VECTORS);
+            look_ahead(b, at, bytes, next_bytes);
+            multiply_group(b->key_codes + at, codes + d, stride, sums, type, n, n_vectors);
         }
-        look_ahead(b, scales_at + row * GROUP_BYTES, GROUP_BYTES);
+        look_ahead(b, scales_at + row * GROUP_BYTES, bytes, next_bytes);
         UNROLL
         for (int i = 0; i < n; i++) {
             const AttentionQueryScale *q = &scales[(size_t)i * rows + row];
             UNROLL
-            for (int v = 0; v < VECTORS; v++) {
+            for (int v = 0; v < n_vectors; v++) {
                 __m512 sum =
                     _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[i][v], _mm512_set1_epi32(q->zero)));
                 __m512 dot = _mm512_mul_ps(sum, _mm512_set1_ps(q->scale));
@@ -183,10 +193,10 @@ static FORCE_INLINE void weigh_vectors(const CodeBlock *b, const Weights *weight
     const size_t together = codes_together(type), row_bytes = b->padded_dim * 4;
     __m512i sums[CODE_GROUP_QUERIES][VECTORS];
     clear_sums(sums, n, n_vectors);
-    for (size_t key = 0; key < KV_BLOCK; key += together) {
+    for (size_t key = 0; key < b->n_keys; key += together) {
         const size_t at = key / together * row_bytes;
         if (is_first)
-            look_ahead(b, b->value_offset + at, row_bytes);
+            look_ahead(b, b->value_offset + at, row_bytes, key < b->n_next ? row_bytes : 0);
         multiply_group(b->value_codes + at + d * 4, weights->codes + key,
                        sizeof *weights / sizeof(int16_t), sums, type, n, n_vectors);
     }
@@ -208,31 +218,58 @@ static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights
                                        const int n)
 {
     const size_t dims = code_row_dims(type, b->padded_dim);
-    const size_t scales_at = KV_BLOCK / codes_together(type) * b->padded_dim * 4;
+    const size_t together = codes_together(type), row_bytes = b->padded_dim * 4;
+    const size_t scales_at = KV_BLOCK / together * row_bytes;
     Weights codes[CODE_GROUP_QUERIES];
     for (size_t first = 0, row = 0; first < b->padded_dim; first += dims, row++) {
         size_t end = b->padded_dim - first < dims ? b->padded_dim : first + dims, d = first;
         UNROLL
         for (int i = 0; i < n; i++)
             quantize_weights(weights[i], b->value_scales + row * KV_BLOCK, type, &codes[i]);
+        if (b->next && first == 0 && b->n_keys < b->n_next) {
+            size_t done = (b->n_keys + together - 1) / together * row_bytes;
+            size_t wanted = (b->n_next + together - 1) / together * row_bytes;
+            attention_ask_for(b->next + b->value_offset + done, wanted - done);
+        }
         for (; d + VECTORS * LANES <= end; d += VECTORS * LANES)
             weigh_vectors(b, codes, corrections, output, d, d == 0, type, n, VECTORS);
         for (; d < end; d += LANES)
             weigh_vectors(b, codes, corrections, output, d, d == 0, type, n, 1);
-        look_ahead(b, b->value_offset + scales_at + row * GROUP_BYTES, GROUP_BYTES);
+        look_ahead(b, b->value_offset + scales_at + row * GROUP_BYTES, GROUP_BYTES, GROUP_BYTES);
+    }
+}
+
+/* By how many vectors of keys there are to score. */
+static FORCE_INLINE void score_vectors(const CodeBlock *b, const int16_t *codes,
+                                       const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
+                                       const KvType type, const int n)
+{
+    switch (vectors_of(b->n_keys)) {
+    case 1:
+        score_queries(b, codes, scales, scores, type, n, 1);
+        break;
+    case 2:
+        score_queries(b, codes, scales, scores, type, n, 2);
+        break;
+    case 3:
+        score_queries(b, codes, scales, scores, type, n, 3);
+        break;
+    default:
+        score_queries(b, codes, scales, scores, type, n, VECTORS);
+        break;
     }
 }
 
 static void score_int8(const CodeBlock *block, const int16_t *codes,
                        const AttentionQueryScale *scales, size_t n, float (*scores)[KV_BLOCK])
 {
-    BY_QUERY_COUNT(n, score_queries, block, codes, scales, scores, KV_INT8);
+    BY_QUERY_COUNT(n, score_vectors, block, codes, scales, scores, KV_INT8);
 }
 
 static void score_int16(const CodeBlock *block, const int16_t *codes,
                         const AttentionQueryScale *scales, size_t n, float (*scores)[KV_BLOCK])
 {
-    BY_QUERY_COUNT(n, score_queries, block, codes, scales, scores, KV_INT16);
+    BY_QUERY_COUNT(n, score_vectors, block, codes, scales, scores, KV_INT16);
 }
 
 static void weigh_int8(const CodeBlock *block, const float (*weights)[KV_BLOCK],
