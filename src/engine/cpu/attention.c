@@ -31,6 +31,7 @@ typedef struct WorkerScratch {
     size_t *positions;
     int16_t *query_codes; /* where keys are codes */
     AttentionQueryScale *query_scales;
+    const void *asked_for; /* keys that a part asked for, which the next one may begin with */
     State segment, total;
 } WorkerScratch;
 
@@ -361,12 +362,15 @@ static KeyRun key_run(const Run *run, const Tile *tile, size_t kv_head, size_t p
     return (KeyRun){keys_at(run, tile, kv_head, position), n};
 }
 
-/* Few queries wait for memory, and a part's first keys nobody has asked for. */
-static void prefetch_keys(const Run *run, const Tile *tile, size_t kv_head, size_t position)
+/* Few queries wait for memory, and a part's first keys nobody has asked for, unless the part before
+ * it foresaw them. */
+static void prefetch_keys(const Run *run, const Tile *tile, size_t kv_head, size_t position,
+                          const WorkerScratch *w)
 {
     const uint8_t *keys = keys_at(run, tile, kv_head, position);
     size_t bytes = run->scratch->slices[tile->slice].cache->pool->head_bytes;
-    attention_ask_for(keys, bytes);
+    if (keys != w->asked_for)
+        attention_ask_for(keys, bytes);
 }
 
 /* Keys [first, end) of one segment; next: the keys that the same thread meets then, or NULL. */
@@ -438,8 +442,9 @@ static void write_output(const Run *run, const Tile *tile, size_t kv_head, State
     }
 }
 
-/* A whole tile of one KV head: all its segments in order, merged with the first. */
-static void run_head(const Run *run, const Tile *tile, size_t kv_head, bool more_heads,
+/* A whole tile of one KV head: all its segments in order, merged with the first. after: what the
+ * thread meets then. */
+static void run_head(const Run *run, const Tile *tile, size_t kv_head, KeyRun after,
                      WorkerScratch *w)
 {
     const AttentionScratch *s = run->scratch;
@@ -448,11 +453,7 @@ static void run_head(const Run *run, const Tile *tile, size_t kv_head, bool more
     visible_keys(run, tile, &first, &end);
     for (size_t at = first, stop; at < end; at = stop) {
         stop = (at / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
-        KeyRun next = {NULL, 0};
-        if (stop < end)
-            next = key_run(run, tile, kv_head, stop, end);
-        else if (more_heads)
-            next = key_run(run, tile, kv_head + 1, first, end);
+        KeyRun next = stop < end ? key_run(run, tile, kv_head, stop, end) : after;
         State result = at == first ? w->total : w->segment;
         run_segment(run, tile, kv_head, w, at, stop < end ? stop : end, next, result);
         if (at > first)
@@ -461,24 +462,56 @@ static void run_head(const Run *run, const Tile *tile, size_t kv_head, bool more
     write_output(run, tile, kv_head, w->total);
 }
 
-/* Some KV heads of a tile. Long tiles (the last) go first. */
+/* KV heads [first, end) of a tile. */
+typedef struct HeadsPart {
+    const Tile *tile;
+    size_t first, end;
+} HeadsPart;
+
+/* Long tiles (the last) go first. */
+static HeadsPart find_heads(const AttentionScratch *s, size_t part, size_t n_parts)
+{
+    size_t parts_per_tile = n_parts / s->n_tiles, n_kv_heads = s->shape.n_kv_heads;
+    size_t reversed = n_parts - 1 - part, in_tile = reversed % parts_per_tile;
+    return (HeadsPart){.tile = &s->tiles[reversed / parts_per_tile],
+                       .first = in_tile * n_kv_heads / parts_per_tile,
+                       .end = (in_tile + 1) * n_kv_heads / parts_per_tile};
+}
+
+/* The keys that a tile's head begins with. */
+static KeyRun first_keys(const Run *run, const Tile *tile, size_t kv_head)
+{
+    size_t first, end;
+    visible_keys(run, tile, &first, &end);
+    return key_run(run, tile, kv_head, first, end);
+}
+
+/* What a thread meets after its part: most likely the part behind it. */
+static KeyRun keys_after(const Run *run, size_t part, size_t n_parts)
+{
+    if (part + 1 == n_parts)
+        return (KeyRun){NULL, 0};
+    HeadsPart next = find_heads(run->scratch, part + 1, n_parts);
+    return first_keys(run, next.tile, next.first);
+}
+
 static void heads_part(void *context, size_t part, size_t n_parts)
 {
     const Run *run = context;
     const AttentionScratch *s = run->scratch;
-    size_t parts_per_tile = n_parts / s->n_tiles, n_kv_heads = s->shape.n_kv_heads;
-    size_t reversed = n_parts - 1 - part, in_tile = reversed % parts_per_tile;
-    const Tile *tile = &s->tiles[reversed / parts_per_tile];
-    size_t kv_head = in_tile * n_kv_heads / parts_per_tile;
-    size_t end = (in_tile + 1) * n_kv_heads / parts_per_tile;
+    HeadsPart heads = find_heads(s, part, n_parts);
     WorkerScratch *w = &s->workers[cpu_pool_worker_index()];
-    if (tile->n_tokens == 1) {
+    KeyRun after = {NULL, 0};
+    if (heads.tile->n_tokens == 1) {
         size_t first_key, end_key;
-        visible_keys(run, tile, &first_key, &end_key);
-        prefetch_keys(run, tile, kv_head, first_key);
+        visible_keys(run, heads.tile, &first_key, &end_key);
+        prefetch_keys(run, heads.tile, heads.first, first_key, w);
+        after = keys_after(run, part, n_parts);
     }
-    for (; kv_head < end; kv_head++)
-        run_head(run, tile, kv_head, kv_head + 1 < end, w);
+    w->asked_for = after.keys;
+    for (size_t head = heads.first; head < heads.end; head++)
+        run_head(run, heads.tile, head,
+                 head + 1 < heads.end ? first_keys(run, heads.tile, head + 1) : after, w);
 }
 
 static State partial_state(const AttentionScratch *s, size_t slot)
@@ -520,7 +553,8 @@ static void segment_part(void *context, size_t part, size_t n_parts)
     size_t at = (base + index) * ATTENTION_SEGMENT;
     at = at > first ? at : first;
     stop = stop < end ? stop : end;
-    prefetch_keys(run, tile, kv_head, at);
+    prefetch_keys(run, tile, kv_head, at, w);
+    w->asked_for = NULL;
     gather_queries(run, tile, kv_head, w);
     for (size_t slot = tile->first_slot + kv_head * n_segments + index; at < stop; slot++) {
         size_t until = (at / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
@@ -573,16 +607,28 @@ static size_t plan_split(const Run *run)
     return pays && slots <= s->partial_floats / state ? parts : 0;
 }
 
-/* Parts that a tile's KV heads make when tiles are not split: one each, but fewer where tiles are
- * many and short, since a thread can ask for the keys of the heads that it meets next. */
-static size_t parts_of_heads(const AttentionScratch *s)
+static bool tiles_are_tokens(const AttentionScratch *s)
 {
-    size_t wanted = PARTS_PER_THREAD * s->threads, parts = (wanted + s->n_tiles - 1) / s->n_tiles;
     for (size_t i = 0; i < s->n_tiles; i++) {
         if (s->tiles[i].n_tokens > 1)
-            return s->shape.n_kv_heads;
+            return false;
     }
-    return parts < s->shape.n_kv_heads ? parts : s->shape.n_kv_heads;
+    return true;
+}
+
+/* One KV head to a part, and one thread after the other takes the longest there is; but where tiles
+ * are many and short fewer parts, each thread its neighbours, since it can ask for the keys that it
+ * meets next. */
+static void run_heads(Run *run, CpuPool *pool)
+{
+    const AttentionScratch *s = run->scratch;
+    size_t wanted = PARTS_PER_THREAD * s->threads, parts = (wanted + s->n_tiles - 1) / s->n_tiles;
+    if (!tiles_are_tokens(s)) {
+        cpu_pool_run(pool, heads_part, run, s->n_tiles * s->shape.n_kv_heads);
+        return;
+    }
+    parts = parts < s->shape.n_kv_heads ? parts : s->shape.n_kv_heads;
+    cpu_pool_run_shares(pool, heads_part, run, s->n_tiles * parts);
 }
 
 void attention_run(AttentionScratch *s, const CpuOps *ops, size_t layer, const float *q,
@@ -596,5 +642,5 @@ void attention_run(AttentionScratch *s, const CpuOps *ops, size_t layer, const f
         merge_segments(&run);
         return;
     }
-    cpu_pool_run(pool, heads_part, &run, s->n_tiles * parts_of_heads(s));
+    run_heads(&run, pool);
 }
