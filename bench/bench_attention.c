@@ -101,7 +101,7 @@ static size_t time_rounds(const Case *c, const Bench *b, const CpuOps *ops, CpuP
     for (; rounds < ROUNDS && clock_monotonic_seconds() - start < SECONDS; rounds++) {
         double began = clock_monotonic_seconds();
         for (size_t i = 0; i < b->layers; i++)
-            attention_run(c->scratch, ops, i, c->q, cols, c->out, cols, pool);
+            attention_run(c->scratch, ops, i, c->q, cols, c->out, cols, NULL, pool);
         times[rounds] = clock_monotonic_seconds() - began;
     }
     qsort(times, rounds, sizeof *times, compare);

@@ -307,6 +307,7 @@ typedef struct Run {
     size_t q_stride;
     float *out;
     size_t out_stride;
+    const AttentionSource *source;
 } Run;
 
 /* Positions [first, end) that the tile's queries see in this layer. */
@@ -502,6 +503,9 @@ static void heads_part(void *context, size_t part, size_t n_parts)
     HeadsPart heads = find_heads(s, part, n_parts);
     WorkerScratch *w = &s->workers[cpu_pool_worker_index()];
     KeyRun after = {NULL, 0};
+    if (run->source)
+        run->source->prepare(run->source->context, s->slices[heads.tile->slice].first_token,
+                             heads.first, heads.end);
     if (heads.tile->n_tokens == 1) {
         size_t first_key, end_key;
         visible_keys(run, heads.tile, &first_key, &end_key);
@@ -631,11 +635,23 @@ static void run_heads(Run *run, CpuPool *pool)
     cpu_pool_run_shares(pool, heads_part, run, s->n_tiles * parts);
 }
 
+bool attention_can_prepare(AttentionScratch *s, size_t layer)
+{
+    Run run = {.scratch = s, .layer = layer};
+    for (size_t i = 0; i < s->n_tiles; i++) {
+        if (s->slices[s->tiles[i].slice].n_tokens > 1)
+            return false;
+    }
+    return plan_split(&run) == 0;
+}
+
 void attention_run(AttentionScratch *s, const CpuOps *ops, size_t layer, const float *q,
-                   size_t q_stride, float *out, size_t out_stride, CpuPool *pool)
+                   size_t q_stride, float *out, size_t out_stride, const AttentionSource *source,
+                   CpuPool *pool)
 {
     assert(s->n_tiles > 0);
-    Run run = {s, ops, layer, q, q_stride, out, out_stride};
+    assert(!source || attention_can_prepare(s, layer));
+    Run run = {s, ops, layer, q, q_stride, out, out_stride, source};
     size_t split = plan_split(&run);
     if (split > 0) {
         cpu_pool_run(pool, segment_part, &run, split);

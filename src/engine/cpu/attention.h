@@ -111,9 +111,21 @@ size_t attention_scratch_bytes(const AttentionScratch *scratch);
 /* Cuts the batch into tiles; once for all layers. slices is borrowed until the next plan. */
 void attention_plan(AttentionScratch *scratch, const AttentionSlice *slices, size_t n_slices);
 
+/* What makes the queries, keys and values of KV heads [first, end) of a token ready. */
+typedef struct AttentionSource {
+    void (*prepare)(void *context, size_t token, size_t first, size_t end);
+    void *context;
+} AttentionSource;
+
+/* Whether a run in this layer would take each token's KV heads in parts of their own, that need
+ * nothing of other tokens: then the parts can prepare their queries, keys and values themselves. */
+bool attention_can_prepare(AttentionScratch *scratch, size_t layer);
+
 /* out[token][head] for every token of the plan, from q (both [tokens, n_heads * head_dim], rows
- * q_stride and out_stride apart), over the keys and values of one layer. */
+ * q_stride and out_stride apart), over the keys and values of one layer. source: NULL, or where
+ * attention_can_prepare, what parts call first. */
 void attention_run(AttentionScratch *scratch, const CpuOps *ops, size_t layer, const float *q,
-                   size_t q_stride, float *out, size_t out_stride, CpuPool *pool);
+                   size_t q_stride, float *out, size_t out_stride, const AttentionSource *source,
+                   CpuPool *pool);
 
 #endif

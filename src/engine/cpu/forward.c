@@ -211,27 +211,27 @@ static StoreRun find_run(const RowJob *job, size_t first, size_t end)
     return (StoreRun){first, n, at};
 }
 
-/* Asks for where the run's keys and values go, before they are ready. */
-static void ask_for_run(const RowJob *job, const StoreRun *run)
+/* Asks for where the run's keys and values of heads [first, end) go, before they are ready. */
+static void ask_for_run(const StoreRun *run, size_t first, size_t end)
 {
     KvPlace at = run->at;
     const KvPool *pool = at.cache->pool;
     if (!kv_is_codes(pool->type))
         return;
-    for (; at.head < job->config->num_key_value_heads; at.head++)
+    for (at.head = first; at.head < end; at.head++)
         attention_ask_for_slots(pool->type, pool->head_dim,
                                 kv_cache_keys(at.cache, at.layer, at.head, at.position),
                                 kv_cache_values(at.cache, at.layer, at.head, at.position),
                                 at.position % KV_BLOCK, run->n);
 }
 
-static void store_run(const RowJob *job, const StoreRun *run)
+static void store_run(const RowJob *job, const StoreRun *run, size_t first, size_t end)
 {
     const CpuScratch *s = job->s;
     const ModelConfig *c = job->config;
     size_t stride = (size_t)c->num_key_value_heads * c->head_dim;
     KvPlace at = run->at;
-    for (; at.head < c->num_key_value_heads; at.head++) {
+    for (at.head = first; at.head < end; at.head++) {
         const float *k = s->k + run->first * stride + at.head * c->head_dim;
         const float *v = s->v + run->first * stride + at.head * c->head_dim;
         if (at.cache->pool->type == KV_F16) {
@@ -244,16 +244,17 @@ static void store_run(const RowJob *job, const StoreRun *run)
     }
 }
 
-/* q and k get their norms and rotations. */
-static void position_token(const RowJob *job, size_t token)
+/* q and k of KV heads [first, end) get their norms and rotations. */
+static void position_heads(const RowJob *job, size_t token, size_t first, size_t end)
 {
     const ModelConfig *c = job->config;
     const LayerWeights *w = &job->engine->model->weights.layers[job->layer];
     float *q = job->s->q + token * c->num_attention_heads * c->head_dim;
     float *k = job->s->k + token * c->num_key_value_heads * c->head_dim;
-    for (size_t h = 0; h < c->num_attention_heads; h++)
+    size_t group = c->num_attention_heads / c->num_key_value_heads;
+    for (size_t h = first * group; h < end * group; h++)
         position_head(job, q + h * c->head_dim, w->q_norm, token);
-    for (size_t h = 0; h < c->num_key_value_heads; h++)
+    for (size_t h = first; h < end; h++)
         position_head(job, k + h * c->head_dim, w->k_norm, token);
 }
 
@@ -263,17 +264,27 @@ static void position_part(void *context, size_t part, size_t n_parts)
     const RowJob *job = context;
     size_t first = part * CPU_ROWS_PER_PART, end = part_end(part, job->pass->n_tokens);
     StoreRun runs[CPU_ROWS_PER_PART];
-    size_t n_runs = 0;
+    size_t n_runs = 0, n_heads = job->config->num_key_value_heads;
     (void)n_parts;
     for (size_t t = first; t < end; n_runs++) {
         StoreRun *run = &runs[n_runs];
         *run = find_run(job, t, end);
-        ask_for_run(job, run);
+        ask_for_run(run, 0, n_heads);
         for (; t < run->first + run->n; t++)
-            position_token(job, t);
+            position_heads(job, t, 0, n_heads);
     }
     for (size_t i = 0; i < n_runs; i++)
-        store_run(job, &runs[i]);
+        store_run(job, &runs[i], 0, n_heads);
+}
+
+/* The same for some heads of a token, by the part of attention that reads them next. */
+static void position_some(void *context, size_t token, size_t first, size_t end)
+{
+    const RowJob *job = context;
+    StoreRun run = find_run(job, token, token + 1);
+    ask_for_run(&run, first, end);
+    position_heads(job, token, first, end);
+    store_run(job, &run, first, end);
 }
 
 static void quantize_part(void *context, size_t part, size_t n_parts)
@@ -336,9 +347,12 @@ static void attention_block(RowJob *job)
                                     {layer->k, w->k_bias, s->k, kv_cols},
                                     {layer->v, w->v_bias, s->v, kv_cols}};
     matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
-    cpu_run_rows(engine, n, position_part, job);
+    const AttentionSource source = {position_some, job};
+    bool prepares = attention_can_prepare(s->attention, job->layer);
+    if (!prepares)
+        cpu_run_rows(engine, n, position_part, job);
     attention_run(s->attention, engine->ops, job->layer, s->q, q_cols, s->attended, q_cols,
-                  engine->pool);
+                  prepares ? &source : NULL, engine->pool);
     activations_begin(&s->activations, layer->o, s->attended, n, q_cols, q_cols);
     cpu_run_rows(engine, n, quantize_part, job);
     const MatrixProduct output = {layer->o, w->o_bias, s->block_out, c->hidden_size};

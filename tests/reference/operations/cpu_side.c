@@ -110,7 +110,7 @@ static void cpu_attention(const Operation *op, CpuEngine *engine, float *out)
     AttentionSlice slice = {&sequence->cache, 0, N_TOKENS, 0};
     attention_plan(engine->scratch.attention, &slice, 1);
     attention_run(engine->scratch.attention, engine->ops, op->layer, op->x, cols, out, cols,
-                  engine->pool);
+                  NULL, engine->pool);
     engine_sequence_free(&engine->base, sequence);
 }
 
