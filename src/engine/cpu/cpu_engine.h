@@ -19,7 +19,7 @@ enum {
     CPU_BATCH_TOKENS_DEFAULT = 512,
     CPU_BATCH_TOKENS_MAX = 1 << 16,
     CPU_THREADS_MAX = 1024,
-    CPU_ROWS_PER_PART = 8, /* tokens of a parallel section's part */
+    CPU_ROWS_PER_PART = 8, /* tokens of a row section's part, at most */
 };
 
 /* The matrices of one layer in the kernels' order; norms and biases stay in the model. */
@@ -117,9 +117,11 @@ void cpu_forward_pass(CpuEngine *engine, float *logits);
 void cpu_forward_part(CpuEngine *engine, float *logits);
 /* How many there are still. */
 size_t cpu_parts_left(const CpuEngine *engine, const CpuPass *pass);
-/* Runs task(context, part, n_parts) over the pass's tokens, CPU_ROWS_PER_PART to a part; few tokens
- * stay on the caller, where they cost less than waking the workers. */
-void cpu_run_rows(const CpuEngine *engine, size_t n_rows, CpuTask task, void *context);
+/* Runs task(context, first, end) over ranges of rows [0, n_rows), of CPU_ROWS_PER_PART at most. Few
+ * rows stay on the caller, where they cost less than waking the workers; neighbours stay with the
+ * same thread from section to section, since their memory is near it then. */
+typedef void (*CpuRowTask)(void *context, size_t first, size_t end);
+void cpu_run_rows(const CpuEngine *engine, size_t n_rows, CpuRowTask task, void *context);
 
 /* experts.c: the sparse MLP of a layer: from normed to block_out. */
 void cpu_experts_forward(CpuEngine *engine, const CpuLayer *layer);

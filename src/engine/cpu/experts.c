@@ -38,13 +38,11 @@ static void choose_experts(const ModelConfig *c, float *row, uint32_t *ids, floa
         share[i] /= sum;
 }
 
-static void route_part(void *context, size_t part, size_t n_parts)
+static void route_rows(void *context, size_t first, size_t end)
 {
     const ExpertJob *job = context;
     const ModelConfig *c = job->config;
-    size_t n = job->engine->pass->n_tokens, end = (part + 1) * CPU_ROWS_PER_PART;
-    (void)n_parts;
-    for (size_t t = part * CPU_ROWS_PER_PART; t < (end < n ? end : n); t++) {
+    for (size_t t = first; t < end; t++) {
         choose_experts(c, job->s->router + t * c->num_experts,
                        job->s->expert_id + t * c->num_experts_per_tok,
                        job->s->expert_share + t * c->num_experts_per_tok);
@@ -67,14 +65,12 @@ static size_t gather_members(const ExpertJob *job, uint32_t expert)
     return n;
 }
 
-static void activate_part(void *context, size_t part, size_t n_parts)
+static void activate_rows(void *context, size_t first, size_t end)
 {
     const ExpertJob *job = context;
     CpuScratch *s = job->s;
-    size_t inner = job->config->moe_intermediate_size, end = (part + 1) * CPU_ROWS_PER_PART;
-    (void)n_parts;
-    for (size_t i = part * CPU_ROWS_PER_PART; i < (end < job->n_members ? end : job->n_members);
-         i++) {
+    size_t inner = job->config->moe_intermediate_size;
+    for (size_t i = first; i < end; i++) {
         if (job->config->activation == ACTIVATION_SILU)
             job->engine->ops->silu_multiply(s->gate + i * inner, s->up + i * inner, inner);
         else
@@ -106,7 +102,7 @@ static void run_expert(ExpertJob *job, const CpuLayer *layer, uint32_t expert)
     apply_factor(s->up, job->n_members * inner, layer->up_factor, expert);
     activations_begin(&s->activations, layer->expert_down[expert], s->gate, job->n_members, inner,
                       inner);
-    cpu_run_rows(engine, job->n_members, activate_part, job);
+    cpu_run_rows(engine, job->n_members, activate_rows, job);
     /* gathered is free again: its rows take the expert's results. */
     const MatrixProduct output = {layer->expert_down[expert], NULL, s->gathered, hidden};
     matrix_multiply(&s->activations, &output, 1, engine->pool);
@@ -121,7 +117,7 @@ void cpu_experts_forward(CpuEngine *engine, const CpuLayer *layer)
     ExpertJob job = {.engine = engine, .s = &engine->scratch, .config = &engine->model->config};
     const MatrixProduct router = {layer->router, NULL, job.s->router, job.config->num_experts};
     matrix_multiply(&job.s->activations, &router, 1, engine->pool);
-    cpu_run_rows(engine, engine->pass->n_tokens, route_part, &job);
+    cpu_run_rows(engine, engine->pass->n_tokens, route_rows, &job);
     for (uint32_t expert = 0; expert < job.config->num_experts; expert++)
         run_expert(&job, layer, expert);
 }

@@ -18,6 +18,7 @@
 
 enum {
     FEW_ROWS = 4,
+    MIN_ROWS = 2, /* of a part */
     SOFT_CAP_VALUES = 16 << 10, /* of a parallel section's part */
 };
 
@@ -32,17 +33,34 @@ typedef struct RowJob {
     const float *norm;
 } RowJob;
 
-void cpu_run_rows(const CpuEngine *engine, size_t n_rows, CpuTask task, void *context)
+typedef struct RowRanges {
+    CpuRowTask task;
+    void *context;
+    size_t n_rows, n_together;
+} RowRanges;
+
+static void rows_part(void *context, size_t part, size_t n_parts)
 {
-    size_t n_parts = (n_rows + CPU_ROWS_PER_PART - 1) / CPU_ROWS_PER_PART;
-    cpu_pool_run_shares(n_rows <= FEW_ROWS ? NULL : engine->pool, task, context, n_parts);
+    const RowRanges *ranges = context;
+    size_t first = part * ranges->n_together, left = ranges->n_rows - first;
+    (void)n_parts;
+    ranges->task(ranges->context, first,
+                 first + (left < ranges->n_together ? left : ranges->n_together));
 }
 
-/* End of a part's rows. */
-static size_t part_end(size_t part, size_t n_rows)
+static size_t divide_up(size_t n, size_t by)
 {
-    size_t end = (part + 1) * CPU_ROWS_PER_PART;
-    return end < n_rows ? end : n_rows;
+    return (n + by - 1) / by;
+}
+
+void cpu_run_rows(const CpuEngine *engine, size_t n_rows, CpuRowTask task, void *context)
+{
+    size_t together = divide_up(n_rows, engine->threads);
+    together = together > MIN_ROWS ? together : MIN_ROWS;
+    together = together < CPU_ROWS_PER_PART ? together : CPU_ROWS_PER_PART;
+    RowRanges ranges = {task, context, n_rows, together};
+    cpu_pool_run_shares(n_rows <= FEW_ROWS ? NULL : engine->pool, rows_part, &ranges,
+                        divide_up(n_rows, together));
 }
 
 static size_t token_position(const CpuPass *pass, size_t token)
@@ -72,15 +90,14 @@ static bool uses_local_rope(const ModelConfig *config)
     return false;
 }
 
-static void embed_part(void *context, size_t part, size_t n_parts)
+static void embed_rows(void *context, size_t first, size_t end)
 {
     const RowJob *job = context;
     CpuPass *pass = job->pass;
     const ModelConfig *c = job->config;
-    size_t end = part_end(part, pass->n_tokens), hidden = c->hidden_size;
+    size_t hidden = c->hidden_size;
     size_t n_tables = uses_local_rope(c) ? 2 : 1;
-    (void)n_parts;
-    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
+    for (size_t t = first; t < end; t++) {
         float *x = pass->x + t * hidden;
         packed_matrix_read_row(job->engine->embedding, (size_t)pass->tokens[t], x);
         job->engine->ops->scale(x, hidden, c->embedding_scale, x);
@@ -104,13 +121,12 @@ static void add_pending(const RowJob *job, size_t token)
     ops->add(job->pass->x + token * hidden, added, hidden);
 }
 
-static void norm_part(void *context, size_t part, size_t n_parts)
+static void norm_rows(void *context, size_t first, size_t end)
 {
     const RowJob *job = context;
     CpuScratch *s = job->s;
-    size_t end = part_end(part, job->pass->n_tokens), hidden = job->config->hidden_size;
-    (void)n_parts;
-    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
+    size_t hidden = job->config->hidden_size;
+    for (size_t t = first; t < end; t++) {
         add_pending(job, t);
         job->engine->ops->rms_norm(job->pass->x + t * hidden, job->norm, hidden,
                                    job->config->rms_norm_eps, s->normed + t * hidden);
@@ -124,13 +140,12 @@ static Activations *head_input(const CpuEngine *engine, CpuScratch *s)
     return engine->precision == ACTIVATIONS_INT8 ? &s->head_activations : &s->activations;
 }
 
-static void finish_part(void *context, size_t part, size_t n_parts)
+static void finish_rows(void *context, size_t first, size_t end)
 {
     const RowJob *job = context;
     CpuScratch *s = job->s;
-    size_t end = part_end(part, job->pass->n_wanted), hidden = job->config->hidden_size;
-    (void)n_parts;
-    for (size_t i = part * CPU_ROWS_PER_PART; i < end; i++) {
+    size_t hidden = job->config->hidden_size;
+    for (size_t i = first; i < end; i++) {
         size_t t = job->pass->wanted[i];
         add_pending(job, t);
         job->engine->ops->rms_norm(job->pass->x + t * hidden, job->norm, hidden,
@@ -259,13 +274,11 @@ static void position_heads(const RowJob *job, size_t token, size_t first, size_t
 }
 
 /* q and k get their norms and rotations; k and v go to the cache. */
-static void position_part(void *context, size_t part, size_t n_parts)
+static void position_rows(void *context, size_t first, size_t end)
 {
     const RowJob *job = context;
-    size_t first = part * CPU_ROWS_PER_PART, end = part_end(part, job->pass->n_tokens);
     StoreRun runs[CPU_ROWS_PER_PART];
     size_t n_runs = 0, n_heads = job->config->num_key_value_heads;
-    (void)n_parts;
     for (size_t t = first; t < end; n_runs++) {
         StoreRun *run = &runs[n_runs];
         *run = find_run(job, t, end);
@@ -287,23 +300,20 @@ static void position_some(void *context, size_t token, size_t first, size_t end)
     store_run(job, &run, first, end);
 }
 
-static void quantize_part(void *context, size_t part, size_t n_parts)
+static void quantize_rows(void *context, size_t first, size_t end)
 {
     const RowJob *job = context;
-    size_t end = part_end(part, job->pass->n_tokens);
-    (void)n_parts;
-    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++)
+    for (size_t t = first; t < end; t++)
         activations_quantize_row(&job->s->activations, t);
 }
 
-static void activate_part(void *context, size_t part, size_t n_parts)
+static void activate_rows(void *context, size_t first, size_t end)
 {
     const RowJob *job = context;
     CpuScratch *s = job->s;
     const CpuOps *ops = job->engine->ops;
-    size_t end = part_end(part, job->pass->n_tokens), inner = job->config->intermediate_size;
-    (void)n_parts;
-    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++) {
+    size_t inner = job->config->intermediate_size;
+    for (size_t t = first; t < end; t++) {
         float *gate = s->gate + t * inner;
         if (job->config->activation == ACTIVATION_SILU)
             ops->silu_multiply(gate, s->up + t * inner, inner);
@@ -322,7 +332,7 @@ static void open_block(RowJob *job, const float *norm, const PackedMatrix *matri
     size_t hidden = job->config->hidden_size;
     job->norm = norm;
     activations_begin(&s->activations, matrix, s->normed, job->pass->n_tokens, hidden, hidden);
-    cpu_run_rows(job->engine, job->pass->n_tokens, norm_part, job);
+    cpu_run_rows(job->engine, job->pass->n_tokens, norm_rows, job);
 }
 
 static void close_block(RowJob *job, const float *post_norm)
@@ -350,11 +360,11 @@ static void attention_block(RowJob *job)
     const AttentionSource source = {position_some, job};
     bool prepares = attention_can_prepare(s->attention, job->layer);
     if (!prepares)
-        cpu_run_rows(engine, n, position_part, job);
+        cpu_run_rows(engine, n, position_rows, job);
     attention_run(s->attention, engine->ops, job->layer, s->q, q_cols, s->attended, q_cols,
                   prepares ? &source : NULL, engine->pool);
     activations_begin(&s->activations, layer->o, s->attended, n, q_cols, q_cols);
-    cpu_run_rows(engine, n, quantize_part, job);
+    cpu_run_rows(engine, n, quantize_rows, job);
     const MatrixProduct output = {layer->o, w->o_bias, s->block_out, c->hidden_size};
     matrix_multiply(&s->activations, &output, 1, engine->pool);
     close_block(job, w->post_attention_norm);
@@ -377,7 +387,7 @@ static void mlp_block(RowJob *job)
                                         {layer->up, w->up_bias, s->up, inner}};
         matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
         activations_begin(&s->activations, layer->down, s->gate, n, inner, inner);
-        cpu_run_rows(engine, n, activate_part, job);
+        cpu_run_rows(engine, n, activate_rows, job);
         const MatrixProduct output = {layer->down, w->down_bias, s->block_out,
                                       job->config->hidden_size};
         matrix_multiply(&s->activations, &output, 1, engine->pool);
@@ -413,7 +423,7 @@ static void head_block(RowJob *job, float *logits)
     Activations *input = head_input(engine, s);
     job->norm = engine->model->weights.final_norm;
     activations_begin(input, engine->head, s->normed, n, hidden, hidden);
-    cpu_run_rows(engine, n, finish_part, job);
+    cpu_run_rows(engine, n, finish_rows, job);
     const MatrixProduct head = {engine->head, NULL, logits, c->vocab_size};
     matrix_multiply(input, &head, 1, engine->pool);
     if (c->final_logit_softcapping > 0.0f) {
@@ -425,12 +435,10 @@ static void head_block(RowJob *job, float *logits)
 
 /* ---- The pass ---- */
 
-static void pending_part(void *context, size_t part, size_t n_parts)
+static void pending_rows(void *context, size_t first, size_t end)
 {
     const RowJob *job = context;
-    size_t end = part_end(part, job->pass->n_tokens);
-    (void)n_parts;
-    for (size_t t = part * CPU_ROWS_PER_PART; t < end; t++)
+    for (size_t t = first; t < end; t++)
         add_pending(job, t);
 }
 
@@ -448,7 +456,7 @@ static RowJob open_pass(CpuEngine *engine)
 void cpu_forward_pass(CpuEngine *engine, float *logits)
 {
     RowJob job = open_pass(engine);
-    cpu_run_rows(engine, job.pass->n_tokens, embed_part, &job);
+    cpu_run_rows(engine, job.pass->n_tokens, embed_rows, &job);
     for (; job.layer < job.config->num_hidden_layers; job.layer++) {
         attention_block(&job);
         mlp_block(&job);
@@ -467,10 +475,10 @@ void cpu_forward_part(CpuEngine *engine, float *logits)
         return;
     }
     if (job.layer == 0)
-        cpu_run_rows(engine, job.pass->n_tokens, embed_part, &job);
+        cpu_run_rows(engine, job.pass->n_tokens, embed_rows, &job);
     attention_block(&job);
     mlp_block(&job);
-    cpu_run_rows(engine, job.pass->n_tokens, pending_part, &job);
+    cpu_run_rows(engine, job.pass->n_tokens, pending_rows, &job);
     job.pass->layer++;
 }
 
