@@ -363,15 +363,12 @@ static KeyRun key_run(const Run *run, const Tile *tile, size_t kv_head, size_t p
     return (KeyRun){keys_at(run, tile, kv_head, position), n};
 }
 
-/* Few queries wait for memory, and a part's first keys nobody has asked for, unless the part before
- * it foresaw them. */
-static void prefetch_keys(const Run *run, const Tile *tile, size_t kv_head, size_t position,
-                          const WorkerScratch *w)
+/* Few queries wait for memory, and a part's first keys nobody has asked for. */
+static void prefetch_keys(const Run *run, const Tile *tile, size_t kv_head, size_t position)
 {
     const uint8_t *keys = keys_at(run, tile, kv_head, position);
     size_t bytes = run->scratch->slices[tile->slice].cache->pool->head_bytes;
-    if (keys != w->asked_for)
-        attention_ask_for(keys, bytes);
+    attention_ask_for(keys, bytes);
 }
 
 /* Keys [first, end) of one segment; next: the keys that the same thread meets then, or NULL. */
@@ -487,35 +484,48 @@ static KeyRun first_keys(const Run *run, const Tile *tile, size_t kv_head)
     return key_run(run, tile, kv_head, first, end);
 }
 
-/* What a thread meets after its part: most likely the part behind it. */
-static KeyRun keys_after(const Run *run, size_t part, size_t n_parts)
+static size_t token_of(const Run *run, const Tile *tile)
 {
-    if (part + 1 == n_parts)
-        return (KeyRun){NULL, 0};
-    HeadsPart next = find_heads(run->scratch, part + 1, n_parts);
-    return first_keys(run, next.tile, next.first);
+    return run->scratch->slices[tile->slice].first_token + tile->first_token;
 }
 
-static void heads_part(void *context, size_t part, size_t n_parts)
+/* Parts of one token wait for memory. The part behind is what the thread most likely meets next:
+ * while this one is worked on, its keys are on their way. */
+static void tokens_part(void *context, size_t part, size_t n_parts)
 {
     const Run *run = context;
     const AttentionScratch *s = run->scratch;
+    const AttentionSource *source = run->source;
     HeadsPart heads = find_heads(s, part, n_parts);
+    KeyRun after = first_keys(run, heads.tile, heads.first);
     WorkerScratch *w = &s->workers[cpu_pool_worker_index()];
-    KeyRun after = {NULL, 0};
-    if (run->source)
-        run->source->prepare(run->source->context, s->slices[heads.tile->slice].first_token,
-                             heads.first, heads.end);
-    if (heads.tile->n_tokens == 1) {
-        size_t first_key, end_key;
-        visible_keys(run, heads.tile, &first_key, &end_key);
-        prefetch_keys(run, heads.tile, heads.first, first_key, w);
-        after = keys_after(run, part, n_parts);
+    if (after.keys != w->asked_for) {
+        attention_ask_for(after.keys, s->slices[heads.tile->slice].cache->pool->head_bytes);
+        if (source)
+            source->expect(source->context, token_of(run, heads.tile), heads.first, heads.end);
+    }
+    if (source)
+        source->prepare(source->context, token_of(run, heads.tile), heads.first, heads.end);
+    after = (KeyRun){NULL, 0};
+    if (part + 1 < n_parts) {
+        HeadsPart next = find_heads(s, part + 1, n_parts);
+        after = first_keys(run, next.tile, next.first);
+        if (source)
+            source->expect(source->context, token_of(run, next.tile), next.first, next.end);
     }
     w->asked_for = after.keys;
     for (size_t head = heads.first; head < heads.end; head++)
         run_head(run, heads.tile, head,
                  head + 1 < heads.end ? first_keys(run, heads.tile, head + 1) : after, w);
+}
+
+static void heads_part(void *context, size_t part, size_t n_parts)
+{
+    const Run *run = context;
+    HeadsPart heads = find_heads(run->scratch, part, n_parts);
+    WorkerScratch *w = &run->scratch->workers[cpu_pool_worker_index()];
+    for (size_t head = heads.first; head < heads.end; head++)
+        run_head(run, heads.tile, head, (KeyRun){NULL, 0}, w);
 }
 
 static State partial_state(const AttentionScratch *s, size_t slot)
@@ -557,8 +567,7 @@ static void segment_part(void *context, size_t part, size_t n_parts)
     size_t at = (base + index) * ATTENTION_SEGMENT;
     at = at > first ? at : first;
     stop = stop < end ? stop : end;
-    prefetch_keys(run, tile, kv_head, at, w);
-    w->asked_for = NULL;
+    prefetch_keys(run, tile, kv_head, at);
     gather_queries(run, tile, kv_head, w);
     for (size_t slot = tile->first_slot + kv_head * n_segments + index; at < stop; slot++) {
         size_t until = (at / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
@@ -632,7 +641,7 @@ static void run_heads(Run *run, CpuPool *pool)
         return;
     }
     parts = parts < s->shape.n_kv_heads ? parts : s->shape.n_kv_heads;
-    cpu_pool_run_shares(pool, heads_part, run, s->n_tiles * parts);
+    cpu_pool_run_shares(pool, tokens_part, run, s->n_tiles * parts);
 }
 
 bool attention_can_prepare(AttentionScratch *s, size_t layer)

@@ -111,9 +111,11 @@ size_t attention_scratch_bytes(const AttentionScratch *scratch);
 /* Cuts the batch into tiles; once for all layers. slices is borrowed until the next plan. */
 void attention_plan(AttentionScratch *scratch, const AttentionSlice *slices, size_t n_slices);
 
-/* What makes the queries, keys and values of KV heads [first, end) of a token ready. */
+/* What makes the queries, keys and values of KV heads [first, end) of a token ready; expect says
+ * shortly before that it will be called. */
 typedef struct AttentionSource {
     void (*prepare)(void *context, size_t token, size_t first, size_t end);
+    void (*expect)(void *context, size_t token, size_t first, size_t end);
     void *context;
 } AttentionSource;
 

@@ -295,9 +295,14 @@ static void position_some(void *context, size_t token, size_t first, size_t end)
 {
     const RowJob *job = context;
     StoreRun run = find_run(job, token, token + 1);
-    ask_for_run(&run, first, end);
     position_heads(job, token, first, end);
     store_run(job, &run, first, end);
+}
+
+static void expect_some(void *context, size_t token, size_t first, size_t end)
+{
+    StoreRun run = find_run(context, token, token + 1);
+    ask_for_run(&run, first, end);
 }
 
 static void quantize_rows(void *context, size_t first, size_t end)
@@ -357,7 +362,7 @@ static void attention_block(RowJob *job)
                                     {layer->k, w->k_bias, s->k, kv_cols},
                                     {layer->v, w->v_bias, s->v, kv_cols}};
     matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
-    const AttentionSource source = {position_some, job};
+    const AttentionSource source = {position_some, expect_some, job};
     bool prepares = attention_can_prepare(s->attention, job->layer);
     if (!prepares)
         cpu_run_rows(engine, n, position_rows, job);
