@@ -11,6 +11,7 @@ enum {
     PARTS_PER_THREAD = 6,  /* enough that the last ones end together */
     TILE_QUERIES_MIN = 48, /* tiles are not cut smaller than this for the threads' sake */
     PARTIAL_FLOATS_MAX = 4 << 20,
+    ROWS_AHEAD = 3, /* rows of q and out are asked for so long before their turn */
 };
 
 typedef struct Tile {
@@ -310,6 +311,12 @@ typedef struct Run {
     const AttentionSource *source;
 } Run;
 
+/* The row of q and out where a tile begins. */
+static size_t token_of(const Run *run, const Tile *tile)
+{
+    return run->scratch->slices[tile->slice].first_token + tile->first_token;
+}
+
 /* Positions [first, end) that the tile's queries see in this layer. */
 static void visible_keys(const Run *run, const Tile *tile, size_t *first, size_t *end)
 {
@@ -318,6 +325,17 @@ static void visible_keys(const Run *run, const Tile *tile, size_t *first, size_t
     size_t position = slice->first_position + tile->first_token;
     *first = window && position >= window ? position - window + 1 : 0;
     *end = position + tile->n_tokens;
+}
+
+/* Asks for what the tile's token t has in q or out: pieces of rows, which lie far apart. */
+static void ask_for_row(const Run *run, const Tile *tile, size_t kv_head, size_t t,
+                        const float *rows, size_t stride)
+{
+    const AttentionScratch *s = run->scratch;
+    size_t width = s->group * s->shape.head_dim;
+    const float *row = rows + (token_of(run, tile) + t) * stride + kv_head * width;
+    if (t < tile->n_tokens)
+        attention_ask_for((const uint8_t *)row, width * sizeof *row);
 }
 
 /* Queries are ordered by token, then head: positions ascend. */
@@ -329,6 +347,7 @@ static void gather_queries(const Run *run, const Tile *tile, size_t kv_head, Wor
     for (size_t t = 0; t < tile->n_tokens; t++) {
         size_t token = tile->first_token + t;
         const float *row = run->q + (slice->first_token + token) * run->q_stride;
+        ask_for_row(run, tile, kv_head, t + ROWS_AHEAD, run->q, run->q_stride);
         for (size_t g = 0; g < s->group; g++, i++) {
             const float *q = row + (kv_head * s->group + g) * head_dim;
             float *to = w->queries + i * s->padded_dim;
@@ -433,6 +452,7 @@ static void write_output(const Run *run, const Tile *tile, size_t kv_head, State
     size_t head_dim = s->shape.head_dim, i = 0;
     for (size_t t = 0; t < tile->n_tokens; t++) {
         float *row = run->out + (slice->first_token + tile->first_token + t) * run->out_stride;
+        ask_for_row(run, tile, kv_head, t + ROWS_AHEAD, run->out, run->out_stride);
         for (size_t g = 0; g < s->group; g++, i++) {
             float *to = row + (kv_head * s->group + g) * head_dim;
             run->ops->scale(total.output + i * s->padded_dim, head_dim, 1.0f / total.sums[i], to);
@@ -482,11 +502,6 @@ static KeyRun first_keys(const Run *run, const Tile *tile, size_t kv_head)
     size_t first, end;
     visible_keys(run, tile, &first, &end);
     return key_run(run, tile, kv_head, first, end);
-}
-
-static size_t token_of(const Run *run, const Tile *tile)
-{
-    return run->scratch->slices[tile->slice].first_token + tile->first_token;
 }
 
 /* Parts of one token wait for memory. The part behind is what the thread most likely meets next:
