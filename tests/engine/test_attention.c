@@ -139,8 +139,7 @@ static void attend(World *w, const CpuOps *ops, size_t threads, size_t chunk, fl
             store_token(w, ops, &cache, at + t);
         AttentionSlice slice = {&cache, 0, n, at};
         attention_plan(scratch, &slice, 1);
-        attention_run(scratch, ops, 0, w->q + at * cols, cols, out + at * cols, cols, NULL,
-                      pool);
+        attention_run(scratch, ops, 0, w->q + at * cols, cols, out + at * cols, cols, NULL, pool);
         kv_cache_advance(&cache, n);
     }
     attention_scratch_free(scratch);

@@ -32,7 +32,7 @@ typedef struct WorkerScratch {
     size_t *positions;
     int16_t *query_codes; /* where keys are codes */
     AttentionQueryScale *query_scales;
-    const void *asked_for; /* keys that a part asked for, which the next one may begin with */
+    const void *foreseen; /* keys that the part before expected this one to begin with */
     State segment, total;
 } WorkerScratch;
 
@@ -362,7 +362,7 @@ static void gather_queries(const Run *run, const Tile *tile, size_t kv_head, Wor
                                    w->query_codes, w->query_scales);
 }
 
-/* Keys that a thread will meet: n of a head's block, or NULL. */
+/* Keys that a thread will meet: the first n of a head's block; NULL: none that is known of. */
 typedef struct KeyRun {
     const void *keys;
     size_t n;
@@ -374,7 +374,7 @@ static const void *keys_at(const Run *run, const Tile *tile, size_t kv_head, siz
     return kv_cache_keys(cache, &cache->pool->layers[run->layer], kv_head, position);
 }
 
-/* Of the block that `position` is in, when [position, end) are met. */
+/* Of the block that `position` lies in, up to `end`. */
 static KeyRun key_run(const Run *run, const Tile *tile, size_t kv_head, size_t position, size_t end)
 {
     size_t block = position / KV_BLOCK * KV_BLOCK;
@@ -383,11 +383,9 @@ static KeyRun key_run(const Run *run, const Tile *tile, size_t kv_head, size_t p
 }
 
 /* Few queries wait for memory, and a part's first keys nobody has asked for. */
-static void prefetch_keys(const Run *run, const Tile *tile, size_t kv_head, size_t position)
+static void prefetch_keys(const Run *run, const Tile *tile, const void *keys)
 {
-    const uint8_t *keys = keys_at(run, tile, kv_head, position);
-    size_t bytes = run->scratch->slices[tile->slice].cache->pool->head_bytes;
-    attention_ask_for(keys, bytes);
+    attention_ask_for(keys, run->scratch->slices[tile->slice].cache->pool->head_bytes);
 }
 
 /* Keys [first, end) of one segment; next: the keys that the same thread meets then, or NULL. */
@@ -504,36 +502,7 @@ static KeyRun first_keys(const Run *run, const Tile *tile, size_t kv_head)
     return key_run(run, tile, kv_head, first, end);
 }
 
-/* Parts of one token wait for memory. The part behind is what the thread most likely meets next:
- * while this one is worked on, its keys are on their way. */
-static void tokens_part(void *context, size_t part, size_t n_parts)
-{
-    const Run *run = context;
-    const AttentionScratch *s = run->scratch;
-    const AttentionSource *source = run->source;
-    HeadsPart heads = find_heads(s, part, n_parts);
-    KeyRun after = first_keys(run, heads.tile, heads.first);
-    WorkerScratch *w = &s->workers[cpu_pool_worker_index()];
-    if (after.keys != w->asked_for) {
-        attention_ask_for(after.keys, s->slices[heads.tile->slice].cache->pool->head_bytes);
-        if (source)
-            source->expect(source->context, token_of(run, heads.tile), heads.first, heads.end);
-    }
-    if (source)
-        source->prepare(source->context, token_of(run, heads.tile), heads.first, heads.end);
-    after = (KeyRun){NULL, 0};
-    if (part + 1 < n_parts) {
-        HeadsPart next = find_heads(s, part + 1, n_parts);
-        after = first_keys(run, next.tile, next.first);
-        if (source)
-            source->expect(source->context, token_of(run, next.tile), next.first, next.end);
-    }
-    w->asked_for = after.keys;
-    for (size_t head = heads.first; head < heads.end; head++)
-        run_head(run, heads.tile, head,
-                 head + 1 < heads.end ? first_keys(run, heads.tile, head + 1) : after, w);
-}
-
+/* Some KV heads of a tile. */
 static void heads_part(void *context, size_t part, size_t n_parts)
 {
     const Run *run = context;
@@ -541,6 +510,46 @@ static void heads_part(void *context, size_t part, size_t n_parts)
     WorkerScratch *w = &run->scratch->workers[cpu_pool_worker_index()];
     for (size_t head = heads.first; head < heads.end; head++)
         run_head(run, heads.tile, head, (KeyRun){NULL, 0}, w);
+}
+
+static void expect_heads(const Run *run, const HeadsPart *heads)
+{
+    if (run->source)
+        run->source->expect(run->source->context, token_of(run, heads->tile), heads->first,
+                            heads->end);
+}
+
+static void prepare_heads(const Run *run, const HeadsPart *heads, WorkerScratch *w)
+{
+    const void *keys = first_keys(run, heads->tile, heads->first).keys;
+    if (keys != w->foreseen) {
+        prefetch_keys(run, heads->tile, keys);
+        expect_heads(run, heads);
+    }
+    if (run->source)
+        run->source->prepare(run->source->context, token_of(run, heads->tile), heads->first,
+                             heads->end);
+}
+
+/* The same where tiles are single tokens, which wait for memory: what the part behind needs, the
+ * one that this thread most likely takes next, is asked for while this part is worked on. */
+static void tokens_part(void *context, size_t part, size_t n_parts)
+{
+    const Run *run = context;
+    HeadsPart heads = find_heads(run->scratch, part, n_parts);
+    WorkerScratch *w = &run->scratch->workers[cpu_pool_worker_index()];
+    KeyRun after = {NULL, 0};
+    prepare_heads(run, &heads, w);
+    if (part + 1 < n_parts) {
+        HeadsPart next = find_heads(run->scratch, part + 1, n_parts);
+        after = first_keys(run, next.tile, next.first);
+        expect_heads(run, &next);
+    }
+    w->foreseen = after.keys;
+    for (size_t head = heads.first; head < heads.end; head++) {
+        KeyRun next = head + 1 < heads.end ? first_keys(run, heads.tile, head + 1) : after;
+        run_head(run, heads.tile, head, next, w);
+    }
 }
 
 static State partial_state(const AttentionScratch *s, size_t slot)
@@ -582,7 +591,7 @@ static void segment_part(void *context, size_t part, size_t n_parts)
     size_t at = (base + index) * ATTENTION_SEGMENT;
     at = at > first ? at : first;
     stop = stop < end ? stop : end;
-    prefetch_keys(run, tile, kv_head, at);
+    prefetch_keys(run, tile, keys_at(run, tile, kv_head, at));
     gather_queries(run, tile, kv_head, w);
     for (size_t slot = tile->first_slot + kv_head * n_segments + index; at < stop; slot++) {
         size_t until = (at / ATTENTION_SEGMENT + 1) * ATTENTION_SEGMENT;
@@ -644,9 +653,9 @@ static bool tiles_are_tokens(const AttentionScratch *s)
     return true;
 }
 
-/* One KV head to a part, and one thread after the other takes the longest there is; but where tiles
- * are many and short fewer parts, each thread its neighbours, since it can ask for the keys that it
- * meets next. */
+/* A KV head to a part, of which each thread takes the longest that is left. Single tokens, when
+ * they are many, go in fewer parts, and each thread takes neighbours: it can ask for the keys that
+ * it meets next. */
 static void run_heads(Run *run, CpuPool *pool)
 {
     const AttentionScratch *s = run->scratch;
@@ -659,7 +668,7 @@ static void run_heads(Run *run, CpuPool *pool)
     cpu_pool_run_shares(pool, tokens_part, run, s->n_tiles * parts);
 }
 
-bool attention_can_prepare(AttentionScratch *s, size_t layer)
+bool attention_takes_source(AttentionScratch *s, size_t layer)
 {
     Run run = {.scratch = s, .layer = layer};
     for (size_t i = 0; i < s->n_tiles; i++) {
@@ -674,7 +683,7 @@ void attention_run(AttentionScratch *s, const CpuOps *ops, size_t layer, const f
                    CpuPool *pool)
 {
     assert(s->n_tiles > 0);
-    assert(!source || attention_can_prepare(s, layer));
+    assert(!source || attention_takes_source(s, layer));
     Run run = {s, ops, layer, q, q_stride, out, out_stride, source};
     size_t split = plan_split(&run);
     if (split > 0) {

@@ -36,9 +36,10 @@ struct AttentionTile {
     /* Of this KV head, as in kv.h, block by block: that of a position is at index position /
      * KV_BLOCK % ATTENTION_SEGMENT_BLOCKS. */
     const void *keys[ATTENTION_SEGMENT_BLOCKS], *values[ATTENTION_SEGMENT_BLOCKS];
-    const void *next_keys; /* of the block after the last, to ask the memory for; NULL: none */
-    size_t n_next;         /* keys of it that will be met */
-    bool is_half;          /* fp16, else float32 */
+    /* Of the block after the last, n_next keys to ask the memory for; NULL: none. */
+    const void *next_keys;
+    size_t n_next;
+    bool is_half; /* fp16, else float32 */
     /* Where keys and values are codes, the queries once more (attention_codes.h). */
     const int16_t *query_codes;
     const AttentionQueryScale *query_scales;
@@ -111,21 +112,22 @@ size_t attention_scratch_bytes(const AttentionScratch *scratch);
 /* Cuts the batch into tiles; once for all layers. slices is borrowed until the next plan. */
 void attention_plan(AttentionScratch *scratch, const AttentionSlice *slices, size_t n_slices);
 
-/* What makes the queries, keys and values of KV heads [first, end) of a token ready; expect says
- * shortly before that it will be called. */
+/* Makes queries, and stores keys and values, in the part that reads them: no section of its own,
+ * and what was written is in that thread's caches. */
 typedef struct AttentionSource {
+    /* KV heads [first, end) of a token: a row of q. */
     void (*prepare)(void *context, size_t token, size_t first, size_t end);
+    /* Says shortly before that prepare will be called. */
     void (*expect)(void *context, size_t token, size_t first, size_t end);
     void *context;
 } AttentionSource;
-
-/* Whether a run in this layer would take each token's KV heads in parts of their own, that need
- * nothing of other tokens: then the parts can prepare their queries, keys and values themselves. */
-bool attention_can_prepare(AttentionScratch *scratch, size_t layer);
+/* Whether a run of the planned batch could: each sequence has one token in it, and no two parts
+ * share a head of one. */
+bool attention_takes_source(AttentionScratch *scratch, size_t layer);
 
 /* out[token][head] for every token of the plan, from q (both [tokens, n_heads * head_dim], rows
- * q_stride and out_stride apart), over the keys and values of one layer. source: NULL, or where
- * attention_can_prepare, what parts call first. */
+ * q_stride and out_stride apart), over the keys and values of one layer. source: NULL when q, keys
+ * and values are ready. */
 void attention_run(AttentionScratch *scratch, const CpuOps *ops, size_t layer, const float *q,
                    size_t q_stride, float *out, size_t out_stride, const AttentionSource *source,
                    CpuPool *pool);

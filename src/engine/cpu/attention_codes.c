@@ -315,8 +315,8 @@ const CodeLoops int16_loops_plain = {score_int16, soften_plain, weigh_int16};
 /* ---- Blocks ---- */
 
 /* Queries [at, at + n) of the tile over the block that begins at a position. */
-static void group_block(const AttentionTile *t, KvType type, const CodeLoops *loops,
-                        CodeBlock *b, size_t position, size_t at, size_t n)
+static void group_block(const AttentionTile *t, KvType type, const CodeLoops *loops, CodeBlock *b,
+                        size_t position, size_t at, size_t n)
 {
     _Alignas(64) float weights[CODE_GROUP_QUERIES][KV_BLOCK];
     float corrections[CODE_GROUP_QUERIES];
@@ -361,7 +361,9 @@ void attention_segment_codes(const AttentionTile *t, KvType type, const CpuOps *
             .padded_dim = t->padded_dim,
             .value_offset = (size_t)(values - keys),
             .next = is_last ? t->next_keys : t->keys[index + 1],
-            .n_next = is_last ? t->n_next : left < KV_BLOCK ? left : KV_BLOCK,
+            .n_next = is_last           ? t->n_next
+                      : left < KV_BLOCK ? left
+                                        : KV_BLOCK,
         };
         for (size_t i = 0; i < t->n_queries; i += CODE_GROUP_QUERIES) {
             size_t n = t->n_queries - i;

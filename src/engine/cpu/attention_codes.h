@@ -44,23 +44,24 @@ typedef struct CodeBlock {
     const float *key_scales, *value_scales; /* [rows of dimensions][KV_BLOCK] */
     size_t padded_dim;                      /* a multiple of KV_VALUE_UNIT */
     size_t value_offset; /* of the values' codes from the keys'; scales lie behind the codes */
-    size_t n_keys; /* from the first one on: what lies behind them no query sees */
-    /* Keys of the block that follows, to ask for while this one is worked on; or NULL. */
+    size_t n_keys;       /* those behind them no query sees */
+    /* Keys of the block that follows, n_next of which to ask for while this one is worked on; or
+     * NULL. */
     const uint8_t *next;
-    size_t n_next; /* of its keys are needed */
+    size_t n_next;
 } CodeBlock;
 
 typedef struct CodeLoops {
-    /* scores[i] = query i . keys, of the block's first n_keys at least; others may be anything.
-     * codes and scales as in AttentionTile. */
+    /* scores[i] = query i . keys, for n_keys at least; the other scores may be anything. codes and
+     * scales as in AttentionTile. */
     void (*score)(const CodeBlock *block, const int16_t *codes, const AttentionQueryScale *scales,
                   size_t n, float (*scores)[KV_BLOCK]);
     /* Scores of n queries to weights; keys outside seen[i] are hidden and weigh 0. corrections[i]:
      * by how much what was summed before shrinks. */
     void (*soften)(float (*scores)[KV_BLOCK], const KeyRange *seen, size_t n, float soft_cap,
                    float *maxima, float *sums, float *corrections);
-    /* output[i] = output[i] * corrections[i] + weights[i] . values; outputs padded_dim apart.
-     * Weights are 0 behind the first n_keys. */
+    /* output[i] = output[i] * corrections[i] + weights[i] . values; outputs padded_dim apart, and
+     * weights 0 behind n_keys. */
     void (*weigh)(const CodeBlock *block, const float (*weights)[KV_BLOCK],
                   const float *corrections, size_t n, float *output);
 } CodeLoops;
@@ -82,8 +83,8 @@ void attention_soften_neon(float (*scores)[KV_BLOCK], const KeyRange *seen, size
 /* Stores a key and a value [head_dim] at a slot of a head's block of codes. */
 void attention_store_codes(const CpuOps *ops, KvType type, const float *key, const float *value,
                            size_t head_dim, uint8_t *keys, uint8_t *values, size_t slot);
-/* Asks for the memory that n rows will be stored to, from a slot on: lines that lie far apart, which
- * stores alone would wait for one by one. */
+/* Asks for the memory that n rows will be stored to, from a slot on: lines that lie far apart,
+ * which stores alone would wait for one by one. */
 void attention_ask_for_slots(KvType type, size_t head_dim, const uint8_t *keys,
                              const uint8_t *values, size_t slot, size_t n);
 /* Codes and scales of a query. */

@@ -32,8 +32,8 @@ static FORCE_INLINE __m512i broadcast_pair(const int16_t *codes)
     return _mm512_set1_epi32(pair);
 }
 
-/* While codes at an offset of the run are multiplied: as many bytes there of the next run, and of
- * this one once more. */
+/* While codes at an offset of the run are multiplied: so many bytes of the next run there, and of
+ * this one shortly behind. */
 static FORCE_INLINE void look_ahead(const CodeBlock *b, size_t offset, size_t bytes,
                                     size_t next_bytes)
 {
@@ -44,7 +44,7 @@ static FORCE_INLINE void look_ahead(const CodeBlock *b, size_t offset, size_t by
         attention_ask_for(b->key_codes + offset + AGAIN_BYTES, bytes);
 }
 
-/* Bytes of a vector's keys in each group of a key's codes. */
+/* That hold so many keys. */
 static FORCE_INLINE size_t vectors_of(size_t n_keys)
 {
     return (n_keys + LANES - 1) / LANES;
@@ -213,6 +213,13 @@ static FORCE_INLINE void weigh_vectors(const CodeBlock *b, const Weights *weight
     }
 }
 
+/* Values of the next block beyond those that are asked for beside values of this one. */
+static FORCE_INLINE void ask_for_longer_next(const CodeBlock *b, size_t bytes, size_t next_bytes)
+{
+    if (b->next && bytes < next_bytes)
+        attention_ask_for(b->next + b->value_offset + bytes, next_bytes - bytes);
+}
+
 static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights)[KV_BLOCK],
                                        const float *corrections, float *output, const KvType type,
                                        const int n)
@@ -221,16 +228,13 @@ static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights
     const size_t together = codes_together(type), row_bytes = b->padded_dim * 4;
     const size_t scales_at = KV_BLOCK / together * row_bytes;
     Weights codes[CODE_GROUP_QUERIES];
+    ask_for_longer_next(b, (b->n_keys + together - 1) / together * row_bytes,
+                        (b->n_next + together - 1) / together * row_bytes);
     for (size_t first = 0, row = 0; first < b->padded_dim; first += dims, row++) {
         size_t end = b->padded_dim - first < dims ? b->padded_dim : first + dims, d = first;
         UNROLL
         for (int i = 0; i < n; i++)
             quantize_weights(weights[i], b->value_scales + row * KV_BLOCK, type, &codes[i]);
-        if (b->next && first == 0 && b->n_keys < b->n_next) {
-            size_t done = (b->n_keys + together - 1) / together * row_bytes;
-            size_t wanted = (b->n_next + together - 1) / together * row_bytes;
-            attention_ask_for(b->next + b->value_offset + done, wanted - done);
-        }
         for (; d + VECTORS * LANES <= end; d += VECTORS * LANES)
             weigh_vectors(b, codes, corrections, output, d, d == 0, type, n, VECTORS);
         for (; d < end; d += LANES)
@@ -239,7 +243,8 @@ static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights
     }
 }
 
-/* By how many vectors of keys there are to score. */
+/* Full blocks, and those that end early: the last one of a sequence, and where the queries stand.
+ */
 static FORCE_INLINE void score_vectors(const CodeBlock *b, const int16_t *codes,
                                        const AttentionQueryScale *scales, float (*scores)[KV_BLOCK],
                                        const KvType type, const int n)

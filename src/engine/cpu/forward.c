@@ -9,8 +9,9 @@
  *
  * A layer is five parallel sections of products and attention; between them lie row sections (a
  * norm and the quantisation of its result, say), which run on the caller alone while there are few
- * tokens. What a block adds to x is added by the row section that follows, with its norm; where a
- * pass is held between two layers, before that. */
+ * tokens. Where each sequence has one token, rotating and storing are done by attention's parts.
+ * What a block adds to x is added by the row section that follows, with its norm; where a pass is
+ * held between two layers, before that. */
 #include "attention_codes.h"
 #include "cpu_engine.h"
 
@@ -18,7 +19,7 @@
 
 enum {
     FEW_ROWS = 4,
-    MIN_ROWS = 2, /* of a part */
+    PART_ROWS_MIN = 2,
     SOFT_CAP_VALUES = 16 << 10, /* of a parallel section's part */
 };
 
@@ -56,7 +57,7 @@ static size_t divide_up(size_t n, size_t by)
 void cpu_run_rows(const CpuEngine *engine, size_t n_rows, CpuRowTask task, void *context)
 {
     size_t together = divide_up(n_rows, engine->threads);
-    together = together > MIN_ROWS ? together : MIN_ROWS;
+    together = together > PART_ROWS_MIN ? together : PART_ROWS_MIN;
     together = together < CPU_ROWS_PER_PART ? together : CPU_ROWS_PER_PART;
     RowRanges ranges = {task, context, n_rows, together};
     cpu_pool_run_shares(n_rows <= FEW_ROWS ? NULL : engine->pool, rows_part, &ranges,
@@ -206,10 +207,10 @@ static void store_row(const CpuOps *ops, KvPlace at, const float *k, const float
         value[d] = d < pool->head_dim ? v[d] : 0.0f;
 }
 
-/* Tokens that lie in one tile of keys of one sequence. */
+/* Tokens [first, first + n), which lie in one tile of keys of one sequence. */
 typedef struct StoreRun {
     size_t first, n;
-    KvPlace at; /* of the first head */
+    KvPlace at; /* of the first of them, head 0 */
 } StoreRun;
 
 /* The run that begins at a token, up to `end`. */
@@ -226,7 +227,7 @@ static StoreRun find_run(const RowJob *job, size_t first, size_t end)
     return (StoreRun){first, n, at};
 }
 
-/* Asks for where the run's keys and values of heads [first, end) go, before they are ready. */
+/* Asks for the memory where keys and values of heads [first, end) will be stored. */
 static void ask_for_run(const StoreRun *run, size_t first, size_t end)
 {
     KvPlace at = run->at;
@@ -290,8 +291,8 @@ static void position_rows(void *context, size_t first, size_t end)
         store_run(job, &runs[i], 0, n_heads);
 }
 
-/* The same for some heads of a token, by the part of attention that reads them next. */
-static void position_some(void *context, size_t token, size_t first, size_t end)
+/* The same for some heads of a token, as an AttentionSource. */
+static void prepare_heads(void *context, size_t token, size_t first, size_t end)
 {
     const RowJob *job = context;
     StoreRun run = find_run(job, token, token + 1);
@@ -299,7 +300,7 @@ static void position_some(void *context, size_t token, size_t first, size_t end)
     store_run(job, &run, first, end);
 }
 
-static void expect_some(void *context, size_t token, size_t first, size_t end)
+static void expect_heads(void *context, size_t token, size_t first, size_t end)
 {
     StoreRun run = find_run(context, token, token + 1);
     ask_for_run(&run, first, end);
@@ -362,12 +363,12 @@ static void attention_block(RowJob *job)
                                     {layer->k, w->k_bias, s->k, kv_cols},
                                     {layer->v, w->v_bias, s->v, kv_cols}};
     matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
-    const AttentionSource source = {position_some, expect_some, job};
-    bool prepares = attention_can_prepare(s->attention, job->layer);
-    if (!prepares)
+    const AttentionSource source = {prepare_heads, expect_heads, job};
+    bool takes_source = attention_takes_source(s->attention, job->layer);
+    if (!takes_source)
         cpu_run_rows(engine, n, position_rows, job);
     attention_run(s->attention, engine->ops, job->layer, s->q, q_cols, s->attended, q_cols,
-                  prepares ? &source : NULL, engine->pool);
+                  takes_source ? &source : NULL, engine->pool);
     activations_begin(&s->activations, layer->o, s->attended, n, q_cols, q_cols);
     cpu_run_rows(engine, n, quantize_rows, job);
     const MatrixProduct output = {layer->o, w->o_bias, s->block_out, c->hidden_size};

@@ -109,8 +109,8 @@ static void cpu_attention(const Operation *op, CpuEngine *engine, float *out)
     store_rows(op, engine, &sequence->cache);
     AttentionSlice slice = {&sequence->cache, 0, N_TOKENS, 0};
     attention_plan(engine->scratch.attention, &slice, 1);
-    attention_run(engine->scratch.attention, engine->ops, op->layer, op->x, cols, out, cols,
-                  NULL, engine->pool);
+    attention_run(engine->scratch.attention, engine->ops, op->layer, op->x, cols, out, cols, NULL,
+                  engine->pool);
     engine_sequence_free(&engine->base, sequence);
 }
 
