@@ -270,8 +270,9 @@ static void check_chunks(Fixture *f, const GoldenPrompt *prompt, const float *wh
     free(logits);
 }
 
-/* All prompts in one call, some in two halves, with the long one among them. */
-static void check_batch(Fixture *f, float *const *whole)
+/* All prompts in one call, behind a first half or behind all but one token, with the long one among
+ * them. */
+static void check_batch(Fixture *f, float *const *whole, bool last_tokens)
 {
     size_t vocab = f->golden.vocab_size, n = f->golden.n_prompts, total = 0;
     EngineRow rows[8];
@@ -282,7 +283,7 @@ static void check_batch(Fixture *f, float *const *whole)
     float *logits = allocate_logits(f, total);
     for (size_t i = 0; i < n; i++) {
         const GoldenPrompt *prompt = &f->golden.prompts[i];
-        size_t half = prompt->n_tokens / 2;
+        size_t half = last_tokens ? prompt->n_tokens - 1 : prompt->n_tokens / 2;
         sequences[i] = create_sequence(f);
         if (half > 0)
             forward(f, sequences[i], prompt->tokens, half, ENGINE_LOGITS_NONE, NULL);
@@ -293,7 +294,7 @@ static void check_batch(Fixture *f, float *const *whole)
     assert_true(engine_forward(f->engine, rows, n, logits, &err));
     const float *at = logits;
     for (size_t i = 0; i < n; i++) {
-        size_t all = f->golden.prompts[i].n_tokens, half = all / 2;
+        size_t all = f->golden.prompts[i].n_tokens, half = last_tokens ? all - 1 : all / 2;
         size_t first = i % 2 ? half : all - 1;
         assert_same_bits(whole[i] + first * vocab, at, (all - first) * vocab, "batched prompt", i);
         at += (all - first) * vocab;
@@ -395,7 +396,8 @@ static void check_same_bits(const char *name, Numbers numbers, size_t batch,
         for (size_t c = 0; c < ARRAY_COUNT(chunks); c++)
             check_chunks(&f, prompt, whole[i], chunks[c]);
     }
-    check_batch(&f, whole);
+    check_batch(&f, whole, false);
+    check_batch(&f, whole, true);
     check_held(&f, whole, 3);
     check_held(&f, whole, 40);
     for (size_t i = 0; i < f.golden.n_prompts; i++)
@@ -403,7 +405,7 @@ static void check_same_bits(const char *name, Numbers numbers, size_t batch,
     close_fixture(&f);
 }
 
-static void test_same_bits_int16(void **state)
+static void test_same_bits_int12(void **state)
 {
     (void)state;
     for (size_t i = 0; i < same_bits_models(); i++) {
@@ -459,7 +461,7 @@ int main(void)
         cmocka_unit_test(test_int8_plain),
         cmocka_unit_test(test_kv8),
         cmocka_unit_test(test_kv8_plain),
-        cmocka_unit_test(test_same_bits_int16),
+        cmocka_unit_test(test_same_bits_int12),
         cmocka_unit_test(test_same_bits_int8),
         cmocka_unit_test(test_same_bits_kv8),
         cmocka_unit_test(test_same_bits_float32),

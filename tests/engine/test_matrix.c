@@ -369,7 +369,8 @@ static void test_equal_sets(void **state)
     }
 }
 
-/* Several matrices of different formats in one section, with and without a pool. */
+/* Several matrices of different formats in one section, with and without a pool; codes that suit
+ * only some of the formats. */
 static void test_products_share_a_section(void **state)
 {
     (void)state;
@@ -385,7 +386,7 @@ static void test_products_share_a_section(void **state)
     cpu_kernels_select(INSTRUCTIONS_BEST);
     assert_true(cpu_pool_create(2, &pool, &err));
     float *values = random_rows(TOKENS, COLS);
-    assert_true(activations_create(TOKENS, COLS, ACTIVATIONS_INT8, &x, &err));
+    assert_true(activations_create(TOKENS, COLS, ACTIVATIONS_INT12, &x, &err));
     for (size_t p = 0; p < COUNT; p++) {
         size_t rows = 1 + p * 3;
         sample_create(&samples[p], sample_specs[p % SAMPLE_SPECS], 0, rows, COLS);
@@ -559,6 +560,10 @@ static void test_extremes_do_not_saturate(void **state)
             x[i] = i / COLS % 2 ? 1.0f : -1.0f; /* every plane 127 or -127: exact */
         for (size_t i = 0; i < COLS; i += 5)    /* and -128 in the second plane */
             x[i] = -128.0f / ACTIVATION_INT16_MAX;
+        for (size_t i = 0; precision == ACTIVATIONS_INT12 && i < 4; i++) { /* w 127, u -128 */
+            x[64 + i] = -128.0f / (1904 * 16);
+            x[68 + i] = 1;
+        }
         multiply(m, x, TOKENS, COLS, precision, NULL, y, ROWS, NULL);
         for (size_t i = 0; i < TOKENS * ROWS; i++) {
             weight_matrix_read_row(&sample.matrix, 0, i % ROWS, w);

@@ -119,12 +119,12 @@ def main():
     exact_of = exact_model(options.gguf, options.directory)
     exact = [exact_of(ids) for ids, *_ in llama]
     own = {p: [own_logits(options.binary, options.directory, ids, p) for ids, *_ in llama]
-           for p in ("f32", "int16", "int8")}
+           for p in ("f32", "int16", "int12", "int8")}
     print("| compared | mean KL | largest KL | same top token | mean difference, std |\n|---|---|---|---|---|")
     for precision, results in own.items():
         print("| exact, mlx-serve %s" % precision, describe([(a, b[0]) for a, b in zip(exact, results)]))
     print("| exact, llama.cpp", describe([(a, b[1]) for a, b in zip(exact, llama)]))
-    for precision in ("int16", "int8"):
+    for precision in ("int16", "int12", "int8"):
         print("| mlx-serve f32, mlx-serve %s" % precision,
               describe([(a[0], b[0]) for a, b in zip(own["f32"], own[precision])]))
         print("| llama.cpp, mlx-serve %s" % precision, describe([(a[1], b[0]) for a, b in zip(llama, own[precision])]))

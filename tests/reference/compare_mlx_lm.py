@@ -48,7 +48,7 @@ def main():
     print("mlx_lm float32:", repr(text))
     print("smallest margin: %.3f std" % min(margins))
     failed = False
-    for precision in ("f32", "int16", "int8"):
+    for precision in ("f32", "int16", "int12", "int8"):
         result = subprocess.run(
             [options.binary, "logits", options.model, "--tokens", ",".join(map(str, ids)), "--greedy",
              str(options.tokens), "--precision", precision, "--json"], check=True, capture_output=True, text=True)

@@ -332,10 +332,11 @@ static void ask_for_row(const Run *run, const Tile *tile, size_t kv_head, size_t
                         const float *rows, size_t stride)
 {
     const AttentionScratch *s = run->scratch;
+    if (t >= tile->n_tokens)
+        return;
     size_t width = s->group * s->shape.head_dim;
     const float *row = rows + (token_of(run, tile) + t) * stride + kv_head * width;
-    if (t < tile->n_tokens)
-        attention_ask_for((const uint8_t *)row, width * sizeof *row);
+    attention_ask_for((const uint8_t *)row, width * sizeof *row);
 }
 
 /* Queries are ordered by token, then head: positions ascend. */
@@ -502,14 +503,13 @@ static KeyRun first_keys(const Run *run, const Tile *tile, size_t kv_head)
     return key_run(run, tile, kv_head, first, end);
 }
 
-/* Some KV heads of a tile. */
-static void heads_part(void *context, size_t part, size_t n_parts)
+/* One KV head of a tile. */
+static void head_part(void *context, size_t part, size_t n_parts)
 {
     const Run *run = context;
-    HeadsPart heads = find_heads(run->scratch, part, n_parts);
+    HeadsPart head = find_heads(run->scratch, part, n_parts);
     WorkerScratch *w = &run->scratch->workers[cpu_pool_worker_index()];
-    for (size_t head = heads.first; head < heads.end; head++)
-        run_head(run, heads.tile, head, (KeyRun){NULL, 0}, w);
+    run_head(run, head.tile, head.first, (KeyRun){NULL, 0}, w);
 }
 
 static void expect_heads(const Run *run, const HeadsPart *heads)
@@ -531,8 +531,8 @@ static void prepare_heads(const Run *run, const HeadsPart *heads, WorkerScratch 
                              heads->end);
 }
 
-/* The same where tiles are single tokens, which wait for memory: what the part behind needs, the
- * one that this thread most likely takes next, is asked for while this part is worked on. */
+/* Some KV heads of a single token. These wait for memory: what the part behind needs, the one that
+ * this thread most likely takes next, is asked for while this part is worked on. */
 static void tokens_part(void *context, size_t part, size_t n_parts)
 {
     const Run *run = context;
@@ -661,7 +661,7 @@ static void run_heads(Run *run, CpuPool *pool)
     const AttentionScratch *s = run->scratch;
     size_t wanted = PARTS_PER_THREAD * s->threads, parts = (wanted + s->n_tiles - 1) / s->n_tiles;
     if (!tiles_are_tokens(s)) {
-        cpu_pool_run(pool, heads_part, run, s->n_tiles * s->shape.n_kv_heads);
+        cpu_pool_run(pool, head_part, run, s->n_tiles * s->shape.n_kv_heads);
         return;
     }
     parts = parts < s->shape.n_kv_heads ? parts : s->shape.n_kv_heads;
@@ -683,9 +683,9 @@ void attention_run(AttentionScratch *s, const CpuOps *ops, size_t layer, const f
                    CpuPool *pool)
 {
     assert(s->n_tiles > 0);
-    assert(!source || attention_takes_source(s, layer));
     Run run = {s, ops, layer, q, q_stride, out, out_stride, source};
     size_t split = plan_split(&run);
+    assert(!source || (split == 0 && tiles_are_tokens(s)));
     if (split > 0) {
         cpu_pool_run(pool, segment_part, &run, split);
         merge_segments(&run);

@@ -87,8 +87,8 @@ void attention_segment_avx2(const AttentionTile *tile);
 void attention_segment_avx512(const AttentionTile *tile);
 void attention_segment_neon(const AttentionTile *tile);
 
-/* Tokens of one sequence in the batch. Its keys and values are stored already, those tokens' too.
- */
+/* Tokens of one sequence in the batch. Its keys and values are stored already, those tokens' too
+ * unless a source stores them. */
 typedef struct AttentionSlice {
     const KvCache *cache;
     size_t first_token; /* row of q and out */
@@ -121,8 +121,8 @@ typedef struct AttentionSource {
     void (*expect)(void *context, size_t token, size_t first, size_t end);
     void *context;
 } AttentionSource;
-/* Whether a run of the planned batch could: each sequence has one token in it, and no two parts
- * share a head of one. */
+/* Whether a run of the planned batch, in this layer, could have one: each sequence has one token in
+ * it, and no two parts share a head of one. */
 bool attention_takes_source(AttentionScratch *scratch, size_t layer);
 
 /* out[token][head] for every token of the plan, from q (both [tokens, n_heads * head_dim], rows

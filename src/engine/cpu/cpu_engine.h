@@ -49,8 +49,8 @@ typedef struct CpuScratch {
     uint32_t *members;   /* [B] tokens that chose an expert */
     float *member_share; /* [B] */
     Activations activations;
-    Activations head_activations; /* of 16 bits where the others have 8: the head's error would be
-                                   * the largest part of the logits' */
+    Activations head_activations; /* of 12 or 16 bits where the others have 8: the head's error
+                                   * would be the largest part of the logits' */
     AttentionScratch *attention;
 } CpuScratch;
 

@@ -292,7 +292,7 @@ static void position_rows(void *context, size_t first, size_t end)
 }
 
 /* The same for some heads of a token, as an AttentionSource. */
-static void prepare_heads(void *context, size_t token, size_t first, size_t end)
+static void make_heads(void *context, size_t token, size_t first, size_t end)
 {
     const RowJob *job = context;
     StoreRun run = find_run(job, token, token + 1);
@@ -300,7 +300,7 @@ static void prepare_heads(void *context, size_t token, size_t first, size_t end)
     store_run(job, &run, first, end);
 }
 
-static void expect_heads(void *context, size_t token, size_t first, size_t end)
+static void ask_for_heads(void *context, size_t token, size_t first, size_t end)
 {
     StoreRun run = find_run(context, token, token + 1);
     ask_for_run(&run, first, end);
@@ -363,7 +363,7 @@ static void attention_block(RowJob *job)
                                     {layer->k, w->k_bias, s->k, kv_cols},
                                     {layer->v, w->v_bias, s->v, kv_cols}};
     matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
-    const AttentionSource source = {prepare_heads, expect_heads, job};
+    const AttentionSource source = {make_heads, ask_for_heads, job};
     bool takes_source = attention_takes_source(s->attention, job->layer);
     if (!takes_source)
         cpu_run_rows(engine, n, position_rows, job);

@@ -93,7 +93,7 @@ typedef struct KernelTable {
      * in planes. The same codes, each an int16_t, inputs 0, 2, 1 and 3 of each 4. */
     QuantizeBlock quantize_block_words;
     size_t words_from;
-    MatrixKernel multiply[PACKED_FORMATS]; /* codes of either precision; dense formats: values */
+    MatrixKernel multiply[PACKED_FORMATS];     /* codes of any precision; dense formats: values */
     MatrixKernel multiply_f32[PACKED_FORMATS]; /* float32 values for every format */
 } KernelTable;
 

@@ -10,7 +10,8 @@
  * multiplications are: two tiles pass side by side and share each broadcast (per 4 inputs, 2 loads
  * of weights and 8 broadcasts feed 16 vpdpbusd), and while they meet one piece of tokens after the
  * other from the caches, the next two are asked for. Registers: 16 sums, 2 vectors of weights, 8
- * accumulators (16 with one plane, of which some are spilled), a broadcast, a mask. */
+ * accumulators (16 with one plane, of which some are spilled), a broadcast, a mask; where tokens
+ * have three sums, 24 and 8 of which some are spilled. */
 #include "kernels_avx512.h"
 
 enum {
@@ -111,6 +112,19 @@ static FORCE_INLINE void add_sums(const PackedMatrix *m, const uint8_t *group,
     }
 }
 
+/* Weights of a later strip; several tiles are not met before other tokens met the strip before. */
+static FORCE_INLINE void ask_for_block(const uint8_t *block, PackedFormat format, size_t tiles)
+{
+    UNROLL
+    for (size_t line = 0; line < block_bytes(format); line += 64) {
+        const char *at = (const char *)block + line;
+        if (tiles > 1) /* hints are constants of the language, not of the optimiser */
+            _mm_prefetch(at, _MM_HINT_T1);
+        else
+            _mm_prefetch(at, _MM_HINT_T0);
+    }
+}
+
 /* `tiles` tiles with tokens [token, token + count), which are all in one token tile. */
 static FORCE_INLINE void multiply_strip(const Strip *strip, const size_t tiles,
                                         const Activations *activations, size_t token,
@@ -145,15 +159,7 @@ static FORCE_INLINE void multiply_strip(const Strip *strip, const size_t tiles,
                 add_block(blocks, codes, half + (size_t)b, tiles, count, kind, sums);
                 UNROLL
                 for (size_t i = 0; i < tiles; i++) {
-                    UNROLL
-                    for (size_t line = 0; line < block_bytes(kind.format); line += 64) {
-                        const char *next = (const char *)blocks[i] + ahead + line;
-                        if (tiles >
-                            1) /* hints are constants of the language, not of the optimiser */
-                            _mm_prefetch(next, _MM_HINT_T1);
-                        else
-                            _mm_prefetch(next, _MM_HINT_T0);
-                    }
+                    ask_for_block(blocks[i] + ahead, kind.format, tiles);
                     blocks[i] += block_bytes(kind.format);
                 }
             }
@@ -234,7 +240,7 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 
 static FORCE_INLINE void multiply_pairs(const KernelJob *job, PackedFormat format)
 {
-    KernelKind kind = {.format = format, .planes = 2, .has_pairs = true};
+    KernelKind kind = {.format = format, .code_bits = 4, .planes = 2, .has_pairs = true};
     if (job->matrix->group_blocks > 1) {
         kind.span_blocks = 2;
         multiply_kind(job, kind);

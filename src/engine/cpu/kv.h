@@ -26,8 +26,8 @@
  * without content as spares. A block that another sequence shares cannot be used again, so sharing
  * brings new spares.
  *
- * Positions are absolute throughout. Threads: rows of different positions may be written at the
- * same time; everything else belongs to the inference thread. */
+ * Positions are absolute throughout. Threads: rows of different positions or heads may be written
+ * at the same time; everything else belongs to the inference thread. */
 #ifndef ENGINE_CPU_KV_H
 #define ENGINE_CPU_KV_H
 

@@ -113,7 +113,8 @@ static inline ActivationScale *activation_scale(const Activations *x, size_t tok
 }
 
 /* The planes of inputs [64 * block, 64 * block + 64) of a token, one after the other. Codes are
- * -127 .. 127 in the first plane, -128 .. 127 in the second, zero beyond the last column. A second
+ * -127 .. 127 in the first plane, -128 .. 127 in the second; whole codes are 0 beyond the last
+ * column. A second
  * plane of pairs has a byte for each input that is the first of one, in their order. Where
  * KernelTable says so, codes of many tokens are words instead of two planes. */
 static inline int8_t *activation_codes(const Activations *x, size_t token, size_t block)

@@ -74,7 +74,8 @@ static void cpu_product(const Operation *op, CpuEngine *engine, float *out)
 {
     Activations *input = &engine->scratch.activations;
     const MatrixProduct product = {find_matrix(engine, op), op->bias, out, op->rows};
-    activations_prepare(input, product.matrix, op->x, op->n_tokens, op->cols, op->cols, engine->pool);
+    activations_prepare(input, product.matrix, op->x, op->n_tokens, op->cols, op->cols,
+                        engine->pool);
     matrix_multiply(input, &product, 1, engine->pool);
 }
 
