@@ -186,7 +186,7 @@ static void print_table(const BenchReport *report)
     else if (arguments->shape)
         printf(", random weights of %lld bits in groups of %lld", (long long)arguments->bits,
                (long long)arguments->group_size);
-    printf("; %s (%s), %s activations\n", report->engine.backend, report->engine.device,
+    printf("; %s (%s), precision %s\n", report->engine.backend, report->engine.device,
            precision_name(arguments->precision));
     printf("machine  reads %.1f GB/s, %s int8 %.1f G multiply-adds/s\n",
            report->limits.read_bytes_per_second * 1e-9, report->limits.instruction_set,

@@ -44,8 +44,8 @@ typedef struct Batch {
     size_t n_decode;        /* rows that decode */
     size_t n_prefill;       /* prompt tokens, and tokens of decoding rows beyond the first */
     bool is_beside_prompts; /* some slot has tokens of its prompt left */
-    double
-        seconds; /* that the parts of a held pass have taken, but for what may be bringing memory */
+    /* That the parts of a held pass have taken, but for what may be bringing memory. */
+    double seconds;
     size_t parts_left;  /* of a held pass; 0: not known yet */
     bool has_waited;    /* the held pass had no part in the last step */
     bool has_lost_rows; /* since it began */

@@ -45,8 +45,7 @@ struct AttentionTile {
     const AttentionQueryScale *query_scales;
     size_t first_key, end_key; /* positions [first_key, end_key), all of them held */
 
-    float *key_block,
-        *value_block; /* [KV_BLOCK, padded_dim] each, scratch of this thread; fp16 only */
+    float *key_block, *value_block; /* [KV_BLOCK, padded_dim] each: scratch, with fp16 */
     /* The result: maximum of the scores, sum of their exponentials, weighted sum of the values. A
      * query that sees none of the keys gets -inf, 0 and zeros. */
     float *maxima, *sums; /* [n_queries] */

@@ -34,10 +34,15 @@ static float quantize_dims(const float *x, size_t n, int8_t codes[KV_SCALE_DIMS]
     return scale.scale;
 }
 
+static size_t padded(size_t head_dim)
+{
+    return (head_dim + KV_VALUE_UNIT - 1) / KV_VALUE_UNIT * KV_VALUE_UNIT;
+}
+
 static void store_int8(const float *key, const float *value, size_t head_dim, uint8_t *keys,
                        uint8_t *values, size_t slot)
 {
-    size_t padded_dim = (head_dim + KV_VALUE_UNIT - 1) / KV_VALUE_UNIT * KV_VALUE_UNIT;
+    size_t padded_dim = padded(head_dim);
     _Alignas(64) int8_t codes[KV_SCALE_DIMS];
     for (size_t d = 0; d < padded_dim; d += KV_SCALE_DIMS) {
         size_t n = padded_dim - d < KV_SCALE_DIMS ? padded_dim - d : KV_SCALE_DIMS;
@@ -72,7 +77,7 @@ static float inverse_of(float scale)
 static void store_int16(const CpuOps *ops, const float *key, const float *value, size_t head_dim,
                         uint8_t *keys, uint8_t *values, size_t slot)
 {
-    size_t padded_dim = (head_dim + KV_VALUE_UNIT - 1) / KV_VALUE_UNIT * KV_VALUE_UNIT;
+    size_t padded_dim = padded(head_dim);
     float key_scale = ops->code_scale(key, head_dim, CODE_NORM_MAX, CODE_MAX);
     float value_scale = ops->code_scale(value, head_dim, INFINITY, CODE_VALUE_MAX);
     int16_t *key_at = (int16_t *)(void *)keys + slot * 2;
@@ -109,8 +114,8 @@ static void ask_for_lines(const uint8_t *base, size_t bytes, size_t step)
 void attention_ask_for_slots(KvType type, size_t head_dim, const uint8_t *keys,
                              const uint8_t *values, size_t slot, size_t n)
 {
-    size_t padded_dim = (head_dim + KV_VALUE_UNIT - 1) / KV_VALUE_UNIT * KV_VALUE_UNIT;
-    size_t together = type == KV_INT16 ? 2 : 4, row_bytes = padded_dim * 4;
+    size_t padded_dim = padded(head_dim);
+    size_t together = codes_together(type), row_bytes = padded_dim * 4;
     size_t first = slot / together, end = (slot + n - 1) / together + 1;
     ask_for_lines(keys + slot * 4, padded_dim / together * KV_BLOCK * 4, KV_BLOCK * 4);
     ask_for_lines(values + first * row_bytes, (end - first) * row_bytes, 64);

@@ -96,6 +96,12 @@ void attention_quantize_queries(const CpuOps *ops, KvType type, const float *que
 /* What AttentionTile says, with the set's loops for the type. */
 void attention_segment_codes(const AttentionTile *tile, KvType type, const CpuOps *ops);
 
+/* Codes that a product adds up, and that lie together for it. */
+static inline size_t codes_together(KvType type)
+{
+    return type == KV_INT16 ? 2 : 4;
+}
+
 /* Dimensions of a row that share a scale. */
 static inline size_t code_row_dims(KvType type, size_t padded_dim)
 {
@@ -108,9 +114,8 @@ static inline size_t int8_scale_rows(size_t dims)
     return (dims + KV_SCALE_DIMS - 1) / KV_SCALE_DIMS;
 }
 
-/* Calls call(..., n) with a constant for n, 1 to CODE_GROUP_QUERIES: sums are arrays of registers.
- */
-#define BY_QUERY_COUNT(n, call, ...)                                                               \
+/* Calls call(..., n) with a constant for n: sums are arrays of registers. 4 for more than that. */
+#define BY_QUERY_COUNT_TO_4(n, call, ...)                                                          \
     do {                                                                                           \
         switch (n) {                                                                               \
         case 1:                                                                                    \
@@ -122,16 +127,21 @@ static inline size_t int8_scale_rows(size_t dims)
         case 3:                                                                                    \
             call(__VA_ARGS__, 3);                                                                  \
             break;                                                                                 \
-        case 4:                                                                                    \
+        default:                                                                                   \
             call(__VA_ARGS__, 4);                                                                  \
             break;                                                                                 \
-        case 5:                                                                                    \
-            call(__VA_ARGS__, 5);                                                                  \
-            break;                                                                                 \
-        default:                                                                                   \
-            call(__VA_ARGS__, 6);                                                                  \
-            break;                                                                                 \
         }                                                                                          \
+    } while (0)
+
+/* The same for 1 to CODE_GROUP_QUERIES. */
+#define BY_QUERY_COUNT(n, call, ...)                                                               \
+    do {                                                                                           \
+        if ((n) == 6)                                                                              \
+            call(__VA_ARGS__, 6);                                                                  \
+        else if ((n) == 5)                                                                         \
+            call(__VA_ARGS__, 5);                                                                  \
+        else                                                                                       \
+            BY_QUERY_COUNT_TO_4(n, call, __VA_ARGS__);                                             \
     } while (0)
 
 #endif

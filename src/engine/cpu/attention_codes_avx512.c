@@ -18,12 +18,6 @@
 /* GROUP_BYTES: KV_BLOCK times the codes that a product adds up. */
 enum { LANES = 16, VECTORS = 4, VECTOR_BYTES = 64, GROUP_BYTES = KV_BLOCK * 4, AGAIN_BYTES = 4096 };
 
-/* Codes that a product adds up. */
-static FORCE_INLINE size_t codes_together(const KvType type)
-{
-    return type == KV_INT16 ? 2 : 4;
-}
-
 /* A pair of neighbouring 16-bit codes in all lanes. */
 static FORCE_INLINE __m512i broadcast_pair(const int16_t *codes)
 {

@@ -201,40 +201,21 @@ static FORCE_INLINE void weigh_queries(const CodeBlock *b, const float (*weights
     }
 }
 
-/* Calls call(..., queries) with a constant. */
-#define FOR_QUERY_COUNT(n, call, ...)                                                              \
-    do {                                                                                           \
-        switch (n) {                                                                               \
-        case 1:                                                                                    \
-            call(__VA_ARGS__, 1);                                                                  \
-            break;                                                                                 \
-        case 2:                                                                                    \
-            call(__VA_ARGS__, 2);                                                                  \
-            break;                                                                                 \
-        case 3:                                                                                    \
-            call(__VA_ARGS__, 3);                                                                  \
-            break;                                                                                 \
-        default:                                                                                   \
-            call(__VA_ARGS__, 4);                                                                  \
-            break;                                                                                 \
-        }                                                                                          \
-    } while (0)
-
 static void score_neon(const CodeBlock *block, const int16_t *codes,
                        const AttentionQueryScale *scales, size_t n, float (*scores)[KV_BLOCK])
 {
     const size_t rows = int8_scale_rows(block->padded_dim);
     for (size_t i = 0; i < n; i += QUERIES)
-        FOR_QUERY_COUNT(n - i, score_queries, block, codes + i * rows * KV_SCALE_DIMS,
-                        scales + i * rows, scores + i, i == 0 ? block->next : NULL);
+        BY_QUERY_COUNT_TO_4(n - i, score_queries, block, codes + i * rows * KV_SCALE_DIMS,
+                            scales + i * rows, scores + i, i == 0 ? block->next : NULL);
 }
 
 static void weigh_neon(const CodeBlock *block, const float (*weights)[KV_BLOCK],
                        const float *corrections, size_t n, float *output)
 {
     for (size_t i = 0; i < n; i += QUERIES)
-        FOR_QUERY_COUNT(n - i, weigh_queries, block, weights + i, corrections + i,
-                        output + i * block->padded_dim, i == 0 ? block->next : NULL);
+        BY_QUERY_COUNT_TO_4(n - i, weigh_queries, block, weights + i, corrections + i,
+                            output + i * block->padded_dim, i == 0 ? block->next : NULL);
 }
 
 const CodeLoops int8_loops_neon = {score_neon, attention_soften_neon, weigh_neon};

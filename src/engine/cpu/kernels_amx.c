@@ -213,21 +213,13 @@ static bool are_few(const KernelJob *job)
     return x->n_tokens * x->planes <= (is_fast ? FEW_COLUMNS_OF_PAIRS : FEW_COLUMNS);
 }
 
-static void multiply_pairs(const KernelJob *job)
-{
-    if (job->matrix->group_blocks > 1)
-        multiply_kind(job, (KernelKind){PACKED_NIBBLES, 4, 2, 2, true});
-    else
-        multiply_kind(job, (KernelKind){PACKED_NIBBLES, 4, 1, 2, true});
-}
-
 void amx_multiply_quantized(const KernelJob *job)
 {
     const bool has_pairs = job->x->precision == ACTIVATIONS_INT12;
     if (are_few(job) || (has_pairs && job->matrix->format != PACKED_NIBBLES))
         avx512_multiply_codes(job);
     else if (has_pairs)
-        multiply_pairs(job);
+        PAIRS_BY_SPAN(multiply_kind, job, PACKED_NIBBLES, 4);
     else
         KERNEL_BY_FORMAT(multiply_kind, job);
 }

@@ -37,6 +37,15 @@ static FORCE_INLINE size_t block_code_bytes(KernelKind kind)
     return kind.has_pairs ? ACTIVATION_INT12_BYTES : kind.planes * ACTIVATION_BLOCK;
 }
 
+/* KERNEL_BY_SPAN (kernels.h) where activations have pairs. */
+#define PAIRS_BY_SPAN(multiply, job, format, bits)                                                 \
+    do {                                                                                           \
+        if ((job)->matrix->group_blocks > 1)                                                       \
+            multiply(job, (KernelKind){format, bits, 2, 2, true});                                 \
+        else                                                                                       \
+            multiply(job, (KernelKind){format, bits, 1, 2, true});                                 \
+    } while (0)
+
 /* Four consecutive activation codes to every lane. */
 static FORCE_INLINE __m512i broadcast_codes(const int8_t *codes)
 {

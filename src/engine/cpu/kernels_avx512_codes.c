@@ -238,26 +238,14 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
     }
 }
 
-static FORCE_INLINE void multiply_pairs(const KernelJob *job, PackedFormat format)
-{
-    KernelKind kind = {.format = format, .code_bits = 4, .planes = 2, .has_pairs = true};
-    if (job->matrix->group_blocks > 1) {
-        kind.span_blocks = 2;
-        multiply_kind(job, kind);
-    } else {
-        kind.span_blocks = 1;
-        multiply_kind(job, kind);
-    }
-}
-
 void avx512_multiply_codes(const KernelJob *job)
 {
     if (job->x->precision != ACTIVATIONS_INT12)
         KERNEL_BY_FORMAT(multiply_kind, job);
     else if (job->matrix->format == PACKED_NIBBLES)
-        multiply_pairs(job, PACKED_NIBBLES);
+        PAIRS_BY_SPAN(multiply_kind, job, PACKED_NIBBLES, 4);
     else if (job->matrix->format == PACKED_FP4)
-        multiply_pairs(job, PACKED_FP4);
+        PAIRS_BY_SPAN(multiply_kind, job, PACKED_FP4, 4);
     else
-        multiply_pairs(job, PACKED_BYTES);
+        PAIRS_BY_SPAN(multiply_kind, job, PACKED_BYTES, 8);
 }
