@@ -25,16 +25,19 @@ static void queue_append(Scheduler *scheduler, Job *job)
     scheduler->queue_length += job->next_choice == 0;
 }
 
-/* Takes the jobs whose owner has gone out of the queue; with the mutex held. A job of which some
- * choices were admitted is the inference thread's to drop (is_owner). */
+/* Takes the jobs whose owner has gone out of the queue; with the mutex held. The inference thread
+ * alone (is_owner) drops the front job, which it may just be admitting without the mutex, and jobs
+ * of which some choices were admitted. */
 static void queue_purge(Scheduler *scheduler, bool is_owner)
 {
     Job *job = scheduler->queue_head;
+    const Job *front = job;
     scheduler->queue_head = scheduler->queue_tail = NULL;
     scheduler->queue_length = 0;
     while (job) {
         Job *next = job->next;
-        if (!atomic_load(&job->released) || (job->next_choice > 0 && !is_owner)) {
+        bool is_kept = !is_owner && (job == front || job->next_choice > 0);
+        if (!atomic_load(&job->released) || is_kept) {
             queue_append(scheduler, job);
         } else if (job->next_choice == 0) {
             scheduler->purged_total++;

@@ -115,6 +115,10 @@ static bool fake_sequence_create(Engine *engine, size_t max_tokens, EngineSequen
     FakeEngine *fake = fake_of(engine);
     size_t capacity = atomic_load(&fake->kv_tokens);
     *out = NULL;
+    while (atomic_load(&fake->hold_creation)) {
+        atomic_store(&fake->is_creating, true);
+        pause_microseconds(500);
+    }
     if (capacity > 0 && atomic_load(&fake->reserved) + max_tokens > capacity)
         return error_set(err, ERROR_MEMORY, "no KV memory for %zu tokens", max_tokens);
     *out = memory_allocate_zeroed(1, sizeof(**out));

@@ -31,6 +31,8 @@ typedef struct FakeEngine {
     atomic_size_t kv_tokens;             /* capacity of all sequences together; 0: no limit */
     atomic_bool never_ends;              /* no end token of its own accord */
     atomic_bool hold;                    /* passes wait until it is cleared */
+    atomic_bool hold_creation;           /* so does making a sequence, */
+    atomic_bool is_creating;             /* which has come there */
     atomic_size_t hold_rows;             /* parts of a pass that holds so many wait; 0: none */
     atomic_size_t fail_part;             /* this part of a held pass fails once, counted from 1 */
     atomic_bool always_touches;          /* memory for tokens to come is never there */

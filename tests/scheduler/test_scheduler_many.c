@@ -58,6 +58,45 @@ static void queue_is_bounded_and_closes(void **state)
     fixture_reset(&fixture);
 }
 
+/* Its owner goes while the inference thread is making the job's sequence, and another thread looks
+ * for room in the full queue: the job must last until the inference thread is done with it. */
+static void a_job_lasts_while_it_is_admitted(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[20];
+    JobRequest request;
+    Job *jobs[SCHEDULER_QUEUE_MAX], *last;
+    fixture_init(&fixture, 1, 1000);
+    atomic_store(&fixture.fake.hold_creation, true);
+    make_prompt(1, 20, prompt);
+    request_init(&request, prompt, 20, 2);
+    jobs[0] = submit(&fixture, &request);
+    while (!atomic_load(&fixture.fake.is_creating))
+        pause_milliseconds(1);
+    for (size_t i = 1; i < SCHEDULER_QUEUE_MAX; i++)
+        jobs[i] = submit(&fixture, &request);
+    job_release(jobs[0]);
+    job_release(jobs[1]);
+    last = submit(&fixture, &request);
+    atomic_store(&fixture.fake.hold_creation, false);
+    jobs[1] = last;
+    for (size_t i = 1; i < SCHEDULER_QUEUE_MAX; i++) {
+        Buffer text;
+        JobStatus status;
+        buffer_init(&text, 100);
+        collect(jobs[i], &text, &status);
+        assert_reply(&fixture, prompt, 20, 2, &text, &status);
+        buffer_reset(&text);
+        job_release(jobs[i]);
+    }
+    wait_for_idle(&fixture);
+    SchedulerStatistics statistics;
+    scheduler_statistics(fixture.scheduler, &statistics);
+    assert_int_equal(statistics.cancelled_total, 2);
+    fixture_reset(&fixture);
+}
+
 /* A pass takes 2 ms and 0.1 ms for each further token, so some 30 prompt tokens make it 2.5 times
  * as long. The bound is wide, since a busy machine sleeps longer than it was told. */
 static void decoding_goes_on_beside_prefill(void **state)
@@ -348,6 +387,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(queue_is_bounded_and_closes),
+        cmocka_unit_test(a_job_lasts_while_it_is_admitted),
         cmocka_unit_test(decoding_goes_on_beside_prefill),
         cmocka_unit_test(released_jobs_are_cancelled_and_silent),
         cmocka_unit_test(notifications_can_be_rare),
