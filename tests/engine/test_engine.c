@@ -10,6 +10,7 @@
 #include "cpu/ops.h"
 #include "engine.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -309,13 +310,37 @@ static void test_sequence_memory(void **state)
     close_world(&w);
 }
 
+/* A norm that a damaged file has made NaN leaves the router nothing to choose by: results are no
+ * numbers, but each token still goes to different experts, for which there is room. */
+static void test_router_without_numbers(void **state)
+{
+    (void)state;
+    enum { BATCH = 512 };
+    World w;
+    open_world(MODELS "qwen3-moe-q4-g64", BATCH, &w);
+    for (uint32_t i = 0; i < w.model->config.num_hidden_layers; i++)
+        *(float *)(uintptr_t)w.model->weights.layers[i].pre_mlp_norm = NAN;
+    EngineSequence *sequence = create(&w, BATCH);
+    float *logits = malloc(w.vocab * sizeof *logits);
+    advance(&w, sequence, 0, BATCH, logits);
+    assert_true(isnan(logits[0]));
+    engine_sequence_free(w.engine, sequence);
+    free(logits);
+    close_world(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_describe),       cmocka_unit_test(test_mlx_is_refused),
-        cmocka_unit_test(test_refused_calls),  cmocka_unit_test(test_truncate_and_fork),
-        cmocka_unit_test(test_dropped_window), cmocka_unit_test(test_long_context_bits),
-        cmocka_unit_test(test_no_memory),      cmocka_unit_test(test_sequence_memory),
+        cmocka_unit_test(test_describe),
+        cmocka_unit_test(test_mlx_is_refused),
+        cmocka_unit_test(test_refused_calls),
+        cmocka_unit_test(test_truncate_and_fork),
+        cmocka_unit_test(test_dropped_window),
+        cmocka_unit_test(test_long_context_bits),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_sequence_memory),
+        cmocka_unit_test(test_router_without_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

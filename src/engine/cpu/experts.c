@@ -17,7 +17,9 @@ typedef struct ExpertJob {
     size_t n_members;
 } ExpertJob;
 
-/* The k largest of row (lower number first among equals), their probabilities in share. */
+/* The k largest of row (lower number first among equals), their probabilities in share. They are k
+ * different ones even where damaged weights have made all of row NaN: buffers have room for a token
+ * once in each expert. */
 static void choose_experts(const ModelConfig *c, float *row, uint32_t *ids, float *share)
 {
     size_t k = c->num_experts_per_tok;
@@ -26,13 +28,14 @@ static void choose_experts(const ModelConfig *c, float *row, uint32_t *ids, floa
     for (size_t i = 0; i < k; i++) {
         uint32_t best = 0;
         for (uint32_t e = 1; e < c->num_experts; e++) {
-            if (row[e] > row[best])
+            bool is_taken = row[e] < 0.0f;
+            if (!is_taken && (row[best] < 0.0f || row[e] > row[best]))
                 best = e;
         }
         ids[i] = best;
         share[i] = row[best];
         sum += row[best];
-        row[best] = -1.0f; /* below every probability: not chosen again */
+        row[best] = -1.0f; /* taken */
     }
     for (size_t i = 0; c->norm_topk_prob && sum > 0.0f && i < k; i++)
         share[i] /= sum;
