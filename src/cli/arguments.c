@@ -199,6 +199,11 @@ static bool parse_list(const Option *option, const char *text, IntList *out, Err
     return true;
 }
 
+static char upper_case(char c)
+{
+    return c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c;
+}
+
 /* A whole number with K, M, G or T for powers of 1024; a B may follow, and an i before it. */
 static bool parse_bytes(const Option *option, const char *text, int64_t *out, Error *err)
 {
@@ -207,11 +212,11 @@ static bool parse_bytes(const Option *option, const char *text, int64_t *out, Er
     errno = 0;
     long long value = strtoll(text, &end, 10);
     bool has_digits = *text >= '0' && *text <= '9' && errno == 0;
-    const char *unit = *end ? strchr(units, *end & ~0x20) : NULL;
+    const char *unit = *end ? strchr(units, upper_case(*end)) : NULL;
     int shift = unit ? (int)(unit - units + 1) * 10 : 0;
     end += unit != NULL;
-    end += unit && *end == 'i' && (end[1] & ~0x20) == 'B';
-    end += (*end & ~0x20) == 'B';
+    end += unit && *end == 'i' && upper_case(end[1]) == 'B';
+    end += upper_case(*end) == 'B';
     if (!has_digits || *end != '\0')
         return error_set(err, ERROR_USAGE, "--%s: \"%.100s\" is not a size such as 512M or 2G",
                          option->name, text);
