@@ -1,11 +1,8 @@
-/* Attention: tiles, segments, merging, and the kernel in plain C (the formula). */
+/* Attention of a batch: cut into tiles, and these into parts; the segments of a part, merged. */
 #include "attention_codes.h"
-
-#include "weights.h"
 
 #include <assert.h>
 #include <math.h>
-#include <string.h>
 
 enum {
     PARTS_PER_THREAD = 6,  /* enough that the last ones end together */
@@ -56,90 +53,6 @@ struct AttentionScratch {
     const AttentionSlice *slices;
     size_t bytes;
 };
-
-/* ---- The formula ---- */
-
-static float element(const void *base, size_t index, bool is_half)
-{
-    if (is_half)
-        return float_from_f16(((const uint16_t *)base)[index]);
-    return ((const float *)base)[index];
-}
-
-static size_t block_index(size_t key)
-{
-    return key / KV_BLOCK % ATTENTION_SEGMENT_BLOCKS;
-}
-
-static float score_plain(const AttentionTile *t, const float *query, size_t key)
-{
-    const void *keys = t->keys[block_index(key)];
-    size_t slot = key % KV_BLOCK;
-    size_t lane = slot % KV_KEY_TILE;
-    float sum = 0.0f;
-    for (size_t d = 0; d < t->head_dim; d++) {
-        size_t index = (slot - lane) * t->head_dim + d * KV_KEY_TILE + lane;
-        sum = fmaf(query[d], element(keys, index, t->is_half), sum);
-    }
-    return t->soft_cap > 0.0f ? t->soft_cap * tanhf(sum / t->soft_cap) : sum;
-}
-
-static bool is_visible(const AttentionTile *t, size_t position, size_t key)
-{
-    return key <= position && (t->sliding_window == 0 || position - key < t->sliding_window);
-}
-
-/* Keys [first, end) of one block for query i. */
-static void query_block_plain(const AttentionTile *t, size_t i, size_t first, size_t end)
-{
-    const float *query = t->queries + i * t->padded_dim;
-    float *output = t->output + i * t->padded_dim;
-    float scores[KV_BLOCK], max = t->maxima[i];
-    for (size_t key = first; key < end; key++) {
-        bool visible = is_visible(t, t->positions[i], key);
-        scores[key - first] = visible ? score_plain(t, query, key) : -INFINITY;
-        max = fmaxf(max, scores[key - first]);
-    }
-    if (isinf(max) && max < 0.0f)
-        return;
-    float correction = expf(t->maxima[i] - max), sum = 0.0f;
-    for (size_t d = 0; d < t->padded_dim; d++)
-        output[d] *= correction;
-    for (size_t key = first; key < end; key++) {
-        if (!is_visible(t, t->positions[i], key))
-            continue;
-        float weight = expf(scores[key - first] - max);
-        size_t row = key % KV_BLOCK * t->padded_dim;
-        const void *values = t->values[block_index(key)];
-        sum += weight;
-        for (size_t d = 0; d < t->head_dim; d++)
-            output[d] = fmaf(weight, element(values, row + d, t->is_half), output[d]);
-    }
-    t->sums[i] = t->sums[i] * correction + sum;
-    t->maxima[i] = max;
-}
-
-void attention_begin(const AttentionTile *t)
-{
-    for (size_t i = 0; i < t->n_queries; i++) {
-        t->maxima[i] = -INFINITY;
-        t->sums[i] = 0.0f;
-    }
-    memset(t->output, 0, t->n_queries * t->padded_dim * sizeof(float));
-}
-
-void attention_segment_plain(const AttentionTile *t)
-{
-    attention_begin(t);
-    for (size_t i = 0; i < t->n_queries; i++) {
-        for (size_t first = t->first_key; first < t->end_key;) {
-            size_t end = (first / KV_BLOCK + 1) * KV_BLOCK;
-            end = end < t->end_key ? end : t->end_key;
-            query_block_plain(t, i, first, end);
-            first = end;
-        }
-    }
-}
 
 /* ---- Scratch ---- */
 
@@ -418,8 +331,8 @@ static void run_segment(const Run *run, const Tile *tile, size_t kv_head, Worker
         .output = result.output,
     };
     for (size_t at = first / KV_BLOCK * KV_BLOCK; at < end; at += KV_BLOCK) {
-        argument.keys[block_index(at)] = kv_cache_keys(cache, layer, kv_head, at);
-        argument.values[block_index(at)] = kv_cache_values(cache, layer, kv_head, at);
+        argument.keys[attention_block_index(at)] = kv_cache_keys(cache, layer, kv_head, at);
+        argument.values[attention_block_index(at)] = kv_cache_values(cache, layer, kv_head, at);
     }
     if (kv_is_codes(cache->pool->type))
         attention_segment_codes(&argument, cache->pool->type, run->ops);

@@ -33,8 +33,7 @@ struct AttentionTile {
     uint32_t sliding_window;                /* 0: none */
     float soft_cap;                         /* 0: none */
 
-    /* Of this KV head, as in kv.h, block by block: that of a position is at index position /
-     * KV_BLOCK % ATTENTION_SEGMENT_BLOCKS. */
+    /* Of this KV head, as in kv.h, block by block: at attention_block_index of their positions. */
     const void *keys[ATTENTION_SEGMENT_BLOCKS], *values[ATTENTION_SEGMENT_BLOCKS];
     /* Of the block after the last, n_next keys to ask the memory for; NULL: none. */
     const void *next_keys;
@@ -51,6 +50,11 @@ struct AttentionTile {
     float *maxima, *sums; /* [n_queries] */
     float *output;        /* [n_queries, padded_dim] */
 };
+
+static inline size_t attention_block_index(size_t position)
+{
+    return position / KV_BLOCK % ATTENTION_SEGMENT_BLOCKS;
+}
 
 /* Asks for memory in the second-level cache. */
 static inline void attention_ask_for(const uint8_t *base, size_t bytes)

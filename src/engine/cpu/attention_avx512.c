@@ -221,7 +221,7 @@ void attention_segment_avx512(const AttentionTile *t)
     assert(!t->is_half);
     attention_begin(t);
     for (size_t at = t->first_key / KV_BLOCK * KV_BLOCK; at < t->end_key; at += KV_BLOCK) {
-        size_t index = at / KV_BLOCK % ATTENTION_SEGMENT_BLOCKS;
+        size_t index = attention_block_index(at);
         Block block = {
             .position = at,
             .first = t->first_key > at ? t->first_key - at : 0,

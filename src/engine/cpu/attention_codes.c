@@ -354,7 +354,7 @@ void attention_segment_codes(const AttentionTile *t, KvType type, const CpuOps *
     const size_t code_bytes = KV_BLOCK * t->padded_dim * (type == KV_INT16 ? sizeof(int16_t) : 1);
     attention_begin(t);
     for (size_t at = t->first_key / KV_BLOCK * KV_BLOCK; at < t->end_key; at += KV_BLOCK) {
-        size_t index = at / KV_BLOCK % ATTENTION_SEGMENT_BLOCKS;
+        size_t index = attention_block_index(at);
         const uint8_t *keys = t->keys[index], *values = t->values[index];
         const bool is_last = at + KV_BLOCK >= t->end_key;
         const size_t left = is_last ? 0 : t->end_key - at - KV_BLOCK;
