@@ -132,16 +132,17 @@ void job_drop_reference(Job *job)
 static void end_overflow(JobChoice *choice)
 {
     Buffer *parts[] = {&choice->text, &choice->logprobs.bytes, &choice->logprobs.entries};
-    bool over = false;
+    const Buffer *over = NULL;
     for (size_t i = 0; i < ARRAY_COUNT(parts); i++) {
-        over |= parts[i]->over_limit;
+        over = parts[i]->over_limit ? parts[i] : over;
         parts[i]->failed = parts[i]->over_limit = false;
     }
     choice->progress.finish = over ? FINISH_CANCELLED : FINISH_ERROR;
-    error_set(&choice->progress.error, over ? ERROR_CANCELLED : ERROR_MEMORY,
-              over ? "the reply was not read and grew beyond %d bytes"
-                   : "out of memory for %d bytes of unread text",
-              SCHEDULER_JOB_TEXT_BYTES_MAX);
+    if (over)
+        error_set(&choice->progress.error, ERROR_CANCELLED, "%s not read and grew beyond %zu bytes",
+                  over == &choice->text ? "the reply was" : "log-probabilities were", over->max);
+    else
+        error_no_memory(&choice->progress.error, "what was not read of the reply");
 }
 
 void job_wake_owner(Job *job)

@@ -324,6 +324,7 @@ static void unread_text_is_bounded(void **state)
     buffer_init(&text, 1 << 24);
     job_read(job, &text, &status);
     assert_int_equal(status.finish, FINISH_CANCELLED);
+    assert_non_null(strstr(status.error.message, "8388608 bytes"));
     assert_int_equal(text.len, SCHEDULER_JOB_TEXT_BYTES_MAX);
     job_release(job);
     buffer_reset(&text);
