@@ -45,6 +45,8 @@ bool slice_ends_with(Slice s, Slice suffix);
 /* Offset of the first occurrence of needle at or after from, or SIZE_MAX. An empty needle is at
  * from. */
 size_t slice_find(Slice s, Slice needle, size_t from);
+/* 0 to 15 for a hexadecimal digit of either case, else -1. */
+int hex_digit_value(char c);
 /* FNV-1a with a final avalanche; for hash tables, not for security. */
 uint64_t slice_hash(Slice s);
 
@@ -178,6 +180,8 @@ size_t utf8_decode(const char *s, size_t len, uint32_t *code_point);
 /* Writes 1..4 bytes; code_point must be a Unicode scalar value. */
 size_t utf8_encode(uint32_t code_point, char out[UTF8_MAX]);
 bool utf8_is_valid(Slice s);
+/* Bytes that begin a character: the characters of s, where it is well-formed. */
+size_t utf8_count(Slice s);
 /* For ill-formed bytes at s[0..len): length of the maximal ill-formed part (>= 1), one U+FFFD each,
  * as Unicode chapter 3.9 recommends and Python and Rust do. *incomplete tells that the part is a
  * proper prefix of some character that ends with the input. */

@@ -43,6 +43,14 @@ size_t slice_find(Slice s, Slice needle, size_t from)
     return found ? (size_t)(found - s.ptr) : SIZE_MAX;
 }
 
+int hex_digit_value(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
 uint64_t slice_hash(Slice s)
 {
     uint64_t h = UINT64_C(0xcbf29ce484222325);

@@ -79,6 +79,14 @@ bool utf8_is_valid(Slice s)
     return true;
 }
 
+size_t utf8_count(Slice s)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < s.len; i++)
+        count += ((unsigned char)s.ptr[i] & 0xc0) != 0x80;
+    return count;
+}
+
 size_t utf8_ill_formed_length(const char *s, size_t len, bool *incomplete)
 {
     const unsigned char *u = (const unsigned char *)s;

@@ -123,14 +123,10 @@ static bool read_hex(Parser *p, size_t digits, uint32_t *out)
 {
     *out = 0;
     for (size_t i = 0; i < digits; i++, p->at++) {
-        char c = peek(p);
-        char lower = c | 0x20;
-        if (c >= '0' && c <= '9')
-            *out = *out << 4 | (uint32_t)(c - '0');
-        else if (lower >= 'a' && lower <= 'f')
-            *out = *out << 4 | (uint32_t)(lower - 'a' + 10);
-        else
+        int value = hex_digit_value(peek(p));
+        if (value < 0)
             return invalid(p, "a hexadecimal digit is missing");
+        *out = *out << 4 | (uint32_t)value;
     }
     return true;
 }

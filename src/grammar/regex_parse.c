@@ -61,19 +61,11 @@ static bool read_char(RegexParser *p, uint32_t *c)
     return true;
 }
 
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 static bool read_hex(RegexParser *p, size_t digits, uint32_t *out)
 {
     *out = 0;
     for (size_t i = 0; i < digits; i++, p->at++) {
-        int value = hex_value(peek(p));
+        int value = hex_digit_value(peek(p));
         if (value < 0)
             return invalid(p, "a hexadecimal digit is missing");
         *out = *out << 4 | (uint32_t)value;
@@ -87,8 +79,8 @@ static bool read_unicode_escape(RegexParser *p, uint32_t *out)
     if (skip(p, "{")) {
         *out = 0;
         size_t digits = 0;
-        for (; hex_value(peek(p)) >= 0; p->at++, digits++) {
-            *out = *out << 4 | (uint32_t)hex_value(peek(p));
+        for (; hex_digit_value(peek(p)) >= 0; p->at++, digits++) {
+            *out = *out << 4 | (uint32_t)hex_digit_value(peek(p));
             if (*out > CODE_POINT_MAX)
                 return invalid(p, "no such character");
         }

@@ -164,8 +164,6 @@ uint32_t schema_add_values(SchemaCompiler *c, SchemaList list, uint32_t next);
 bool schema_string_fits(SchemaCompiler *c, const JsonValue *schema, const SchemaPlace *place,
                         Slice s, bool *fits) WARN_UNUSED;
 bool schema_format_is_enforced(Slice format);
-/* Characters of s (UTF-8). */
-size_t schema_count_characters(Slice s);
 
 /* ---- schema.c ---- */
 

@@ -76,14 +76,6 @@ const SchemaPlace *schema_place(SchemaCompiler *c, const SchemaPlace *parent, Sl
 
 /* ---- References ---- */
 
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* One step of a JSON pointer inside a URI fragment: %XX, then ~1 and ~0. */
 static bool decode_step(Arena *arena, Slice step, Slice *out)
 {
@@ -93,9 +85,9 @@ static bool decode_step(Arena *arena, Slice step, Slice *out)
     size_t n = 0;
     for (size_t i = 0; i < step.len; i++) {
         char b = step.ptr[i];
-        if (b == '%' && i + 2 < step.len && hex_value(step.ptr[i + 1]) >= 0 &&
-            hex_value(step.ptr[i + 2]) >= 0) {
-            b = (char)(hex_value(step.ptr[i + 1]) << 4 | hex_value(step.ptr[i + 2]));
+        if (b == '%' && i + 2 < step.len && hex_digit_value(step.ptr[i + 1]) >= 0 &&
+            hex_digit_value(step.ptr[i + 2]) >= 0) {
+            b = (char)(hex_digit_value(step.ptr[i + 1]) << 4 | hex_digit_value(step.ptr[i + 2]));
             i += 2;
         }
         bytes[n++] = b;

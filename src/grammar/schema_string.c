@@ -45,14 +45,6 @@ bool schema_format_is_enforced(Slice format)
     return find_format(format) != NULL;
 }
 
-size_t schema_count_characters(Slice s)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < s.len; i++)
-        count += ((uint8_t)s.ptr[i] & 0xc0) != 0x80;
-    return count;
-}
-
 /* The n-th condition (0: pattern, 1: format) of one schema; an empty slice when there is none. */
 static Slice condition_regex(const JsonValue *schema, unsigned n, RegexMode *mode)
 {

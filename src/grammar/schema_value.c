@@ -107,7 +107,7 @@ static bool fits_string(Fit *f, const JsonValue *schema, const JsonValue *value)
     bool result;
     if (value->kind != JSON_STRING)
         return true;
-    if (!count_fits(schema, "minLength", "maxLength", schema_count_characters(value->as.string)))
+    if (!count_fits(schema, "minLength", "maxLength", utf8_count(value->as.string)))
         return false;
     f->ok = f->ok && schema_string_fits(f->c, schema, f->place, value->as.string, &result);
     return f->ok && result;

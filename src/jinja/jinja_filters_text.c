@@ -203,7 +203,7 @@ static bool filter_truncate(JinjaMachine *m, const JinjaCall *call, JinjaValue *
         return false;
     if (!jinja_length(&call->self, &count))
         return jinja_fail_value(m, &call->self, "has no len()");
-    int64_t end_count = (int64_t)jinja_text_count(end);
+    int64_t end_count = (int64_t)utf8_count(end);
     if (length < end_count || leeway < 0)
         return jinja_fail(m, "expected length >= %lld and leeway >= 0", (long long)end_count);
     *out = call->self;

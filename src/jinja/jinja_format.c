@@ -35,7 +35,7 @@ static bool append_fill(JinjaMachine *m, const FormatSpec *spec, size_t count)
 static bool append_padded(JinjaMachine *m, const FormatSpec *spec, Slice text, size_t sign_len,
                           char align)
 {
-    size_t length = jinja_text_count(text);
+    size_t length = utf8_count(text);
     size_t pad = (size_t)spec->width > length ? (size_t)spec->width - length : 0;
     size_t left = align == '>' ? pad : align == '^' ? pad / 2 : 0;
     if (align == '=') {
@@ -214,7 +214,7 @@ static bool append_character(JinjaMachine *m, const FormatSpec *spec, const Jinj
     } else if (value->kind == JINJA_STRING) {
         text = value->as.string;
     }
-    if (jinja_text_count(text) != 1)
+    if (utf8_count(text) != 1)
         return jinja_fail(m, "%%c requires int or char");
     return append_string(m, spec, text);
 }

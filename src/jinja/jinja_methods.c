@@ -285,7 +285,7 @@ static bool method_replace(JinjaMachine *m, const JinjaCall *call, JinjaValue *o
 static bool search_range(JinjaMachine *m, const JinjaCall *call, size_t at, Slice *text,
                          int64_t *offset)
 {
-    int64_t count = (int64_t)jinja_text_count(self_text(call)), start, end;
+    int64_t count = (int64_t)utf8_count(self_text(call)), start, end;
     *text = self_text(call);
     if (!jinja_arg_integer(m, call, at, 0, &start) ||
         !jinja_arg_integer(m, call, at + 1, count, &end) || !jinja_charge(m, text->len / 64))
@@ -359,8 +359,7 @@ static bool find_self(JinjaMachine *m, const JinjaCall *call, bool last, bool re
         return false;
     if (at == SIZE_MAX && required)
         return jinja_fail(m, "substring not found");
-    *out =
-        jinja_int(at == SIZE_MAX ? -1 : offset + (int64_t)jinja_text_count((Slice){text.ptr, at}));
+    *out = jinja_int(at == SIZE_MAX ? -1 : offset + (int64_t)utf8_count((Slice){text.ptr, at}));
     return true;
 }
 
@@ -392,7 +391,7 @@ static bool method_count(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
         !search_range(m, call, 1, &text, &offset))
         return false;
     if (offset >= 0 && needle.len == 0)
-        count = (int64_t)jinja_text_count(text) + 1;
+        count = (int64_t)utf8_count(text) + 1;
     for (size_t at = 0; offset >= 0 && needle.len > 0; at += needle.len, count++) {
         if (!jinja_charge(m, 1) || !jinja_text_find(m, text, needle, at, &at))
             return false;
@@ -476,7 +475,7 @@ static bool read_padding(JinjaMachine *m, const JinjaCall *call, int64_t *width,
 {
     if (!jinja_arg_integer(m, call, 0, 0, width) || !inserted_text(m, call, SLICE(" "), fill))
         return false;
-    return jinja_text_count(*fill) == 1 ||
+    return utf8_count(*fill) == 1 ||
            jinja_fail(m, "The fill character must be exactly one character long");
 }
 

@@ -331,7 +331,7 @@ static bool index_string(JinjaMachine *m, const JinjaValue *string, int64_t at, 
     Slice text = string->as.string;
     *found = false;
     if (at < 0)
-        at += (int64_t)jinja_text_count(text);
+        at += (int64_t)utf8_count(text);
     if (!jinja_charge(m, text.len / 64))
         return false;
     if (at < 0 || (uint64_t)at >= text.len)

@@ -155,7 +155,7 @@ static bool append_pretty_dict(JinjaMachine *m, const JinjaDict *dict, int64_t i
         if (!append_flat(m, &entries[i]->key, level))
             return false;
         Slice key = {m->text.ptr + mark, m->text.len - mark};
-        int64_t width = (int64_t)jinja_text_count(key);
+        int64_t width = (int64_t)utf8_count(key);
         buffer_append_text(&m->text, ": ");
         if (!append_pretty(m, &entries[i]->value, indent + width + 2, last ? allowance + 1 : 1,
                            level) ||
@@ -193,7 +193,7 @@ static bool repr_width(JinjaMachine *m, Slice text, int64_t *out)
     if (!jinja_append_repr(m, &m->text, &value))
         return false;
     bool ok = !m->text.failed;
-    *out = ok ? (int64_t)jinja_text_count((Slice){m->text.ptr + mark, m->text.len - mark}) : 0;
+    *out = ok ? (int64_t)utf8_count((Slice){m->text.ptr + mark, m->text.len - mark}) : 0;
     if (!ok)
         return jinja_text_finish(m, mark, &made);
     m->text.len = mark;
@@ -282,7 +282,7 @@ static bool append_pretty(JinjaMachine *m, const JinjaValue *value, int64_t inde
         return false;
     if (m->text.failed)
         return jinja_text_finish(m, mark, &made);
-    size_t width = jinja_text_count((Slice){m->text.ptr + mark, m->text.len - mark});
+    size_t width = utf8_count((Slice){m->text.ptr + mark, m->text.len - mark});
     bool splits = value->kind == JINJA_DICT || value->kind == JINJA_LIST ||
                   value->kind == JINJA_TUPLE ||
                   (value->kind == JINJA_STRING && !value->detail && value->as.string.len > 0);

@@ -6,14 +6,6 @@
 #include <string.h>
 #include <utf8proc.h>
 
-size_t jinja_text_count(Slice text)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < text.len; i++)
-        count += ((unsigned char)text.ptr[i] & 0xC0) != 0x80;
-    return count;
-}
-
 size_t jinja_text_offset(Slice text, size_t position)
 {
     for (size_t i = 0; i < text.len; i++) {
@@ -351,7 +343,7 @@ bool jinja_text_pad(JinjaMachine *m, Slice text, size_t left, size_t right, Slic
 
 size_t jinja_text_missing(Slice text, int64_t width)
 {
-    size_t count = jinja_text_count(text);
+    size_t count = utf8_count(text);
     return width > 0 && (uint64_t)width > count ? (size_t)width - count : 0;
 }
 

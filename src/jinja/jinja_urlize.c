@@ -264,7 +264,7 @@ static void balance(Slice *middle, Slice *tail)
 
 static void append_shown(Buffer *out, const LinkStyle *style, Slice url)
 {
-    int64_t count = (int64_t)jinja_text_count(url), shown = style->trim;
+    int64_t count = (int64_t)utf8_count(url), shown = style->trim;
     if (count <= shown) {
         buffer_append_slice(out, url);
         return;

@@ -148,7 +148,7 @@ bool jinja_length(const JinjaValue *value, size_t *out)
         *out = 0;
         return true;
     case JINJA_STRING:
-        *out = jinja_text_count(value->as.string);
+        *out = utf8_count(value->as.string);
         return true;
     case JINJA_LIST:
     case JINJA_TUPLE:

@@ -189,7 +189,6 @@ bool jinja_to_list(JinjaMachine *m, const JinjaValue *value, JinjaValue *out) WA
 
 /* ---- Text by code points ---- */
 
-size_t jinja_text_count(Slice text); /* code points */
 size_t jinja_text_offset(Slice text,
                          size_t position); /* byte offset of the position-th code point */
 uint32_t jinja_text_at(Slice text, size_t offset, size_t *len);

@@ -134,7 +134,7 @@ static bool split_chunks(Wrapping *w, Slice line)
         }
         size_t end = chunk_end(line, at, w->break_hyphens);
         Slice text = {line.ptr + at, end - at};
-        w->chunks[w->count++] = (Chunk){text, jinja_text_count(text)};
+        w->chunks[w->count++] = (Chunk){text, utf8_count(text)};
         at = end;
     }
     return jinja_charge(w->m, w->count + line.len / 8);

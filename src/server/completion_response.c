@@ -15,14 +15,6 @@ typedef struct Part {
 
 enum { COMPLETION_PARTS_MAX = 2 };
 
-static size_t count_characters(Slice text)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < text.len; i++)
-        count += ((unsigned char)text.ptr[i] & 0xc0) != 0x80;
-    return count;
-}
-
 /* ---- Log-probabilities ---- */
 
 /* A token's text; a part of a character is named by its bytes, as the original API does. */
@@ -108,7 +100,7 @@ static void write_column(const Reply *reply, Column column, const Part *parts, s
             const LogprobEntry *entry = logprob_list_get(parts[p].list, i);
             write_cell(reply, column, &parts[p], entry, offset, &name, writer);
             if (i > 0 || !parts[p].skips_first)
-                offset += count_characters(logprob_list_bytes(parts[p].list, entry));
+                offset += utf8_count(logprob_list_bytes(parts[p].list, entry));
         }
     }
     json_write_array_end(writer);
@@ -143,7 +135,7 @@ static Part prompt_part(const Reply *reply, const ReplyChoice *choice)
 
 static Part reply_part(const Reply *reply, const ReplyChoice *choice)
 {
-    size_t before = count_characters(reply->prompts[choice->prompt].echo) + choice->characters;
+    size_t before = utf8_count(reply->prompts[choice->prompt].echo) + choice->characters;
     return (Part){.list = &choice->logprobs, .offset = before};
 }
 

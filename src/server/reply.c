@@ -84,21 +84,13 @@ static void make_call_id(const Reply *reply, const ReplyChoice *choice, size_t c
     id[29] = '\0';
 }
 
-static size_t count_characters(Slice text)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < text.len; i++)
-        count += ((unsigned char)text.ptr[i] & 0xc0) != 0x80;
-    return count;
-}
-
 /* Streams: content that was not told yet comes before what follows it. */
 static void tell_content(const Reply *reply, ReplyChoice *choice, Buffer *out)
 {
     if (choice->text.len == 0)
         return;
     reply->dialect->delta(reply, choice, out);
-    choice->characters += count_characters(buffer_view(&choice->text));
+    choice->characters += utf8_count(buffer_view(&choice->text));
     buffer_clear(&choice->text);
     logprob_list_clear(&choice->logprobs);
 }

@@ -53,17 +53,6 @@ const char *route_label(const Route *route, char label[ROUTE_LABEL_MAX])
     return label;
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
 /* Once; a '%' that begins no escape stays as it is. */
 static bool percent_decode(Arena *arena, Slice text, Slice *out)
 {
@@ -74,8 +63,8 @@ static bool percent_decode(Arena *arena, Slice text, Slice *out)
     for (size_t i = 0; i < text.len; i++) {
         int high = -1, low = -1;
         if (text.ptr[i] == '%' && i + 2 < text.len) {
-            high = hex_digit(text.ptr[i + 1]);
-            low = hex_digit(text.ptr[i + 2]);
+            high = hex_digit_value(text.ptr[i + 1]);
+            low = hex_digit_value(text.ptr[i + 2]);
         }
         if (high >= 0 && low >= 0) {
             to[len++] = (char)(high * 16 + low);

@@ -264,21 +264,14 @@ static Slice replaced_text(const TokenDecoder *decoder, Slice text, Buffer buffe
     return text;
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* The byte that a token like <0x0A> stands for, or -1. The reference parses the digits as a number,
  * which may have a plus sign. */
 static int fallback_byte(Slice text)
 {
     if (text.len != 6 || memcmp(text.ptr, "<0x", 3) != 0 || text.ptr[5] != '>')
         return -1;
-    int high = text.ptr[3] == '+' ? 0 : hex_digit(text.ptr[3]), low = hex_digit(text.ptr[4]);
+    int high = text.ptr[3] == '+' ? 0 : hex_digit_value(text.ptr[3]),
+        low = hex_digit_value(text.ptr[4]);
     return high < 0 || low < 0 ? -1 : high << 4 | low;
 }
 

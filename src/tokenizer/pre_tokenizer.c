@@ -158,14 +158,6 @@ bool pre_tokenizer_load(PreTokenizer *pre, const JsonValue *config, Error *err)
     return true;
 }
 
-static size_t count_characters(Slice text)
-{
-    size_t count = 0;
-    for (size_t at = 0; at < text.len; at += unicode_length(text.ptr[at]))
-        count++;
-    return count;
-}
-
 /* Metaspace "first" asks whether a piece begins where the original text does. The reference follows
  * that through the normaliser; here the first piece is taken to begin there, which holds unless
  * characters are put in, taken out or regrouped. No known model combines these. */
@@ -181,8 +173,8 @@ bool pre_tokenizer_check(const PreTokenizer *pre, const Normalizer *normalizer, 
         bool moves = step->kind == NORMALIZER_PREPEND && first > 0;
         if (step->kind == NORMALIZER_REPLACE)
             moves = pattern->kind != PATTERN_LITERAL ||
-                    count_characters((Slice){pattern->literal, pattern->literal_len}) !=
-                        count_characters((Slice){step->text, step->text_len});
+                    utf8_count((Slice){pattern->literal, pattern->literal_len}) !=
+                        utf8_count((Slice){step->text, step->text_len});
         if (moves)
             return error_set(err, ERROR_UNSUPPORTED,
                              "pre_tokenizer Metaspace with prepend_scheme 'first' is not supported "

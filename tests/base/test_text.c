@@ -27,6 +27,16 @@ static void test_slice_compare(void **state)
     assert_int_equal(slice_of("abc").len, 3);
 }
 
+static void test_hex_digits(void **state)
+{
+    (void)state;
+    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+    for (int c = 0; c < 256; c++) {
+        const char *at = c ? strchr(digits, c) : NULL;
+        assert_int_equal(hex_digit_value((char)c), at ? (at - digits) % 16 : -1);
+    }
+}
+
 static void test_slice_affixes(void **state)
 {
     (void)state;
@@ -253,6 +263,7 @@ static void test_all_code_points(void **state)
         assert_int_equal(utf8_decode(encoded, n, &decoded), n);
         assert_int_equal(decoded, c);
         assert_true(utf8_is_valid((Slice){encoded, n}));
+        assert_int_equal(utf8_count((Slice){encoded, n}), 1);
         for (size_t cut = 1; cut < n; cut++)
             check_sequence(u, cut);
     }
@@ -341,6 +352,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slice_compare),
+        cmocka_unit_test(test_hex_digits),
         cmocka_unit_test(test_slice_affixes),
         cmocka_unit_test(test_slice_find),
         cmocka_unit_test(test_slice_hash_spreads),
