@@ -1,10 +1,11 @@
 #include "reply.h"
 
+#include <assert.h>
 #include <string.h>
 
 static void free_parts(ReplyChoice *choice)
 {
-    for (size_t i = 0; i < choice->parts.n_calls && choice->calls; i++) {
+    for (size_t i = 0; i < choice->n_calls; i++) {
         buffer_reset(&choice->calls[i].name);
         buffer_reset(&choice->calls[i].arguments);
     }
@@ -98,12 +99,13 @@ static void tell_content(const Reply *reply, ReplyChoice *choice, Buffer *out)
 static void take_call(PartContext *context, const ChatPart *part)
 {
     ReplyChoice *choice = context->choice;
-    if (!memory_grow_array((void **)&choice->calls, part->call, &choice->calls_capacity,
+    assert(part->call == choice->n_calls);
+    if (!memory_grow_array((void **)&choice->calls, choice->n_calls, &choice->calls_capacity,
                            sizeof(*choice->calls))) {
         choice->raw.failed = true;
         return;
     }
-    ReplyToolCall *call = &choice->calls[part->call];
+    ReplyToolCall *call = &choice->calls[choice->n_calls++];
     *call = (ReplyToolCall){0};
     make_call_id(context->reply, choice, part->call, call->id);
     buffer_init(&call->name, SERVER_REPLY_BYTES_MAX);

@@ -49,8 +49,8 @@ typedef struct ReplyChoice {
     Buffer raw; /* scratch: new text of all parts */
     ContentLogprobs entries;
     Buffer reasoning;     /* whole replies only */
-    ReplyToolCall *calls; /* [parts.n_calls] */
-    size_t calls_capacity;
+    ReplyToolCall *calls; /* [n_calls] all of parts.n_calls, unless memory failed */
+    size_t n_calls, calls_capacity;
 } ReplyChoice;
 
 typedef struct ReplyPrompt {
