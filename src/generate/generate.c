@@ -79,10 +79,17 @@ static bool look_ahead(Generation *generation, Error *err)
     if (generation->forced_at < generation->forced.count)
         return true;
     generation->forced.count = generation->forced_at = 0;
-    if (is_used_up)
-        return tokenizer_encode(generation->decoder.tokenizer, generation->markup.think_close,
-                                false, &generation->forced, err);
-    return sampler_append_forced(&generation->sampler, &generation->forced, err);
+    TokenList *forced = &generation->forced;
+    if (!(is_used_up ? tokenizer_encode(generation->decoder.tokenizer,
+                                        generation->markup.think_close, false, forced, err)
+                     : sampler_append_forced(&generation->sampler, forced, err)))
+        return false;
+    /* A tokenizer may have tokens that the model has not. */
+    for (size_t i = 0; i < forced->count; i++) {
+        if ((size_t)forced->ids[i] >= generation->sampler.vocab_size)
+            forced->count = i;
+    }
+    return true;
 }
 
 /* A token led from the region before to the scan's. The marks themselves are not counted. */

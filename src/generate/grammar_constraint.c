@@ -51,6 +51,22 @@ static bool accept_token(Constraint *constraint, int32_t id, Error *err)
 
 /* ---- Certain tokens ---- */
 
+/* The tokens of text, marks of replies as tokens of their own. Where that makes a special token
+ * which is no text (a caller's enum holds an end of turn), text is letters all through, as the
+ * grammar's vocabulary has it. */
+static bool encode_text(const Tokenizer *tokenizer, Slice text, TokenList *out, Error *err)
+{
+    if (!tokenizer_encode(tokenizer, text, false, out, err))
+        return false;
+    for (size_t i = 0; i < out->count; i++) {
+        if (!tokenizer_is_skipped(tokenizer, out->ids[i]))
+            continue;
+        out->count = 0;
+        return tokenizer_encode_plain(tokenizer, text, false, out, err);
+    }
+    return true;
+}
+
 /* How many tokens make the first `length` bytes of text, and *all: do the tokens spell text? A
  * tokenizer may put a space in front of it. SIZE_MAX: no token ends there. */
 static bool find_cut(const Tokenizer *tokenizer, const TokenList *tokens, Slice text, size_t length,
@@ -97,7 +113,7 @@ static bool count_certain(const Tokenizer *tokenizer, Slice text, const TokenLis
         buffer_append_slice(&longer, text);
         buffer_append_text(&longer, FOLLOWERS[i]);
         ok = buffer_check(&longer, "text of a constraint", err) &&
-             tokenizer_encode(tokenizer, buffer_view(&longer), false, &other, err);
+             encode_text(tokenizer, buffer_view(&longer), &other, err);
         size_t common = count_common(tokens, &other);
         *certain = common < *certain ? common : *certain;
         token_list_reset(&other);
@@ -134,7 +150,7 @@ static bool append_forced(Constraint *constraint, TokenList *out, Error *err)
     Slice whole = buffer_view(&text);
     ok = ok && buffer_check(&text, "text of a constraint", err);
     if (ok && utf8_is_valid(whole))
-        ok = tokenizer_encode(own->tokenizer, whole, false, &tokens, err) &&
+        ok = encode_text(own->tokenizer, whole, &tokens, err) &&
              find_cut(own->tokenizer, &tokens, whole, before, &cut, err) &&
              (cut == SIZE_MAX || count_certain(own->tokenizer, whole, &tokens, &certain, err));
     for (size_t i = cut; ok && i < certain; i++)

@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -171,6 +172,54 @@ static void the_cut_is_the_tokenizers(void **state)
     }
 }
 
+/* A text that spells a special token is text: the token itself would end the reply, or fail it. */
+static void special_tokens_are_spelt(void **state)
+{
+    (void)state;
+    for (size_t t = 0; t < ARRAY_COUNT(TOKENIZERS); t++) {
+        Setup setup;
+        size_t n_checked = 0;
+        open_tokenizer(&setup, TOKENIZERS[t]);
+        for (size_t id = 0; id < setup.vocab_size; id++) {
+            char text[128];
+            Slice content = tokenizer_token_content(setup.tokenizer, (int32_t)id);
+            if (!tokenizer_is_special(setup.tokenizer, (int32_t)id) || content.len > 64)
+                continue;
+            snprintf(text, sizeof(text), "so %.*s it is", SLICE_ARG(content));
+            const Slice choice = slice_of(text);
+            const GrammarSource source = {
+                .kind = GRAMMAR_CHOICE, .choices = &choice, .n_choices = 1};
+            Outcome out;
+            generate(&setup, &source, false, 400, &out);
+            assert_true(slice_equal(buffer_view(&out.text), choice));
+            n_checked++;
+            outcome_reset(&out);
+        }
+        assert_true(n_checked > 0);
+        close_tokenizer(&setup);
+    }
+}
+
+/* The model has fewer tokens than the tokenizer: what is forced must be among them. */
+static void forced_tokens_are_the_models(void **state)
+{
+    (void)state;
+    enum { MODEL_TOKENS = 256 }; /* the single bytes */
+    Setup setup;
+    Outcome out;
+    const Slice choice = SLICE("the quick brown fox jumps over the lazy dog");
+    const GrammarSource source = {.kind = GRAMMAR_CHOICE, .choices = &choice, .n_choices = 1};
+    open_tokenizer(&setup, TOKENIZERS[0]);
+    assert_true(setup.vocab_size > MODEL_TOKENS);
+    setup.vocab_size = MODEL_TOKENS;
+    generate(&setup, &source, false, 400, &out);
+    assert_true(slice_equal(buffer_view(&out.text), choice));
+    for (size_t i = 0; i < out.ids.count; i++)
+        assert_in_range(out.ids.ids[i], 0, MODEL_TOKENS - 1);
+    outcome_reset(&out);
+    close_tokenizer(&setup);
+}
+
 static void the_limit_holds_within_a_stretch(void **state)
 {
     (void)state;
@@ -226,6 +275,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_do_not_change_the_tokens),
         cmocka_unit_test(the_cut_is_the_tokenizers),
+        cmocka_unit_test(special_tokens_are_spelt),
+        cmocka_unit_test(forced_tokens_are_the_models),
         cmocka_unit_test(the_limit_holds_within_a_stretch),
         cmocka_unit_test(failing_allocations_leave_nothing),
     };
