@@ -34,9 +34,22 @@ bool jinja_text_center(JinjaMachine *m, Slice text, int64_t width, Slice fill,
 bool jinja_is_word(uint32_t code_point);
 bool jinja_is_decimal(uint32_t code_point);
 
+/* The attribute of an item: a path like "a.0.b", whose parts of digits are indices; another key;
+ * or, with none, the item itself. A fallback that is not none replaces what is missing. */
+bool jinja_item_attribute(JinjaMachine *m, const JinjaValue *item, const JinjaValue *attribute,
+                          const JinjaValue *fallback, JinjaValue *out) WARN_UNUSED;
+
 /* Filters with a file of their own. */
 bool jinja_filter_wordwrap(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
 bool jinja_filter_pprint(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
 bool jinja_filter_urlize(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
+
+/* jinja_filters_order.c */
+bool jinja_filter_sort(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
+bool jinja_filter_dictsort(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
+bool jinja_filter_groupby(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
+bool jinja_filter_min(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
+bool jinja_filter_max(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
+bool jinja_filter_unique(JinjaMachine *m, const JinjaCall *call, JinjaValue *out);
 
 #endif
