@@ -11,6 +11,11 @@ typedef struct Part {
     const LogprobList *list;
     size_t offset;    /* characters of the choice's text before it */
     bool skips_first; /* the first token is no part of the text (a BOS before a string) */
+    /* Of a reply, whose entries say where their text ends: bytes that are no UTF-8 stand in it as
+     * U+FFFD, and count as that. ptr NULL: of a prompt, whose entries have nothing but bytes. */
+    Slice text;
+    size_t text_at; /* where text begins among all of the reply's */
+    size_t ahead;   /* characters before text that the first of the entries make, too */
 } Part;
 
 enum { COMPLETION_PARTS_MAX = 2 };
@@ -86,6 +91,38 @@ static void write_cell(const Reply *reply, Column column, const Part *part,
     }
 }
 
+/* Where the walk over a part's entries is. */
+typedef struct Walk {
+    size_t offset;        /* of the next entry, in characters */
+    size_t done, counted; /* of part->text: bytes that are certain, and their end as an offset */
+    size_t ahead;         /* as in Part; 0 behind its first entries */
+} Walk;
+
+/* Steps over an entry. Tokens that became certain together have one end; within such a group their
+ * bytes tell, and at its end the text does, whatever had to be replaced in it. */
+static void step_entry(const Part *part, size_t index, Walk *walk)
+{
+    const LogprobEntry *entry = logprob_list_get(part->list, index);
+    size_t by_bytes = walk->offset + utf8_count(logprob_list_bytes(part->list, entry));
+    if (!part->text.ptr) {
+        walk->offset = index == 0 && part->skips_first ? walk->offset : by_bytes;
+        return;
+    }
+    bool is_last = index + 1 == logprob_list_count(part->list) ||
+                   logprob_list_get(part->list, index + 1)->text_end != entry->text_end;
+    size_t end = entry->text_end > part->text_at ? entry->text_end - part->text_at : 0;
+    end = end < part->text.len ? end : part->text.len;
+    end = end > walk->done ? end : walk->done;
+    size_t group = utf8_count((Slice){part->text.ptr + walk->done, end - walk->done});
+    size_t most = walk->counted + walk->ahead + group;
+    walk->offset = is_last || by_bytes > most ? most : by_bytes;
+    if (is_last) {
+        walk->done = end;
+        walk->counted = most;
+        walk->ahead = 0;
+    }
+}
+
 static void write_column(const Reply *reply, Column column, const Part *parts, size_t n_parts,
                          JsonWriter *writer)
 {
@@ -95,12 +132,11 @@ static void write_column(const Reply *reply, Column column, const Part *parts, s
     json_write_key(writer, KEYS[column]);
     json_write_array_begin(writer);
     for (size_t p = 0; p < n_parts; p++) {
-        size_t offset = parts[p].offset;
+        Walk walk = {parts[p].offset, 0, parts[p].offset, parts[p].ahead};
         for (size_t i = 0; i < logprob_list_count(parts[p].list); i++) {
             const LogprobEntry *entry = logprob_list_get(parts[p].list, i);
-            write_cell(reply, column, &parts[p], entry, offset, &name, writer);
-            if (i > 0 || !parts[p].skips_first)
-                offset += utf8_count(logprob_list_bytes(parts[p].list, entry));
+            write_cell(reply, column, &parts[p], entry, walk.offset, &name, writer);
+            step_entry(&parts[p], i, &walk);
         }
     }
     json_write_array_end(writer);
@@ -135,8 +171,12 @@ static Part prompt_part(const Reply *reply, const ReplyChoice *choice)
 
 static Part reply_part(const Reply *reply, const ReplyChoice *choice)
 {
-    size_t before = utf8_count(reply->prompts[choice->prompt].echo) + choice->characters;
-    return (Part){.list = &choice->logprobs, .offset = before};
+    size_t before = utf8_count(reply->prompts[choice->prompt].echo) + choice->entry_characters;
+    return (Part){.list = &choice->logprobs,
+                  .offset = before,
+                  .text = buffer_view(&choice->text),
+                  .text_at = choice->bytes,
+                  .ahead = choice->characters - choice->entry_characters};
 }
 
 /* ---- Whole ---- */

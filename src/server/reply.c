@@ -85,13 +85,27 @@ static void make_call_id(const Reply *reply, const ReplyChoice *choice, size_t c
     id[29] = '\0';
 }
 
+/* Text, and entries, have been told. */
+static void count_told(ReplyChoice *choice)
+{
+    size_t count = logprob_list_count(&choice->logprobs), end = 0;
+    Slice text = buffer_view(&choice->text);
+    if (count > 0)
+        end = logprob_list_get(&choice->logprobs, count - 1)->text_end;
+    if (end > choice->bytes && end - choice->bytes <= text.len)
+        choice->entry_characters =
+            choice->characters + utf8_count((Slice){text.ptr, end - choice->bytes});
+    choice->bytes += text.len;
+    choice->characters += utf8_count(text);
+}
+
 /* Streams: content that was not told yet comes before what follows it. */
 static void tell_content(const Reply *reply, ReplyChoice *choice, Buffer *out)
 {
     if (choice->text.len == 0)
         return;
     reply->dialect->delta(reply, choice, out);
-    choice->characters += utf8_count(buffer_view(&choice->text));
+    count_told(choice);
     buffer_clear(&choice->text);
     logprob_list_clear(&choice->logprobs);
 }

@@ -35,12 +35,13 @@ void content_logprobs_reset(ContentLogprobs *logprobs);
 void content_logprobs_take(ContentLogprobs *logprobs, size_t start, size_t end, LogprobList *out);
 
 typedef struct ReplyChoice {
-    size_t index;         /* in the response */
-    size_t prompt;        /* of reply->prompts */
-    size_t number;        /* among the choices of its prompt */
-    Buffer text;          /* whole: all so far; streams: new since the last event */
-    LogprobList logprobs; /* the same */
-    size_t characters;    /* streams: told before this text */
+    size_t index;             /* in the response */
+    size_t prompt;            /* of reply->prompts */
+    size_t number;            /* among the choices of its prompt */
+    Buffer text;              /* whole: all so far; streams: new since the last event */
+    LogprobList logprobs;     /* the same */
+    size_t bytes, characters; /* streams: of text, told before this one */
+    size_t entry_characters;  /* of those, up to the end of the last entry that was told */
     JobStatus status;
     bool ended; /* and told so */
 

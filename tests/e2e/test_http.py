@@ -160,3 +160,22 @@ def test_sanitized_server_survives_abuse():
         assert response.status == 200 and json.loads(text)["usage"]["completion_tokens"] <= 4
     finally:
         assert served.stop() == 0
+
+
+def test_streamed_offsets_are_those_of_the_whole():
+    """Random weights give bytes that are no UTF-8, and tokens that end within a character."""
+    server = Server("--threads", "1", model=TINY_MODELS / "qwen3-q4-g32")
+    try:
+        for prompt in ([5, 6], [7], "hello 42 hello Paris", "\\n Paris", "a <think> é"):
+            body = {"prompt": prompt, "max_tokens": 24, "temperature": 0, "echo": True, "logprobs": 0}
+            whole = json.loads(post(server.port, body, "/v1/completions")[1])["choices"][0]
+            text, offsets = "", []
+            for event in post(server.port, {**body, "stream": True}, "/v1/completions")[1].decode().split("\n\n"):
+                if event.startswith("data: {"):
+                    choice, = json.loads(event[6:])["choices"]
+                    text += choice["text"]
+                    offsets += (choice["logprobs"] or {}).get("text_offset", [])
+            assert (text, offsets) == (whole["text"], whole["logprobs"]["text_offset"])
+            assert offsets == sorted(offsets) and offsets[-1] <= len(text)
+    finally:
+        server.stop()

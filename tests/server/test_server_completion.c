@@ -199,6 +199,31 @@ static void completion_logprobs(void **state)
     fixture_reset(&fixture);
 }
 
+/* A byte that begins no character shows as U+FFFD, which is a character of the text like others. */
+static void offsets_count_replaced_bytes(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    Reply reply;
+    Arena arena;
+    fixture_init(&fixture);
+    const JsonValue *body =
+        post_ok(&fixture, "/v1/completions",
+                "{\"prompt\":\"abc\",\"max_tokens\":4,\"echo\":true,\"logprobs\":0,"
+                "\"logit_bias\":{\"153\":100}}",
+                &reply, &arena);
+    assert_slice(text_at(body, "choices.0.text"),
+                 "abc\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
+    for (size_t i = 0; i < 7; i++) {
+        char path[64];
+        snprintf(path, sizeof(path), "choices.0.logprobs.text_offset.%zu", i);
+        assert_int_equal(number_at(body, path), i);
+    }
+    arena_reset(&arena);
+    reply_reset(&reply);
+    fixture_reset(&fixture);
+}
+
 /* ---- Chat choices ---- */
 
 static void chat_choices_and_logprobs(void **state)
@@ -481,13 +506,10 @@ int main(int argc, char **argv)
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(completions_answer),
-        cmocka_unit_test(completions_stream),
-        cmocka_unit_test(completion_logprobs),
-        cmocka_unit_test(chat_choices_and_logprobs),
-        cmocka_unit_test(bad_completions_are_named),
-        cmocka_unit_test(tokens_and_back),
-        cmocka_unit_test(metrics_count),
+        cmocka_unit_test(completions_answer),        cmocka_unit_test(completions_stream),
+        cmocka_unit_test(completion_logprobs),       cmocka_unit_test(offsets_count_replaced_bytes),
+        cmocka_unit_test(chat_choices_and_logprobs), cmocka_unit_test(bad_completions_are_named),
+        cmocka_unit_test(tokens_and_back),           cmocka_unit_test(metrics_count),
     };
     return cmocka_run_group_tests(tests, server_tests_setup, server_tests_teardown);
 }
