@@ -201,6 +201,21 @@ static void names_of_the_model(void **state)
                 assert_int_equal(reply.status, 200);
             reply_reset(&reply);
         }
+        /* The routes around the text of a prompt know the same names. */
+        static const char *const routes[] = {"/tokenize", "/detokenize", "/apply-template"};
+        for (size_t i = 0; i < ARRAY_COUNT(routes) * 2; i++) {
+            Reply reply;
+            char body[256];
+            snprintf(body, sizeof(body),
+                     "{\"content\":\"a\",\"tokens\":[97]," HELLO ",\"model\":\"%s\"}",
+                     i % 2 ? "tiny" : "gpt-4o");
+            client_exchange(fixture.port, "POST", routes[i / 2], "", body, &reply);
+            if (pass && i % 2 == 0)
+                assert_error(&reply, 404, "model_not_found", "model");
+            else
+                assert_int_equal(reply.status, 200);
+            reply_reset(&reply);
+        }
         fixture_reset(&fixture);
     }
 }
