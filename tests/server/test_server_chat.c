@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -41,6 +42,34 @@ static void chat_answers_with_the_engines_text(void **state)
         &reply);
     assert_string_equal(reply_field(&reply, "x-ignored-fields", text), "wizard, bad??name");
     assert_completion(&reply, PROMPT("Hi") "[on]", 3, false);
+    reply_reset(&reply);
+    fixture_reset(&fixture);
+}
+
+/* Those of the body and those of a schema, and one limit for both. */
+static void ignored_names_share_a_header(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    Reply reply;
+    char text[512];
+    fixture_init(&fixture);
+    static const char LOOSE[] =
+        "\"max_tokens\":1,\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{"
+        "\"name\":\"n\",\"strict\":false,\"schema\":{\"type\":\"object\",\"x-note\":1}}}}";
+    char body[1024];
+    snprintf(body, sizeof(body), "{\"wiz\\u0000ard\":1," HELLO ",%s", LOOSE);
+    post_chat(&fixture, body, &reply);
+    assert_string_equal(reply_field(&reply, "x-ignored-fields", text), "wiz?ard, x-note");
+    reply_reset(&reply);
+    size_t length = (size_t)snprintf(body, sizeof(body), "{" HELLO);
+    for (int i = 0; i < 21; i++)
+        length += (size_t)snprintf(body + length, sizeof(body) - length, ",\"u%02d\":0", i);
+    snprintf(body + length, sizeof(body) - length, ",%s", LOOSE);
+    post_chat(&fixture, body, &reply);
+    reply_field(&reply, "x-ignored-fields", text);
+    assert_int_equal(strlen(text), 20 * 5 - 2);
+    assert_null(strstr(text, "u20"));
     reply_reset(&reply);
     fixture_reset(&fixture);
 }
@@ -551,6 +580,7 @@ int main(int argc, char **argv)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chat_answers_with_the_engines_text),
+        cmocka_unit_test(ignored_names_share_a_header),
         cmocka_unit_test(options_reach_the_sampler),
         cmocka_unit_test(streams_carry_the_same_text),
         cmocka_unit_test(tokens_are_sent_as_they_come),
