@@ -332,6 +332,9 @@ static const BadBody BAD_BODIES[] = {
     {"{" HELLO ",\"frequency_penalty\":-2.5}", "decimal_below_min_value", "frequency_penalty"},
     {"{" HELLO ",\"seed\":1.5}", "invalid_type", "seed"},
     {"{" HELLO ",\"seed\":18446744073709551616}", "integer_above_max_value", "seed"},
+    {"{" HELLO ",\"seed\":1e20}", "integer_above_max_value", "seed"},
+    {"{" HELLO ",\"seed\":-9223372036854775809}", "integer_below_min_value", "seed"},
+    {"{" HELLO ",\"seed\":-1e19}", "integer_below_min_value", "seed"},
     {"{" HELLO ",\"logit_bias\":[]}", "invalid_type", "logit_bias"},
     {"{" HELLO ",\"logit_bias\":{\"x\":1}}", "invalid_value", "logit_bias"},
     {"{" HELLO ",\"logit_bias\":{\"999\":1}}", "invalid_value", "logit_bias"},
@@ -385,6 +388,9 @@ static const BadBody BAD_BODIES[] = {
     {"{" HELLO "," TOOL("{\"name\":\"f\"}") ",\"tool_choice\":{\"type\":\"allowed_tools\","
                                             "\"allowed_tools\":{\"mode\":\"auto\",\"tools\":[]}}}",
      "empty_array", "tool_choice.allowed_tools.tools"},
+    {"{" HELLO "," TOOL("{\"name\":\"f\"}") ",\"tool_choice\":{\"type\":\"allowed_tools\","
+                                            "\"allowed_tools\":{\"tools\":[]}}}",
+     "missing_required_parameter", "tool_choice.allowed_tools.mode"},
     {"{" HELLO "," TOOL("{\"name\":\"f\"}") ",\"tool_choice\":{\"type\":\"allowed_tools\","
                                             "\"allowed_tools\":{\"mode\":\"any\",\"tools\":[]}}}",
      "invalid_value", "tool_choice.allowed_tools.mode"},
@@ -489,6 +495,7 @@ static void null_is_absent_and_ends_belong_to_ranges(void **state)
                                        "\"logit_bias\":{\"0\":-100,\"256\":100}",
                                        "\"seed\":-9223372036854775808",
                                        "\"seed\":18446744073709551615",
+                                       "\"seed\":1e19",
                                        "\"stop\":[]",
                                        "\"stop\":\"\"",
                                        "\"stop\":[\"q\",\"\",\"x\",\"y\"]",
