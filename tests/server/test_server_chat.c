@@ -401,6 +401,10 @@ static const BadBody BAD_BODIES[] = {
     {"{" HELLO ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\","
      "\"schema\":{\"not\":{}}}}}",
      "invalid_json_schema", "response_format.json_schema.schema"},
+    {"{" HELLO ",\"response_format\":{\"type\":\"json_object\",\"schema\":[]}}",
+     "invalid_json_schema", "response_format.schema"},
+    {"{" HELLO ",\"response_format\":{\"type\":\"json_object\",\"schema\":{\"not\":{}}}}",
+     "invalid_json_schema", "response_format.schema"},
     {"{" HELLO ",\"response_format\":{\"type\":\"json_object\"},\"guided_regex\":\"a\"}",
      "invalid_value", "guided_regex"},
     {"{" HELLO ",\"response_format\":{\"type\":\"xml\"}}", "invalid_value", "response_format.type"},
