@@ -315,6 +315,8 @@ static void enter_rule(Ranking *r, uint32_t rule)
 static bool left_recursion(const Automaton *a, uint32_t rule, Error *err)
 {
     Slice name = a->rules[rule].name;
+    if (name.len > AUTOMATON_QUOTE_BYTES_MAX)
+        name.len = AUTOMATON_QUOTE_BYTES_MAX;
     if (name.len > 0)
         return error_set(err, ERROR_INVALID,
                          "rule %.*s is left-recursive: it calls itself before it reads anything",

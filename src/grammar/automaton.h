@@ -18,6 +18,7 @@
 enum {
     AUTOMATON_STATES_MAX = 1 << 20,
     AUTOMATON_RULES_MAX = 1 << 16,
+    AUTOMATON_QUOTE_BYTES_MAX = 64, /* of a name in a message: names are a client's text */
 };
 
 enum {

@@ -59,6 +59,8 @@ static bool fail_at(Parser *p, size_t at, ErrorCode code, const char *what, Slic
         column = p->source.ptr[i] == '\n' ? 1 : column + 1;
         line += p->source.ptr[i] == '\n';
     }
+    if (about.len > AUTOMATON_QUOTE_BYTES_MAX)
+        about.len = AUTOMATON_QUOTE_BYTES_MAX;
     if (about.len > 0)
         return error_set(p->err, code, "line %zu column %zu: %s %.*s", line, column, what,
                          SLICE_ARG(about));

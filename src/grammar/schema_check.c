@@ -283,7 +283,9 @@ static bool ignore_keyword(SchemaCompiler *c, Slice name, const SchemaPlace *pla
     if (c->is_strict) {
         char where[SCHEMA_PLACE_BYTES_MAX];
         schema_print_place(place, NULL, where);
-        Slice shown = {name.ptr, name.len < 64 ? name.len : 64};
+        Slice shown = name;
+        if (shown.len > AUTOMATON_QUOTE_BYTES_MAX)
+            shown.len = AUTOMATON_QUOTE_BYTES_MAX;
         return error_set(c->err, ERROR_INVALID, "%s: keyword %.*s is not supported", where,
                          SLICE_ARG(shown));
     }

@@ -270,12 +270,12 @@ static bool check_request(const Scheduler *scheduler, const JobRequest *request,
     if (request->n > SCHEDULER_CHOICES_MAX)
         return error_set(err, ERROR_INVALID, "%zu choices, at most %d are possible", request->n,
                          SCHEDULER_CHOICES_MAX);
+    /* Libraries before this API know the case by the first words, which are OpenAI's. */
     if (request->n_prompt >= scheduler->max_context)
-        return error_set(
-            err, ERROR_LIMIT,
-            "the prompt has %zu tokens, but the context holds %zu tokens, prompt and reply "
-            "together",
-            request->n_prompt, scheduler->max_context);
+        return error_set(err, ERROR_LIMIT,
+                         "this model's maximum context length is %zu tokens, prompt and reply "
+                         "together, but the prompt has %zu tokens",
+                         scheduler->max_context, request->n_prompt);
     for (size_t i = 0; i < request->n_prompt; i++) {
         if (request->prompt[i] < 0 || (size_t)request->prompt[i] >= scheduler->vocab_size)
             return error_set(err, ERROR_INVALID, "prompt token %zu: id %d is not below %zu", i,

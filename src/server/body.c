@@ -50,6 +50,17 @@ void body_collect_ignored(const JsonValue *body, const BodyNames *known, BodyIgn
     }
 }
 
+void body_tell_ignored(HttpRequest *request, const Slice *names, size_t count)
+{
+    for (size_t i = 0; i < count && request->n_ignored < BODY_IGNORED_MAX; i++) {
+        Slice cut = {names[i].ptr, names[i].len};
+        if (cut.len > HTTP_QUOTE_BYTES_MAX)
+            cut.len = HTTP_QUOTE_BYTES_MAX;
+        http_add_header(request, "x-ignored-fields", cut);
+        request->n_ignored++;
+    }
+}
+
 static bool refuse_unknown(Slice name, Arena *arena, HttpError *error)
 {
     Slice cut = {name.ptr, name.len < HTTP_QUOTE_BYTES_MAX ? name.len : HTTP_QUOTE_BYTES_MAX};
@@ -62,18 +73,11 @@ bool body_read(HttpRequest *request, const BodyNames *known, const JsonValue **o
                HttpError *error)
 {
     BodyIgnored ignored;
-    Buffer names;
     if (!body_parse(buffer_view(&request->body), &request->arena, out, error))
         return false;
     body_collect_ignored(*out, known, &ignored);
-    if (ignored.count == 0)
-        return true;
-    if (request->server->options.strict_fields)
+    if (ignored.count > 0 && request->server->options.strict_fields)
         return refuse_unknown(ignored.names[0], &request->arena, error);
-    buffer_init(&names, BODY_IGNORED_MAX * (HTTP_QUOTE_BYTES_MAX + 2));
-    for (size_t i = 0; i < ignored.count; i++)
-        buffer_append_format(&names, "%s%.*s", i > 0 ? ", " : "", QUOTE_ARG(ignored.names[i]));
-    http_add_header(request, "x-ignored-fields", buffer_view(&names));
-    buffer_reset(&names);
+    body_tell_ignored(request, ignored.names, ignored.count);
     return true;
 }

@@ -21,7 +21,10 @@ typedef struct BodyIgnored {
 /* Strict JSON whose top level is an object; the values live in arena. */
 bool body_parse(Slice text, Arena *arena, const JsonValue **out, HttpError *error) WARN_UNUSED;
 void body_collect_ignored(const JsonValue *body, const BodyNames *known, BodyIgnored *out);
-/* Both for a request, with the header or, on a strict server, the refusal. */
+/* Names the header, which tells at most BODY_IGNORED_MAX of one request, wherever they come from.
+ */
+void body_tell_ignored(HttpRequest *request, const Slice *names, size_t count);
+/* All of it for a request, with the header or, on a strict server, the refusal. */
 bool body_read(HttpRequest *request, const BodyNames *known, const JsonValue **out,
                HttpError *error) WARN_UNUSED;
 

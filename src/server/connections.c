@@ -32,12 +32,13 @@ static uint64_t received_bytes(int socket)
     return 0;
 }
 
-HttpConnection *connections_add(Server *server, int socket)
+HttpConnection *connections_add(Server *server, int socket, bool is_surplus)
 {
     HttpConnection *connection = memory_allocate_zeroed(1, sizeof(*connection));
     if (!connection)
         return NULL;
     connection->socket = socket;
+    connection->is_surplus = is_surplus;
     pthread_mutex_lock(&server->mutex);
     connection->next = server->connections;
     if (connection->next)

@@ -23,11 +23,12 @@ struct HttpConnection {
     uint64_t bytes_before; /* received up to the end of the present or last request */
     double since; /* IDLE: when the first byte of a head was noticed, or 0; BODY: the last bytes */
     bool timed_out;
+    bool is_surplus; /* came when there were SERVER_CONNECTIONS_MAX already */
     HttpConnection *next, *previous;
 };
 
 /* NULL without memory: such a connection is served, but not timed. */
-HttpConnection *connections_add(Server *server, int socket);
+HttpConnection *connections_add(Server *server, int socket, bool is_surplus);
 /* The connection is about to be closed. Accepts NULL. */
 void connections_remove(Server *server, HttpConnection *connection);
 /* False when its time has run out: the connection is to be closed. Accepts NULL. */

@@ -21,15 +21,8 @@ static bool need_cache(Server *server, GrammarCache **out, Error *err)
 static void tell_ignored(HttpRequest *request, const Grammar *grammar)
 {
     size_t count;
-    Buffer text;
     const Slice *names = grammar_ignored(grammar, &count);
-    if (count == 0)
-        return;
-    buffer_init(&text, GRAMMAR_IGNORED_MAX * (HTTP_QUOTE_BYTES_MAX + 2));
-    for (size_t i = 0; i < count; i++)
-        buffer_append_format(&text, "%s%.*s", i > 0 ? ", " : "", QUOTE_ARG(names[i]));
-    http_add_header(request, "x-ignored-fields", buffer_view(&text));
-    buffer_reset(&text);
+    body_tell_ignored(request, names, count);
 }
 
 static bool check_source(const GrammarSource *source, const char *param, HttpError *error)

@@ -16,7 +16,8 @@ static bool set_constraint(ConstraintFields *out, GrammarKind kind, Slice text, 
 }
 
 /* The schema as text: what the cache of compiled grammars knows it by. */
-static bool write_schema(const JsonValue *schema, Arena *arena, Slice *out, HttpError *error)
+static bool write_schema(const JsonValue *schema, const char *param, Arena *arena, Slice *out,
+                         HttpError *error)
 {
     Buffer text;
     JsonWriter writer;
@@ -28,8 +29,29 @@ static bool write_schema(const JsonValue *schema, Arena *arena, Slice *out, Http
     if (ok && !arena_copy_slice(arena, buffer_view(&text), out))
         ok = error_no_memory(&err, "schema");
     buffer_reset(&text);
-    return ok || http_error_from(error, &err, FAULT_JSON_SCHEMA, FAULT_JSON_SCHEMA,
-                                 "response_format.json_schema.schema");
+    return ok || http_error_from(error, &err, FAULT_JSON_SCHEMA, FAULT_JSON_SCHEMA, param);
+}
+
+static bool set_schema(ConstraintFields *out, const JsonValue *schema, const char *param,
+                       Arena *arena, HttpError *error)
+{
+    Slice text;
+    if (schema->kind != JSON_OBJECT)
+        return http_error_set(error, FAULT_JSON_SCHEMA, param,
+                              "The schema must be an object, not of type %s.",
+                              json_kind_name(schema->kind));
+    return write_schema(schema, param, arena, &text, error) &&
+           set_constraint(out, GRAMMAR_JSON_SCHEMA, text, param, error);
+}
+
+/* Any object, or, in the form that llama-server has, one that fits `schema`. */
+static bool read_json_object(const JsonValue *format, Arena *arena, ConstraintFields *out,
+                             HttpError *error)
+{
+    const JsonValue *schema = json_get_present(format, "schema");
+    if (!schema || (schema->kind == JSON_OBJECT && schema->as.object.count == 0))
+        return set_constraint(out, GRAMMAR_JSON_OBJECT, SLICE_EMPTY, "response_format", error);
+    return set_schema(out, schema, "response_format.schema", arena, error);
 }
 
 static bool read_schema(const JsonValue *format, Arena *arena, ConstraintFields *out,
@@ -38,7 +60,7 @@ static bool read_schema(const JsonValue *format, Arena *arena, ConstraintFields 
     static const char param[] = "response_format.json_schema",
                       schema_param[] = "response_format.json_schema.schema";
     const JsonValue *object, *schema;
-    Slice name = SLICE_EMPTY, description, text;
+    Slice name = SLICE_EMPTY, description;
     bool strict = true;
     if (!field_read_object(json_get(format, SLICE("json_schema")), param, &object, error))
         return false;
@@ -57,12 +79,7 @@ static bool read_schema(const JsonValue *format, Arena *arena, ConstraintFields 
     schema = json_get_present(object, "schema");
     if (!schema)
         return http_error_set(error, FAULT_MISSING, schema_param, "'%s' is missing.", schema_param);
-    if (schema->kind != JSON_OBJECT)
-        return http_error_set(error, FAULT_JSON_SCHEMA, schema_param,
-                              "The schema must be an object, not of type %s.",
-                              json_kind_name(schema->kind));
-    if (!write_schema(schema, arena, &text, error) ||
-        !set_constraint(out, GRAMMAR_JSON_SCHEMA, text, schema_param, error))
+    if (!set_schema(out, schema, schema_param, arena, error))
         return false;
     out->source.ignores_unknown = !strict;
     return true;
@@ -87,7 +104,7 @@ static bool read_response_format(const JsonValue *body, Arena *arena, Constraint
     if (slice_equal(type, SLICE("text")))
         return true;
     if (slice_equal(type, SLICE("json_object")))
-        return set_constraint(out, GRAMMAR_JSON_OBJECT, SLICE_EMPTY, "response_format", error);
+        return read_json_object(format, arena, out, error);
     if (slice_equal(type, SLICE("json_schema")))
         return read_schema(format, arena, out, error);
     return http_error_set(error, FAULT_VALUE, "response_format.type",

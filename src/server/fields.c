@@ -24,13 +24,16 @@ bool field_read_bool(const JsonValue *value, const char *param, bool *out, HttpE
     return true;
 }
 
-/* Whether a number is beyond every 64-bit integer, and on which side. */
+/* Whether a number is beyond every int64_t, and on which side. An integer that is may have become
+ * the double next to it, which is not. */
 static int beyond_int64(const JsonValue *value)
 {
     if (value->kind == JSON_UINT)
         return 1;
     if (value->kind != JSON_DOUBLE)
         return 0;
+    if (value->as.wide.digits)
+        return value->as.number > 0 ? 1 : -1;
     if (value->as.number >= 0x1p63)
         return 1;
     return value->as.number < -0x1p63 ? -1 : 0;

@@ -95,6 +95,7 @@ struct HttpRequest {
     Buffer reply;
     HttpHeader headers[HTTP_REPLY_HEADERS_MAX];
     size_t n_headers;
+    size_t n_ignored; /* names that x-ignored-fields tells */
 
     /* The task, when the answer takes time. */
     const HttpTaskOps *ops;
@@ -159,7 +160,8 @@ struct Server {
 /* Answers with what request->reply holds. */
 void http_reply(HttpRequest *request, unsigned status, const char *content_type);
 void http_reply_error(HttpRequest *request, const HttpError *error);
-/* value is copied; characters that a header cannot hold become '?'. */
+/* value is copied; characters that a header cannot hold become '?'. It goes behind the value that
+ * the header has already, after a comma. */
 void http_add_header(HttpRequest *request, const char *name, Slice value);
 /* Makes the answer a task of the request, which owns it now. */
 void http_start_task(HttpRequest *request, const HttpTaskOps *ops, void *task, bool streams);

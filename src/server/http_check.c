@@ -12,7 +12,8 @@
 typedef struct HeadFacts {
     size_t fields;
     size_t hosts, origins, lengths, codings;
-    Slice host, origin, length, coding, encoding, preflight_headers, authorization, api_key;
+    Slice length, coding; /* exactly what libmicrohttpd sees: it frames the body by them */
+    Slice host, origin, encoding, preflight_headers, authorization, api_key;
     bool lengths_differ, malformed;
 } HeadFacts;
 
@@ -44,12 +45,26 @@ static bool has_control(Slice text)
     return false;
 }
 
+/* Blanks around a value are no part of it (RFC 9110, 5.5); libmicrohttpd leaves those behind it. */
+static Slice trim_end(Slice value)
+{
+    while (value.len > 0 && (value.ptr[value.len - 1] == ' ' || value.ptr[value.len - 1] == '\t'))
+        value.len--;
+    return value;
+}
+
+static bool is_identity(Slice coding)
+{
+    return coding.len == 0 || name_is(coding, "identity");
+}
+
 static enum MHD_Result collect_header(void *cls, enum MHD_ValueKind kind, const char *key,
                                       size_t key_size, const char *value, size_t value_size)
 {
     (void)kind;
     HeadFacts *facts = cls;
-    Slice name = {key, key_size}, text = {value ? value : "", value ? value_size : 0};
+    Slice name = {key, key_size}, raw = {value ? value : "", value ? value_size : 0};
+    Slice text = trim_end(raw);
     facts->fields++;
     facts->malformed |= !is_token(name) || has_control(text);
     if (name_is(name, "host")) {
@@ -59,14 +74,15 @@ static enum MHD_Result collect_header(void *cls, enum MHD_ValueKind kind, const 
         facts->origins++;
         facts->origin = text;
     } else if (name_is(name, "content-length")) {
-        if (facts->lengths++ > 0 && !slice_equal(facts->length, text))
+        if (facts->lengths++ > 0 && !slice_equal(facts->length, raw))
             facts->lengths_differ = true;
-        facts->length = text;
+        facts->length = raw;
     } else if (name_is(name, "transfer-encoding")) {
         facts->codings++;
-        facts->coding = text;
+        facts->coding = raw;
     } else if (name_is(name, "content-encoding")) {
-        facts->encoding = text;
+        if (is_identity(facts->encoding))
+            facts->encoding = text;
     } else if (name_is(name, "access-control-request-headers")) {
         facts->preflight_headers = text;
     } else if (name_is(name, "authorization")) {
@@ -79,15 +95,20 @@ static enum MHD_Result collect_header(void *cls, enum MHD_ValueKind kind, const 
 
 /* ---- Target, sizes, framing ---- */
 
+static bool has_scheme(Slice target, Slice scheme)
+{
+    return target.len >= scheme.len && strncasecmp(target.ptr, scheme.ptr, scheme.len) == 0;
+}
+
 /* Cuts scheme and authority off an absolute-form target. */
 static void split_target(Slice target, Slice *authority, Slice *path)
 {
     *authority = SLICE_EMPTY;
     *path = target;
     size_t start;
-    if (slice_starts_with(target, SLICE("http://")))
+    if (has_scheme(target, SLICE("http://")))
         start = 7;
-    else if (slice_starts_with(target, SLICE("https://")))
+    else if (has_scheme(target, SLICE("https://")))
         start = 8;
     else
         return;
@@ -124,7 +145,7 @@ static bool check_framing(HttpRequest *request, const HeadFacts *facts)
     if (request->is_post && facts->lengths == 0 && facts->codings == 0)
         return http_error_set(error, FAULT_LENGTH_REQUIRED, NULL,
                               "A POST needs Content-Length or Transfer-Encoding: chunked.");
-    if (facts->encoding.len > 0 && !name_is(facts->encoding, "identity"))
+    if (!is_identity(facts->encoding))
         return http_error_set(
             error, FAULT_MEDIA_TYPE, NULL,
             "The Content-Encoding %.*s is not understood; send the body as it is.",

@@ -117,8 +117,9 @@ void http_connection_changed(void *cls, struct MHD_Connection *connection, void 
 {
     Server *server = cls;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-        atomic_fetch_add(&server->connection_count, 1);
-        *socket_context = connections_add(server, socket_of(connection));
+        size_t before = atomic_fetch_add(&server->connection_count, 1);
+        *socket_context =
+            connections_add(server, socket_of(connection), before >= SERVER_CONNECTIONS_MAX);
     } else {
         atomic_fetch_sub(&server->connection_count, 1);
         connections_remove(server, *socket_context);
@@ -299,7 +300,9 @@ static bool check_load(HttpRequest *request)
     if (stopping)
         return http_error_set(&request->error, FAULT_SHUTTING_DOWN, NULL,
                               "The server is shutting down.");
-    if (atomic_load(&server->connection_count) > SERVER_CONNECTIONS_MAX) {
+    /* Those that were there first go on, however many came behind them. */
+    bool is_surplus = request->timed && request->timed->is_surplus;
+    if (is_surplus && atomic_load(&server->connection_count) > SERVER_CONNECTIONS_MAX) {
         request->close_after = true;
         return http_error_set(&request->error, FAULT_OVERLOADED, NULL,
                               "%d connections are open already.", SERVER_CONNECTIONS_MAX);

@@ -11,19 +11,39 @@ enum { HTTP_STREAM_BLOCK = 32 << 10 };
 #define EXPOSED_HEADERS "x-request-id, request-id, retry-after"
 #define EXPOSED_HEADERS_LINE "Access-Control-Expose-Headers: " EXPOSED_HEADERS "\r\n"
 
+/* The header of that name, or a new one whose value is still NULL; NULL when there is no room. */
+static HttpHeader *need_header(HttpRequest *request, const char *name)
+{
+    for (size_t i = 0; i < request->n_headers; i++) {
+        if (strcmp(request->headers[i].name, name) == 0)
+            return &request->headers[i];
+    }
+    if (request->n_headers >= HTTP_REPLY_HEADERS_MAX)
+        return NULL;
+    request->headers[request->n_headers] = (HttpHeader){.name = name};
+    return &request->headers[request->n_headers];
+}
+
 void http_add_header(HttpRequest *request, const char *name, Slice value)
 {
-    if (request->n_headers >= HTTP_REPLY_HEADERS_MAX)
-        return;
-    char *copy = arena_copy_string(&request->arena, value);
+    HttpHeader *header = need_header(request, name);
+    Slice before = header && header->value ? slice_of(header->value) : SLICE_EMPTY;
+    size_t start = before.len > 0 ? before.len + 2 : 0;
+    char *copy = header ? arena_allocate(&request->arena, start + value.len + 1) : NULL;
     if (!copy)
         return;
-    for (size_t i = 0; i < value.len; i++) {
-        unsigned char c = (unsigned char)copy[i];
-        if (c < 0x20 || c >= 0x7f)
-            copy[i] = '?';
+    if (start > 0) {
+        memcpy(copy, before.ptr, before.len);
+        memcpy(copy + before.len, ", ", 2);
     }
-    request->headers[request->n_headers++] = (HttpHeader){name, copy};
+    for (size_t i = 0; i < value.len; i++) {
+        unsigned char c = (unsigned char)value.ptr[i];
+        copy[start + i] = c < 0x20 || c >= 0x7f ? '?' : (char)c;
+    }
+    copy[start + value.len] = '\0';
+    if (!header->value)
+        request->n_headers++;
+    header->value = copy;
 }
 
 void http_reply(HttpRequest *request, unsigned status, const char *content_type)

@@ -9,6 +9,7 @@ static bool is_absent(const JsonValue *value)
 
 /* ---- Sampling ---- */
 
+/* Any 64 bits, signed or not: above an int64_t also as a number like 1e19. */
 static bool read_seed(const JsonValue *value, GenerationOptions *out, HttpError *error)
 {
     if (is_absent(value))
@@ -16,6 +17,12 @@ static bool read_seed(const JsonValue *value, GenerationOptions *out, HttpError 
     out->has_seed = true;
     if (value->kind == JSON_UINT) {
         out->seed = value->as.unsigned_integer;
+        return true;
+    }
+    if (json_is_number(value) && json_to_double(value) >= 0x1p64)
+        return http_error_set(error, FAULT_INTEGER_MAX, "seed", "'seed' must fit 64 bits.");
+    if (value->kind == JSON_DOUBLE && value->as.number >= 0x1p63) {
+        out->seed = (uint64_t)value->as.number; /* doubles of that size have no fraction */
         return true;
     }
     int64_t seed = 0;

@@ -2,9 +2,21 @@
 #include "body.h"
 #include "chat_request.h"
 #include "fields.h"
+#include "models.h"
 #include "route.h"
 
 #include <stdio.h>
+
+/* `model` comes last of the fields: what else is wrong with a body is told before its name is. */
+static const ServerModel *need_named_model(HttpRequest *request, const JsonValue *body,
+                                           HttpError *error)
+{
+    Slice name = SLICE_EMPTY;
+    if (!field_read_string(json_get(body, SLICE("model")), "model", &name, error) ||
+        !models_select(request->server, name, error))
+        return NULL;
+    return http_need_model(request, error);
+}
 
 /* ---- Tokenise ---- */
 
@@ -72,14 +84,12 @@ static bool write_tokens(const ServerModel *model, const TokenList *tokens, bool
     return ok;
 }
 
-static bool answer_tokenize(HttpRequest *request, const TokenizeCall *call, HttpError *error)
+static bool answer_tokenize(HttpRequest *request, const ServerModel *model,
+                            const TokenizeCall *call, HttpError *error)
 {
     Error err;
     TokenList tokens = {0};
     JsonWriter writer;
-    const ServerModel *model = http_need_model(request, error);
-    if (!model)
-        return false;
     bool ok = call->parse_special ? tokenizer_encode(model->tokenizer, call->content,
                                                      call->add_special, &tokens, &err)
                                   : tokenizer_encode_plain(model->tokenizer, call->content,
@@ -105,9 +115,11 @@ void text_handle_tokenize(HttpRequest *request)
     static const BodyNames KNOWN = {TOKENIZE_NAMES, ARRAY_COUNT(TOKENIZE_NAMES)};
     HttpError error;
     const JsonValue *body;
+    const ServerModel *model;
     TokenizeCall call;
     if (!body_read(request, &KNOWN, &body, &error) || !read_tokenize(body, &call, &error) ||
-        !answer_tokenize(request, &call, &error))
+        !(model = need_named_model(request, body, &error)) ||
+        !answer_tokenize(request, model, &call, &error))
         http_reply_error(request, &error);
 }
 
@@ -115,11 +127,9 @@ void text_handle_tokenize(HttpRequest *request)
 
 static const char *const DETOKENIZE_NAMES[] = {"tokens", "model"};
 
-static bool answer_detokenize(HttpRequest *request, const JsonValue *array, HttpError *error)
+static bool answer_detokenize(HttpRequest *request, const ServerModel *model,
+                              const JsonValue *array, HttpError *error)
 {
-    const ServerModel *model = http_need_model(request, error);
-    if (!model)
-        return false;
     Error err;
     TokenList tokens = {0};
     Buffer text;
@@ -149,11 +159,13 @@ void text_handle_detokenize(HttpRequest *request)
     static const BodyNames KNOWN = {DETOKENIZE_NAMES, ARRAY_COUNT(DETOKENIZE_NAMES)};
     HttpError error;
     const JsonValue *body, *array;
+    const ServerModel *model;
     bool ok = body_read(request, &KNOWN, &body, &error) &&
               field_read_array(json_get(body, SLICE("tokens")), "tokens", &array, &error);
     if (ok && !array)
         ok = http_error_set(&error, FAULT_MISSING, "tokens", "'tokens' is missing.");
-    if (!ok || !answer_detokenize(request, array, &error))
+    if (!ok || !(model = need_named_model(request, body, &error)) ||
+        !answer_detokenize(request, model, array, &error))
         http_reply_error(request, &error);
 }
 
@@ -186,7 +198,7 @@ void text_handle_apply_template(HttpRequest *request)
     buffer_init(&prompt, SERVER_REPLY_BYTES_MAX);
     bool ok = body_read(request, &KNOWN, &body, &error) &&
               read_template(body, &request->arena, &chat, &error) &&
-              (model = http_need_model(request, &error));
+              (model = need_named_model(request, body, &error));
     if (ok && !chat_template_render(model->chat, &chat, &request->arena, &prompt, &err))
         ok = http_error_from(&error, &err, FAULT_VALUE, FAULT_VALUE, "messages");
     if (ok) {

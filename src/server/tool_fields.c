@@ -263,6 +263,9 @@ static bool read_allowed(ToolReader *reader, ToolChoice *choice, const JsonValue
         return false;
     if (!allowed)
         return http_error_set(reader->error, FAULT_MISSING, param, "'%s' is missing.", param);
+    if (!json_get_present(allowed, "mode"))
+        return http_error_set(reader->error, FAULT_MISSING, mode_param, "'%s' is missing.",
+                              mode_param);
     if (!field_read_string(json_get_present(allowed, "mode"), mode_param, &mode, reader->error) ||
         !field_read_array(json_get(allowed, SLICE("tools")), list_param, &list, reader->error))
         return false;

@@ -114,6 +114,23 @@ static void test_cases(void **state)
     assert_true(n_checked > 150);
 }
 
+/* Names are a client's text: of a long one a message has the beginning. */
+static void test_messages_quote_little(void **state)
+{
+    (void)state;
+    char name[301], source[2][1024];
+    memset(name, 'n', 300);
+    name[300] = '\0';
+    snprintf(source[0], sizeof(source[0]), "root ::= %s", name);
+    snprintf(source[1], sizeof(source[1]), "root ::= %s\n%s ::= %s | \"a\"", name, name, name);
+    for (size_t i = 0; i < ARRAY_COUNT(source); i++) {
+        Error err;
+        assert_null(compile(GRAMMAR_GBNF, source[i], NULL, &err));
+        assert_non_null(strstr(err.message, "nnn"));
+        assert_true(strlen(err.message) < 200);
+    }
+}
+
 /* ---- Runs ---- */
 
 static void test_run_moves_and_stays(void **state)
@@ -412,10 +429,15 @@ static void test_failing_allocations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cases),         cmocka_unit_test(test_run_moves_and_stays),
-        cmocka_unit_test(test_forced_bytes),  cmocka_unit_test(test_masks_equal_bytes),
-        cmocka_unit_test(test_missing_bytes), cmocka_unit_test(test_states_are_dropped),
-        cmocka_unit_test(test_cache),         cmocka_unit_test(test_failing_allocations),
+        cmocka_unit_test(test_cases),
+        cmocka_unit_test(test_messages_quote_little),
+        cmocka_unit_test(test_run_moves_and_stays),
+        cmocka_unit_test(test_forced_bytes),
+        cmocka_unit_test(test_masks_equal_bytes),
+        cmocka_unit_test(test_missing_bytes),
+        cmocka_unit_test(test_states_are_dropped),
+        cmocka_unit_test(test_cache),
+        cmocka_unit_test(test_failing_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -94,7 +94,7 @@ static void context_bounds_prompt_and_reply(void **state)
 {
     (void)state;
     Fixture fixture;
-    int32_t prompt[100];
+    int32_t prompt[120];
     JobRequest request;
     Job *job;
     Error err = {0};
@@ -102,12 +102,15 @@ static void context_bounds_prompt_and_reply(void **state)
     Buffer text;
     fixture_init(&fixture, 1, 100);
     atomic_store(&fixture.fake.never_ends, true);
-    make_prompt(5, 100, prompt);
-    request_init(&request, prompt, 100, 10);
+    make_prompt(5, 120, prompt);
+    request_init(&request, prompt, 120, 10);
     assert_false(scheduler_submit(fixture.scheduler, &request, &job, &err));
     assert_int_equal(err.code, ERROR_LIMIT);
     assert_null(job);
-    assert_non_null(strstr(err.message, "100 tokens, but the context holds 100"));
+    assert_non_null(strstr(err.message, "this model's maximum context length is 100 tokens"));
+    assert_non_null(strstr(err.message, "the prompt has 120 tokens"));
+    request.n_prompt = 100;
+    assert_false(scheduler_submit(fixture.scheduler, &request, &job, &err));
     request.n_prompt = 99;
     buffer_init(&text, 1000);
     job = submit(&fixture, &request);

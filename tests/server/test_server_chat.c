@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -41,6 +42,34 @@ static void chat_answers_with_the_engines_text(void **state)
         &reply);
     assert_string_equal(reply_field(&reply, "x-ignored-fields", text), "wizard, bad??name");
     assert_completion(&reply, PROMPT("Hi") "[on]", 3, false);
+    reply_reset(&reply);
+    fixture_reset(&fixture);
+}
+
+/* Those of the body and those of a schema, and one limit for both. */
+static void ignored_names_share_a_header(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    Reply reply;
+    char text[512];
+    fixture_init(&fixture);
+    static const char LOOSE[] =
+        "\"max_tokens\":1,\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{"
+        "\"name\":\"n\",\"strict\":false,\"schema\":{\"type\":\"object\",\"x-note\":1}}}}";
+    char body[1024];
+    snprintf(body, sizeof(body), "{\"wiz\\u0000ard\":1," HELLO ",%s", LOOSE);
+    post_chat(&fixture, body, &reply);
+    assert_string_equal(reply_field(&reply, "x-ignored-fields", text), "wiz?ard, x-note");
+    reply_reset(&reply);
+    size_t length = (size_t)snprintf(body, sizeof(body), "{" HELLO);
+    for (int i = 0; i < 21; i++)
+        length += (size_t)snprintf(body + length, sizeof(body) - length, ",\"u%02d\":0", i);
+    snprintf(body + length, sizeof(body) - length, ",%s", LOOSE);
+    post_chat(&fixture, body, &reply);
+    reply_field(&reply, "x-ignored-fields", text);
+    assert_int_equal(strlen(text), 20 * 5 - 2);
+    assert_null(strstr(text, "u20"));
     reply_reset(&reply);
     fixture_reset(&fixture);
 }
@@ -303,6 +332,9 @@ static const BadBody BAD_BODIES[] = {
     {"{" HELLO ",\"frequency_penalty\":-2.5}", "decimal_below_min_value", "frequency_penalty"},
     {"{" HELLO ",\"seed\":1.5}", "invalid_type", "seed"},
     {"{" HELLO ",\"seed\":18446744073709551616}", "integer_above_max_value", "seed"},
+    {"{" HELLO ",\"seed\":1e20}", "integer_above_max_value", "seed"},
+    {"{" HELLO ",\"seed\":-9223372036854775809}", "integer_below_min_value", "seed"},
+    {"{" HELLO ",\"seed\":-1e19}", "integer_below_min_value", "seed"},
     {"{" HELLO ",\"logit_bias\":[]}", "invalid_type", "logit_bias"},
     {"{" HELLO ",\"logit_bias\":{\"x\":1}}", "invalid_value", "logit_bias"},
     {"{" HELLO ",\"logit_bias\":{\"999\":1}}", "invalid_value", "logit_bias"},
@@ -357,6 +389,9 @@ static const BadBody BAD_BODIES[] = {
                                             "\"allowed_tools\":{\"mode\":\"auto\",\"tools\":[]}}}",
      "empty_array", "tool_choice.allowed_tools.tools"},
     {"{" HELLO "," TOOL("{\"name\":\"f\"}") ",\"tool_choice\":{\"type\":\"allowed_tools\","
+                                            "\"allowed_tools\":{\"tools\":[]}}}",
+     "missing_required_parameter", "tool_choice.allowed_tools.mode"},
+    {"{" HELLO "," TOOL("{\"name\":\"f\"}") ",\"tool_choice\":{\"type\":\"allowed_tools\","
                                             "\"allowed_tools\":{\"mode\":\"any\",\"tools\":[]}}}",
      "invalid_value", "tool_choice.allowed_tools.mode"},
     {"{" HELLO ",\"parallel_tool_calls\":1}", "invalid_type", "parallel_tool_calls"},
@@ -366,6 +401,10 @@ static const BadBody BAD_BODIES[] = {
     {"{" HELLO ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\","
      "\"schema\":{\"not\":{}}}}}",
      "invalid_json_schema", "response_format.json_schema.schema"},
+    {"{" HELLO ",\"response_format\":{\"type\":\"json_object\",\"schema\":[]}}",
+     "invalid_json_schema", "response_format.schema"},
+    {"{" HELLO ",\"response_format\":{\"type\":\"json_object\",\"schema\":{\"not\":{}}}}",
+     "invalid_json_schema", "response_format.schema"},
     {"{" HELLO ",\"response_format\":{\"type\":\"json_object\"},\"guided_regex\":\"a\"}",
      "invalid_value", "guided_regex"},
     {"{" HELLO ",\"response_format\":{\"type\":\"xml\"}}", "invalid_value", "response_format.type"},
@@ -460,6 +499,7 @@ static void null_is_absent_and_ends_belong_to_ranges(void **state)
                                        "\"logit_bias\":{\"0\":-100,\"256\":100}",
                                        "\"seed\":-9223372036854775808",
                                        "\"seed\":18446744073709551615",
+                                       "\"seed\":1e19",
                                        "\"stop\":[]",
                                        "\"stop\":\"\"",
                                        "\"stop\":[\"q\",\"\",\"x\",\"y\"]",
@@ -551,6 +591,7 @@ int main(int argc, char **argv)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chat_answers_with_the_engines_text),
+        cmocka_unit_test(ignored_names_share_a_header),
         cmocka_unit_test(options_reach_the_sampler),
         cmocka_unit_test(streams_carry_the_same_text),
         cmocka_unit_test(tokens_are_sent_as_they_come),

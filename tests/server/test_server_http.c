@@ -219,6 +219,16 @@ static void framing_is_strict(void **state)
                                 CHAT_HEAD "Content-Length: 5\r\nContent-Encoding: gzip\r\n\r\n",
                                 "invalid_request"),
                      415);
+    assert_int_equal(raw_status(&fixture,
+                                CHAT_HEAD "Content-Length: 5\r\nContent-Encoding: gzip\r\n"
+                                          "Content-Encoding: identity\r\n\r\n",
+                                "invalid_request"),
+                     415);
+    assert_int_equal(raw_status(&fixture,
+                                "GET /health HTTP/1.1\r\nHost: localhost \r\n"
+                                "Content-Encoding: Identity\t\r\n\r\n",
+                                NULL),
+                     200);
     assert_int_equal(
         raw_status(&fixture, CHAT_HEAD "Content-Length: 40000000\r\n\r\n", "request_too_large"),
         413);

@@ -146,13 +146,23 @@ static void too_many_connections_are_said_so(void **state)
         assert_int_equal(reply.status, 200);
         reply_reset(&reply);
     }
+    Client surplus;
+    client_open(&surplus, fixture.port);
     client_exchange(fixture.port, "GET", "/health", "", NULL, &reply);
     assert_error(&reply, 503, "server_overloaded", NULL);
     assert_string_equal(reply_field(&reply, "Retry-After", text), "1");
     assert_true(reply.closed);
     reply_reset(&reply);
+    /* One that says nothing takes nobody's place. */
+    for (size_t i = 0; i < SERVER_CONNECTIONS_MAX; i++) {
+        client_send_text(&clients[i], "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        client_read_reply(&clients[i], &reply, false);
+        assert_int_equal(reply.status, 200);
+        reply_reset(&reply);
+    }
     for (size_t i = 0; i < SERVER_CONNECTIONS_MAX; i++)
         client_close(&clients[i]);
+    client_close(&surplus);
     for (int i = 0; i < 200; i++) { /* the server notices the closes in its own time */
         client_exchange(fixture.port, "GET", "/health", "", NULL, &reply);
         int status = reply.status;
