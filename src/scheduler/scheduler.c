@@ -37,7 +37,10 @@ static void queue_purge(Scheduler *scheduler, bool is_owner)
     while (job) {
         Job *next = job->next;
         bool is_kept = !is_owner && (job == front || job->next_choice > 0);
-        if (!atomic_load(&job->released) || is_kept) {
+        bool stays = is_kept || !atomic_load(&job->released);
+        if (job == front && !stays)
+            scheduler->memory_short = false; /* the next one may need less */
+        if (stays) {
             queue_append(scheduler, job);
         } else if (job->next_choice == 0) {
             scheduler->purged_total++;

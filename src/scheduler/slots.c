@@ -300,8 +300,8 @@ void slots_admit(Scheduler *scheduler)
 {
     Slot *slot;
     Job *job;
-    while (!scheduler->memory_short && (slot = find_free_slot(scheduler)) &&
-           (job = queue_front(scheduler))) {
+    while ((slot = find_free_slot(scheduler)) && (job = queue_front(scheduler)) &&
+           !scheduler->memory_short) {
         if (admit(scheduler, slot, job, job->next_choice) == ADMISSION_WAITS)
             return;
     }

@@ -81,7 +81,7 @@ struct Scheduler {
     Buffer text;           /* of one token; empty between jobs */
     uint64_t admissions;
     size_t used_slots, running_jobs;
-    bool memory_short; /* admission waits until a choice ends */
+    bool memory_short; /* admission waits until a choice ends, or the front job's owner goes */
     bool kv_slides;    /* the engine's layers forget */
     PrefixCache cache;
     StepCosts costs;

@@ -300,6 +300,46 @@ static void jobs_wait_for_kv_memory(void **state)
     fixture_reset(&fixture);
 }
 
+/* The first in the queue is too large for what memory is left, and its owner goes: those behind it
+ * do not wait for a running job to end. */
+static void who_has_gone_blocks_nobody(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[10];
+    JobRequest request;
+    JobStatus status;
+    Buffer text;
+    SchedulerStatistics statistics;
+    fixture_init(&fixture, 3, 30000);
+    atomic_store(&fixture.fake.never_ends, true);
+    atomic_store(&fixture.fake.delay_microseconds, 1000);
+    atomic_store(&fixture.fake.kv_tokens, 30000);
+    make_prompt(4, 10, prompt);
+    request_init(&request, prompt, 10, 20000);
+    Job *running = submit(&fixture, &request);
+    assert_true(job_wait(running, 30));
+    Job *large = submit(&fixture, &request);
+    scheduler_statistics(fixture.scheduler, &statistics);
+    for (uint64_t steps = statistics.steps_total; statistics.steps_total < steps + 3;) {
+        pause_milliseconds(1);
+        scheduler_statistics(fixture.scheduler, &statistics);
+    }
+    assert_int_equal(statistics.waiting, 1);
+    request_init(&request, prompt, 10, 20);
+    Job *small = submit(&fixture, &request);
+    job_release(large);
+    buffer_init(&text, 1 << 20);
+    collect(small, &text, &status);
+    assert_reply(&fixture, prompt, 10, 20, &text, &status);
+    job_read(running, &text, &status);
+    assert_int_equal(status.finish, FINISH_NONE);
+    job_release(small);
+    job_release(running);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
 static void unread_text_is_bounded(void **state)
 {
     (void)state;
@@ -384,6 +424,7 @@ int main(void)
         cmocka_unit_test(timings_add_up),
         cmocka_unit_test(errors_end_only_their_job),
         cmocka_unit_test(jobs_wait_for_kv_memory),
+        cmocka_unit_test(who_has_gone_blocks_nobody),
         cmocka_unit_test(unread_text_is_bounded),
         cmocka_unit_test(failing_allocations_end_cleanly),
     };
