@@ -255,5 +255,8 @@ size_t process_usable_cores(void);
  * is mounted at mount (/sys/fs/cgroup), in processors, rounded up; 0 when there is none. Versions 1
  * and 2. */
 size_t cgroup_quota_processors(const char *groups_file, const char *mount);
+/* Bytes that they leave of their memory limits, likewise, the pages of files counted as free;
+ * SIZE_MAX when there is no limit. */
+size_t cgroup_memory_rest(const char *groups_file, const char *mount);
 
 #endif

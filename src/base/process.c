@@ -13,6 +13,8 @@
 #endif
 
 #ifdef __linux__
+static const char GROUPS_FILE[] = "/proc/self/cgroup", GROUPS_MOUNT[] = "/sys/fs/cgroup";
+
 /* A line of /proc/self/status in bytes, VmHWM (peak) or VmRSS; 0 if it cannot be read. getrusage
  * would count the memory of the process that started this one: the kernel keeps its maximum across
  * fork and exec. */
@@ -99,18 +101,6 @@ static size_t count_allowed_cores(void)
     return cores;
 }
 
-/* One number of a file; SIZE_MAX if it has none ("max"), or cannot be read. */
-static size_t read_number(const char *path)
-{
-    FILE *file = fopen(path, "r");
-    unsigned long long value;
-    if (!file)
-        return SIZE_MAX;
-    bool ok = fscanf(file, "%llu", &value) == 1 && value < SIZE_MAX;
-    fclose(file);
-    return ok ? (size_t)value : SIZE_MAX;
-}
-
 static size_t read_available(void)
 {
     FILE *file = fopen("/proc/meminfo", "r");
@@ -125,27 +115,14 @@ static size_t read_available(void)
     fclose(file);
     return kilobytes < SIZE_MAX / 1024 ? (size_t)kilobytes * 1024 : 0;
 }
-
-/* What a cgroup, version 2 or 1, leaves of its limit. The page cache counts as used there, so this
- * errs on the safe side. */
-static size_t read_group_rest(void)
-{
-    size_t max = read_number("/sys/fs/cgroup/memory.max");
-    size_t used = read_number("/sys/fs/cgroup/memory.current");
-    if (max == SIZE_MAX) {
-        max = read_number("/sys/fs/cgroup/memory/memory.limit_in_bytes");
-        used = read_number("/sys/fs/cgroup/memory/memory.usage_in_bytes");
-    }
-    if (max == SIZE_MAX || used == SIZE_MAX)
-        return SIZE_MAX;
-    return used < max ? max - used : 1;
-}
 #endif
 
 size_t process_available_bytes(void)
 {
 #ifdef __linux__
-    size_t available = read_available(), rest = read_group_rest();
+    size_t available = read_available();
+    size_t rest = cgroup_memory_rest(GROUPS_FILE, GROUPS_MOUNT);
+    rest = rest > 0 ? rest : 1; /* 0 would say unknown */
     if (available > 0)
         return available < rest ? available : rest;
 #endif
@@ -163,7 +140,7 @@ size_t process_usable_cores(void)
     size_t cores = 0;
 #ifdef __linux__
     cores = count_allowed_cores();
-    size_t quota = cgroup_quota_processors("/proc/self/cgroup", "/sys/fs/cgroup");
+    size_t quota = cgroup_quota_processors(GROUPS_FILE, GROUPS_MOUNT);
     if (quota > 0 && quota < cores)
         cores = quota;
 #endif

@@ -295,13 +295,13 @@ static void test_clock_and_process(void **state)
 }
 
 /* A fake hierarchy: each case writes /proc/self/cgroup's text and some files below the mount. */
-typedef struct QuotaCase {
+typedef struct GroupCase {
     const char *groups;
-    const char *files[4][2]; /* name below the mount, content */
+    const char *files[6][2]; /* name below the mount, content */
     size_t expected;
-} QuotaCase;
+} GroupCase;
 
-static const QuotaCase quota_cases[] = {
+static const GroupCase quota_cases[] = {
     {"0::/a/b\n", {{"a/b/cpu.max", "max 100000\n"}}, 0},
     {"0::/a/b\n", {{"a/b/cpu.max", "150000 100000\n"}}, 2},
     {"0::/a/b\n", {{"a/b/cpu.max", "max 100000\n"}, {"a/cpu.max", "100000 100000\n"}}, 1},
@@ -323,10 +323,45 @@ static const QuotaCase quota_cases[] = {
     {"no colon\n4:\n\n", {{"cpu.max", "100000 100000\n"}}, 0},
 };
 
-static void test_cgroup_quota(void **state)
+static const GroupCase memory_cases[] = {
+    {"0::/a/b\n", {{"a/b/memory.max", "max\n"}, {"a/b/memory.current", "7\n"}}, SIZE_MAX},
+    {"0::/a/b\n", {{"a/b/memory.max", "1000\n"}, {"a/b/memory.current", "700\n"}}, 300},
+    {"0::/a/b\n", {{"a/b/memory.max", "1000\n"}, {"a/b/memory.current", "1001\n"}}, 0},
+    {"0::/a/b\n", {{"a/b/memory.max", "1000\n"}}, SIZE_MAX},
+    /* Pages of files are free, whatever lies in a tmpfs is not. */
+    {"0::/a/b\n",
+     {{"a/b/memory.max", "1000\n"},
+      {"a/b/memory.current", "900\n"},
+      {"a/b/memory.stat", "anon 100\nfile 800\nshmem 350\ninactive_file 400\nactive_file 50\n"}},
+     550},
+    {"0::/a/b\n",
+     {{"a/b/memory.max", "1000\n"},
+      {"a/b/memory.current", "900\n"},
+      {"a/b/memory.stat", "inactive_file 901\n"}},
+     1000},
+    /* The narrowest level counts, wherever it stands. */
+    {"0::/a/b\n",
+     {{"a/b/memory.max", "1000\n"},
+      {"a/b/memory.current", "100\n"},
+      {"a/memory.max", "2000\n"},
+      {"a/memory.current", "1900\n"}},
+     100},
+    {"0::/not/here\n", {{"memory.max", "1000\n"}, {"memory.current", "1\n"}}, 999},
+    {"4:memory:/a\n0::/\n",
+     {{"memory/a/memory.limit_in_bytes", "1000\n"},
+      {"memory/a/memory.usage_in_bytes", "900\n"},
+      {"memory/a/memory.stat", "active_file 1\ntotal_inactive_file 30\ntotal_active_file 20\n"}},
+     150},
+    {"4:cpu:/a\n",
+     {{"memory/a/memory.limit_in_bytes", "1000\n"}, {"memory/a/memory.usage_in_bytes", "9\n"}},
+     SIZE_MAX},
+};
+
+static void run_group_cases(const GroupCase *cases, size_t count, size_t none,
+                            size_t (*read)(const char *groups_file, const char *mount))
 {
-    (void)state;
-    static const char *const directories[] = {"mount", "mount/cpu", "mount/cpu/a", "mount/a",
+    static const char *const directories[] = {"mount",        "mount/cpu",      "mount/cpu/a",
+                                              "mount/memory", "mount/memory/a", "mount/a",
                                               "mount/a/b"};
     Error err = {0};
     char mount[PATH_BYTES_MAX], groups[PATH_BYTES_MAX], name[64];
@@ -334,25 +369,37 @@ static void test_cgroup_quota(void **state)
     snprintf(groups, sizeof(groups), "%s", place("groups"));
     for (size_t i = 0; i < ARRAY_COUNT(directories); i++)
         assert_true(directory_create(place(directories[i]), &err));
-    for (size_t i = 0; i < ARRAY_COUNT(quota_cases); i++) {
-        const QuotaCase *c = &quota_cases[i];
+    for (size_t i = 0; i < count; i++) {
+        const GroupCase *c = &cases[i];
         assert_true(file_write(groups, slice_of(c->groups), &err));
-        for (size_t f = 0; f < 4 && c->files[f][0]; f++) {
+        for (size_t f = 0; f < ARRAY_COUNT(c->files) && c->files[f][0]; f++) {
             snprintf(name, sizeof(name), "mount/%s", c->files[f][0]);
             assert_true(file_write(place(name), slice_of(c->files[f][1]), &err));
         }
-        size_t found = cgroup_quota_processors(groups, mount);
+        size_t found = read(groups, mount);
         if (found != c->expected)
-            fail_msg("case %zu: %zu processors, expected %zu", i, found, c->expected);
-        for (size_t f = 0; f < 4 && c->files[f][0]; f++) {
+            fail_msg("case %zu: %zu, expected %zu", i, found, c->expected);
+        for (size_t f = 0; f < ARRAY_COUNT(c->files) && c->files[f][0]; f++) {
             snprintf(name, sizeof(name), "mount/%s", c->files[f][0]);
             assert_int_equal(unlink(place(name)), 0);
         }
     }
     assert_int_equal(unlink(groups), 0);
-    assert_int_equal(cgroup_quota_processors(groups, mount), 0);
+    assert_int_equal(read(groups, mount), none);
     for (size_t i = ARRAY_COUNT(directories); i-- > 0;)
         assert_int_equal(rmdir(place(directories[i])), 0);
+}
+
+static void test_cgroup_quota(void **state)
+{
+    (void)state;
+    run_group_cases(quota_cases, ARRAY_COUNT(quota_cases), 0, cgroup_quota_processors);
+}
+
+static void test_cgroup_memory(void **state)
+{
+    (void)state;
+    run_group_cases(memory_cases, ARRAY_COUNT(memory_cases), SIZE_MAX, cgroup_memory_rest);
 }
 
 int main(void)
@@ -367,6 +414,7 @@ int main(void)
         cmocka_unit_test(test_path_join),
         cmocka_unit_test(test_log),
         cmocka_unit_test(test_cgroup_quota),
+        cmocka_unit_test(test_cgroup_memory),
         cmocka_unit_test(test_clock_and_process),
     };
     return cmocka_run_group_tests(tests, directory_open, directory_close);
