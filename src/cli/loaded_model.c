@@ -1,6 +1,7 @@
 #include "loaded_model.h"
 
 #include "bench.h"
+#include "scheduler.h"
 
 #include <stdio.h>
 
@@ -38,8 +39,7 @@ static bool open_model(const Arguments *arguments, Model **out, Error *err)
     return model_open(arguments->model, out, err);
 }
 
-/* While serving, keys and values have a limit: what was asked for, else the whole context for as
- * many requests as run at once, but not more than half of the memory that the weights leave. */
+/* While serving, keys and values have a limit: what was asked for, else what the machine has. */
 static bool choose_kv_bytes(const LoadedModel *loaded, const Arguments *arguments, size_t *out,
                             Error *err)
 {
@@ -51,11 +51,8 @@ static bool choose_kv_bytes(const LoadedModel *loaded, const Arguments *argument
         !engine_kv_bytes(&loaded->model->config, arguments->precision, (unsigned)arguments->kv_bits,
                          context, &one, err))
         return false;
-    if (!size_multiply(one, (size_t)arguments->parallel, out))
-        *out = SIZE_MAX;
-    size_t available = process_available_bytes(), weights = loaded->model->weights.bytes;
-    if (available > weights && *out > (available - weights) / 2)
-        *out = (available - weights) / 2;
+    *out = scheduler_kv_bytes(one, (size_t)arguments->parallel, loaded->model->weights.bytes,
+                              process_available_bytes());
     return true;
 }
 

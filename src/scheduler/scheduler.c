@@ -193,6 +193,16 @@ static bool start_thread(Scheduler *scheduler, Error *err)
     return true;
 }
 
+size_t scheduler_kv_bytes(size_t context_bytes, size_t slots, size_t weight_bytes,
+                          size_t available_bytes)
+{
+    size_t wanted, left = available_bytes > weight_bytes ? available_bytes - weight_bytes : 0;
+    size_t most = left / 2 > SCHEDULER_KV_BYTES_LEAST ? left / 2 : SCHEDULER_KV_BYTES_LEAST;
+    if (!size_multiply(context_bytes, slots, &wanted))
+        wanted = SIZE_MAX;
+    return available_bytes == 0 || wanted < most ? wanted : most;
+}
+
 static bool choose_context(Scheduler *scheduler, size_t wanted, Error *err)
 {
     EngineDescription engine;

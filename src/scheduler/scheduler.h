@@ -29,6 +29,7 @@ enum {
     SCHEDULER_SLOTS_MAX = 1024,
     SCHEDULER_CONTEXT_LEAST = 2, /* a prompt's token and a reply's */
     SCHEDULER_HISTOGRAM_BUCKETS = 14,
+    SCHEDULER_KV_BYTES_LEAST = 256 << 20, /* of a limit that nobody chose, if so much is of use */
 };
 
 typedef struct Scheduler Scheduler;
@@ -40,6 +41,13 @@ typedef struct SchedulerOptions {
                            KV memory can hold: that */
     bool no_prefix_cache;
 } SchedulerOptions;
+
+/* The limit of KV memory where nobody chose one: a whole context, of context_bytes, for each slot,
+ * but at most half of what weight_bytes leave of available_bytes (0: not known). Where they leave
+ * next to nothing, the least with which serving makes sense: the system may count too little as
+ * available, and what no request needs is not touched. */
+size_t scheduler_kv_bytes(size_t context_bytes, size_t slots, size_t weight_bytes,
+                          size_t available_bytes);
 
 /* Starts the inference thread. engine, tokenizer and config outlive the scheduler. ERROR_LIMIT when
  * KV memory cannot hold a single short sequence. */

@@ -267,6 +267,21 @@ static void errors_end_only_their_job(void **state)
     fixture_reset(&fixture);
 }
 
+static void kv_memory_has_a_limit(void **state)
+{
+    (void)state;
+    const size_t gib = (size_t)1 << 30, least = SCHEDULER_KV_BYTES_LEAST;
+    assert_int_equal(scheduler_kv_bytes(gib, 4, 2 * gib, 0), 4 * gib);
+    assert_int_equal(scheduler_kv_bytes(gib, 4, 2 * gib, 32 * gib), 4 * gib);
+    assert_int_equal(scheduler_kv_bytes(gib, 4, 2 * gib, 8 * gib), 3 * gib);
+    assert_int_equal(scheduler_kv_bytes(SIZE_MAX / 2, 4, 2 * gib, 8 * gib), 3 * gib);
+    /* The weights take everything. */
+    assert_int_equal(scheduler_kv_bytes(gib, 4, 2 * gib, 2 * gib + 1000), least);
+    assert_int_equal(scheduler_kv_bytes(gib, 4, 2 * gib, 2 * gib), least);
+    assert_int_equal(scheduler_kv_bytes(gib, 4, 2 * gib, gib), least);
+    assert_int_equal(scheduler_kv_bytes(1000, 4, 2 * gib, gib), 4000);
+}
+
 static void jobs_wait_for_kv_memory(void **state)
 {
     (void)state;
@@ -423,6 +438,7 @@ int main(void)
         cmocka_unit_test(stop_strings_cut_the_reply),
         cmocka_unit_test(timings_add_up),
         cmocka_unit_test(errors_end_only_their_job),
+        cmocka_unit_test(kv_memory_has_a_limit),
         cmocka_unit_test(jobs_wait_for_kv_memory),
         cmocka_unit_test(who_has_gone_blocks_nobody),
         cmocka_unit_test(unread_text_is_bounded),
