@@ -389,6 +389,31 @@ static void test_free_blocks_stay_within_the_limit(void **state)
     kv_pool_reset(&pool);
 }
 
+/* Going back, a sequence may need blocks of its own for those that it shares. */
+static void test_truncate_heeds_the_limit(void **state)
+{
+    (void)state;
+    KvPool pool;
+    Sequence s;
+    KvCache fork;
+    Error err = {0};
+    pool_init(&pool, 0);
+    create(&pool, 2 * KV_BLOCK, &s);
+    append(&s, KV_BLOCK + KV_BLOCK / 2, 0);
+    assert_true(kv_cache_fork(&s.cache, KV_BLOCK, KV_BLOCK, &fork, &err));
+    pool.limit_bytes = pool.used_bytes + pool.block_bytes[KV_FULL]; /* and none that slides */
+    assert_false(kv_cache_truncate(&s.cache, 0, &err));
+    assert_int_equal(err.code, ERROR_MEMORY);
+    assert_in_range(pool.used_bytes, 1, pool.limit_bytes);
+    assert_int_equal(s.cache.length, KV_BLOCK + KV_BLOCK / 2);
+    pool.limit_bytes += pool.block_bytes[KV_SLIDING];
+    assert_true(kv_cache_truncate(&s.cache, 0, &err));
+    assert_int_equal(pool.used_bytes, pool.limit_bytes);
+    kv_cache_free(&fork);
+    kv_cache_free(&s.cache);
+    kv_pool_reset(&pool);
+}
+
 #if defined(__linux__)
 static bool is_resident(const KvCache *cache, size_t block)
 {
@@ -444,6 +469,7 @@ int main(void)
         cmocka_unit_test(test_random_histories),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_free_blocks_stay_within_the_limit),
+        cmocka_unit_test(test_truncate_heeds_the_limit),
 #if defined(__linux__)
         cmocka_unit_test(test_reserved_memory_is_not_touched),
 #endif

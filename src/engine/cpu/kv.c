@@ -595,8 +595,10 @@ bool kv_cache_truncate(KvCache *cache, size_t length, Error *err)
             return false;
         size_t n_future = cache->n_blocks - left;
         size_t wanted = spares_needed(cache->pool, count_private(cache, 0, left), n_future);
-        size_t returned = count_private(cache, left, begun);
-        if (!fill_spares(cache, wanted > returned ? wanted - returned : 0, err))
+        size_t have = cache->n_spares + count_private(cache, left, begun);
+        size_t more = wanted > have ? wanted - have : 0;
+        if (!check_room(cache->pool, 0, more, cache->max_tokens, err) ||
+            !fill_spares(cache, cache->n_spares + more, err))
             return false;
         for (size_t i = left; i < begun; i++)
             retire_block(cache, i, n_future);
