@@ -178,8 +178,10 @@ void job_publish(Job *job, size_t index, Slice text)
 
 void job_publish_prompt_logprobs(Job *job)
 {
+    LogprobList empty = job->prompt_logprobs;
     pthread_mutex_lock(&job->mutex);
-    logprob_list_move(&job->prompt_logprobs, &job->prompt_list);
+    job->prompt_logprobs = job->prompt_list; /* a copy might find no memory */
+    job->prompt_list = empty;
     job->prompt_logprobs_complete = true;
     pthread_mutex_unlock(&job->mutex);
 }

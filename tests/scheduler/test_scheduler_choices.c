@@ -337,6 +337,18 @@ static void statistics_tell_what_happened(void **state)
 
 /* ---- Memory ---- */
 
+/* A reply that ended well has all of its prompt's entries, unless the reader finds no memory. */
+static void assert_prompt_is_complete(Job *job, size_t n_prompt)
+{
+    LogprobList list;
+    Error err;
+    logprob_list_init(&list);
+    assert_true(job_read_prompt_logprobs(job, &list));
+    if (logprob_list_check(&list, &err))
+        assert_int_equal(logprob_list_count(&list), n_prompt);
+    logprob_list_reset(&list);
+}
+
 static void failing_allocations_end_cleanly(void **state)
 {
     (void)state;
@@ -371,6 +383,8 @@ static void failing_allocations_end_cleanly(void **state)
                 buffer_reset(&texts[i]);
             }
             clean += all;
+            if (all)
+                assert_prompt_is_complete(job, 70);
             job_release(job);
         } else {
             assert_int_equal(err.code, ERROR_MEMORY);
