@@ -67,7 +67,7 @@ static const Option options[] = {
      "requests answered at once (default: 4)"},
     {"kv-memory", OPTION_BYTES, FOR(SERVE), AT(kv_memory), 1 << 20, INT64_MAX, "SIZE",
      "memory for keys and values, as in 2G (default: --parallel contexts, at most half of what is "
-     "free)"},
+     "free, or 256M)"},
     {"no-prefix-cache", OPTION_FLAG, FOR(SERVE), AT(no_prefix_cache), 0, 0, NULL,
      "compute every prompt from its start"},
     {"ctx", OPTION_INT, FOR(RUN) | FOR(SERVE) | FOR(INFO) | FOR(PERPLEXITY), AT(ctx), 1, INT32_MAX,
