@@ -21,9 +21,10 @@ enum {
     CHUNK_BLOCKS = 32, /* 128 tokens * 2 planes * 1 KiB = 256 KiB; a multiple of any group */
     AMX_TOKENS = 16,   /* rows of a tile */
     SPANS_AHEAD = 2,   /* tile sums take long to arrive; 4 are no faster */
-    /* Tokens times planes up to which the VNNI kernel is faster; with pairs and groups of 32. */
+    /* Up to which the VNNI kernel is faster: tokens times planes; tokens where groups are of 32,
+     * which double the scaling. */
     FEW_COLUMNS = 31,
-    FEW_COLUMNS_OF_PAIRS = 63,
+    FEW_TOKENS_OF_NARROW = 63,
 };
 
 /* Tile registers; names for the preprocessor, since the intrinsics print them. */
@@ -209,8 +210,9 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 static bool are_few(const KernelJob *job)
 {
     const Activations *x = job->x;
-    const bool is_fast = x->precision == ACTIVATIONS_INT12 && job->matrix->group_blocks == 1;
-    return x->n_tokens * x->planes <= (is_fast ? FEW_COLUMNS_OF_PAIRS : FEW_COLUMNS);
+    if (packed_span_blocks(job->matrix) == 1)
+        return x->n_tokens <= FEW_TOKENS_OF_NARROW;
+    return x->n_tokens * x->planes <= FEW_COLUMNS;
 }
 
 void amx_multiply_quantized(const KernelJob *job)

@@ -2,22 +2,22 @@
  *
  * vpdpbusd multiplies 64 unsigned bytes with 64 signed ones and adds groups of four to 32-bit sums,
  * which cannot overflow: a vector of weights, 4 inputs of 16 rows, meets the activations' 4 codes
- * broadcast, 8 columns of codes at a time (8 tokens, or 4 in two planes). Where pairs of inputs
+ * broadcast, of up to 8 tokens. A token has one sum, whatever its planes: what counts most is
+ * multiplied first, and the sum is shifted before it takes what counts less. Where pairs of inputs
  * share a byte of the second plane, weights of 4 bits meet it two at a time, as they are packed.
  *
- * Where 8 columns are all, memory is the limit: tile after tile in one stream, whose tail is asked
- * for ahead, over the seams where the hardware's prefetcher would start anew. With more, the
+ * With few tokens memory is the limit: tile after tile in one stream, whose tail is asked for
+ * ahead, over the seams where the hardware's prefetcher would start anew. With more, the
  * multiplications are: two tiles pass side by side and share each broadcast (per 4 inputs, 2 loads
  * of weights and 8 broadcasts feed 16 vpdpbusd), and while they meet one piece of tokens after the
- * other from the caches, the next two are asked for. Registers: 16 sums, 2 vectors of weights, 8
- * accumulators (16 with one plane, of which some are spilled), a broadcast, a mask; where tokens
- * have three sums, 24 and 8 of which some are spilled. */
+ * other from the caches, the next two are asked for. Registers: 16 sums, 2 vectors of weights, a
+ * broadcast, a mask; of 16 accumulators, needed once a span, some are in memory. */
 #include "kernels_avx512.h"
 
 enum {
     TILES_AT_ONCE = 2,
-    COLUMNS_AT_ONCE = 8, /* tokens times planes */
-    SUMS_AT_ONCE = 12,   /* of a tile: three for each of 4 tokens at most */
+    TOKENS_AT_ONCE = 8,
+    MEMORY_BOUND_COLUMNS = 8, /* tokens times planes */
     PREFETCH_BYTES = 4096
 };
 
@@ -28,96 +28,111 @@ typedef struct Strip {
     size_t ahead; /* bytes */
 } Strip;
 
-/* Sums of a token: one a plane, and one more where the byte that a pair shares has to meet each of
- * the pair's weights, since its products count differently. */
-static FORCE_INLINE size_t token_sums(KernelKind kind)
-{
-    return kind.planes + (kind.has_pairs && kind.format != PACKED_NIBBLES);
-}
+/* What is fixed while the product of a strip and some tokens is compiled. */
+typedef struct Piece {
+    size_t tiles, tokens;
+    KernelKind kind;
+} Piece;
 
-/* sums[tile][n * sum_step] += codes[tile] * the four codes at x + n * x_step, for n < count. */
-static FORCE_INLINE void add_columns(const __m512i *codes, const int8_t *x, size_t x_step,
-                                     size_t tiles, size_t count, size_t sum_step,
-                                     __m512i (*sums)[SUMS_AT_ONCE], size_t sum)
+/* Vectors of a block that meet activations one after the other: first, first + step, ...;
+ * is_packed: two at a time, as they lie in memory. */
+typedef struct Pass {
+    size_t first, step;
+    bool is_packed;
+} Pass;
+
+/* step: a power of two. */
+static FORCE_INLINE void multiply_sums(unsigned step, Piece piece, __m512i (*sums)[TOKENS_AT_ONCE])
 {
     UNROLL
-    for (size_t n = 0; n < count; n++) {
-        __m512i four = broadcast_codes(x + n * x_step);
+    for (size_t i = 0; i < piece.tiles; i++) {
         UNROLL
-        for (size_t i = 0; i < tiles; i++)
-            sums[i][sum + n * sum_step] = add_products(sums[i][sum + n * sum_step], codes[i], four);
+        for (size_t t = 0; t < piece.tokens; t++)
+            sums[i][t] = _mm512_slli_epi32(sums[i][t], (unsigned)__builtin_ctz(step));
     }
 }
 
-/* Adds the products of a block to the sums: sums[tile][token * token_sums + plane]. x: the token's
- * block of codes, of which this is half `half`. */
-static FORCE_INLINE void add_block(const uint8_t *const *blocks, const int8_t *x, size_t half,
-                                   size_t tiles, size_t count, KernelKind kind,
-                                   __m512i (*sums)[SUMS_AT_ONCE])
+/* sums[tile][token] += products of a pass over a span's blocks; x: the first token's codes for it,
+ * four for each vector. */
+static FORCE_INLINE void add_pass(const uint8_t *const *blocks, const int8_t *x, Pass pass,
+                                  Piece piece, __m512i (*sums)[TOKENS_AT_ONCE])
 {
-    const int8_t *own = x + half * WEIGHT_BLOCK;
-    const int8_t *shared = x + ACTIVATION_BLOCK + half * (WEIGHT_BLOCK / 2);
-    const size_t step = block_code_bytes(kind), n_sums = token_sums(kind);
-    const bool meets_packed = kind.has_pairs && kind.format == PACKED_NIBBLES;
+    const PackedFormat format = piece.kind.format;
     UNROLL
-    for (size_t j = 0; j < BLOCK_VECTORS; j++) {
-        __m512i codes[TILES_AT_ONCE];
-        if (meets_packed && j % 2 == 0) {
+    for (size_t b = 0; b < (size_t)piece.kind.span_blocks; b++) {
+        UNROLL
+        for (size_t j = pass.first; j < BLOCK_VECTORS; j += pass.step, x += 4) {
+            __m512i codes[TILES_AT_ONCE];
             UNROLL
-            for (size_t i = 0; i < tiles; i++)
-                codes[i] = _mm512_loadu_si512(blocks[i] + j / 2 * VECTOR_BYTES);
-            add_columns(codes, shared + j / 2 * 4, step, tiles, count, n_sums, sums, 1);
+            for (size_t i = 0; i < piece.tiles; i++) {
+                const uint8_t *block = blocks[i] + b * block_bytes(format);
+                codes[i] = pass.is_packed ? _mm512_loadu_si512(block + j / 2 * VECTOR_BYTES)
+                                          : load_codes(block, j, format);
+            }
+            UNROLL
+            for (size_t t = 0; t < piece.tokens; t++) {
+                __m512i four = broadcast_codes(x + t * block_code_bytes(piece.kind));
+                UNROLL
+                for (size_t i = 0; i < piece.tiles; i++)
+                    sums[i][t] = add_products(sums[i][t], codes[i], four);
+            }
         }
-        UNROLL
-        for (size_t i = 0; i < tiles; i++)
-            codes[i] = load_codes(blocks[i], j, kind.format);
-        if (!kind.has_pairs) { /* planes as if they were tokens */
-            add_columns(codes, own + 4 * j, ACTIVATION_BLOCK, tiles, count * n_sums, 1, sums, 0);
-            continue;
-        }
-        add_columns(codes, own + 4 * j, step, tiles, count, n_sums, sums, 0);
-        if (!meets_packed)
-            add_columns(codes, shared + j / 2 * 4, step, tiles, count, n_sums, sums, 1 + j % 2);
     }
 }
 
-/* The dot product that a token's sums make. */
-static FORCE_INLINE __m512i join_sums(const __m512i *sums, KernelKind kind)
+/* The dot products of a span. x: the first token's block of codes, of which this is half `half`,
+ * or all. */
+static FORCE_INLINE void dot_span(const uint8_t *const *blocks, const int8_t *x, size_t half,
+                                  Piece piece, __m512i (*sums)[TOKENS_AT_ONCE])
 {
-    if (kind.planes == 1)
-        return sums[0];
-    if (token_sums(kind) == 2)
-        return join_planes(sums[0], sums[1]);
-    return join_planes(sums[0], join_pairs(sums[1], sums[2]));
+    const Pass all = {0, 1, false}, packed = {0, 2, true};
+    const Pass pairs_first = {0, 2, false}, pairs_second = {1, 2, false};
+    const int8_t *own = x + half * WEIGHT_BLOCK, *low = x + ACTIVATION_BLOCK;
+    UNROLL
+    for (size_t i = 0; i < piece.tiles; i++) {
+        UNROLL
+        for (size_t t = 0; t < piece.tokens; t++)
+            sums[i][t] = _mm512_setzero_si512();
+    }
+    add_pass(blocks, own, all, piece, sums);
+    if (piece.kind.planes == 1)
+        return;
+    low += half * (piece.kind.has_pairs ? WEIGHT_BLOCK / 2 : WEIGHT_BLOCK);
+    if (!piece.kind.has_pairs || piece.kind.format == PACKED_NIBBLES) {
+        multiply_sums(ACTIVATION_PLANE_STEP, piece, sums);
+        add_pass(blocks, low, piece.kind.has_pairs ? packed : all, piece, sums);
+    } else { /* a shared byte counts more for the second input of its pair */
+        multiply_sums(ACTIVATION_PLANE_STEP / ACTIVATION_PAIR_STEP, piece, sums);
+        add_pass(blocks, low, pairs_second, piece, sums);
+        multiply_sums(ACTIVATION_PAIR_STEP, piece, sums);
+        add_pass(blocks, low, pairs_first, piece, sums);
+    }
 }
 
 /* A span's sums to the accumulators. group: of the first tile; offset: in *x, for its inputs. */
 static FORCE_INLINE void add_sums(const PackedMatrix *m, const uint8_t *group,
-                                  const ActivationScale *x, const float *offset, size_t tiles,
-                                  size_t count, KernelKind kind, __m512i (*sums)[SUMS_AT_ONCE],
-                                  __m512 (*acc)[COLUMNS_AT_ONCE])
+                                  const ActivationScale *x, const float *offset, Piece piece,
+                                  __m512i (*sums)[TOKENS_AT_ONCE], __m512 (*acc)[TOKENS_AT_ONCE])
 {
     UNROLL
-    for (size_t i = 0; i < tiles; i++) {
+    for (size_t i = 0; i < piece.tiles; i++) {
         const uint8_t *head = group + i * m->tile_bytes;
         const __m512 scales = load_rows(head, m->scale_type);
         const __m512 biases =
             load_rows(head + TILE_ROWS * scale_type_bytes(m->scale_type), m->scale_type);
         UNROLL
-        for (size_t t = 0; t < count; t++) {
-            __m512i dot = join_sums(&sums[i][t * token_sums(kind)], kind);
-            acc[i][t] =
-                add_span(acc[i][t], dot, scales, biases, x[t].scale, offset[t * FLOATS_PER_SCALE]);
-        }
+        for (size_t t = 0; t < piece.tokens; t++)
+            acc[i][t] = add_span(acc[i][t], sums[i][t], scales, biases, x[t].scale,
+                                 offset[t * FLOATS_PER_SCALE]);
     }
 }
 
 /* Weights of a later strip; several tiles are not met before other tokens met the strip before. */
-static FORCE_INLINE void ask_for_block(const uint8_t *block, PackedFormat format, size_t tiles)
+static FORCE_INLINE void ask_for_span(const uint8_t *span, size_t bytes, size_t tiles)
 {
     UNROLL
-    for (size_t line = 0; line < block_bytes(format); line += 64) {
-        const char *at = (const char *)block + line;
+    for (size_t line = 0; line < bytes; line += 64) {
+        const char *at = (const char *)span + line;
         if (tiles > 1) /* hints are constants of the language, not of the optimiser */
             _mm_prefetch(at, _MM_HINT_T1);
         else
@@ -125,15 +140,14 @@ static FORCE_INLINE void ask_for_block(const uint8_t *block, PackedFormat format
     }
 }
 
-/* `tiles` tiles with tokens [token, token + count), which are all in one token tile. */
-static FORCE_INLINE void multiply_strip(const Strip *strip, const size_t tiles,
-                                        const Activations *activations, size_t token,
-                                        const size_t count, KernelKind kind,
-                                        __m512 (*acc)[COLUMNS_AT_ONCE])
+/* A strip with tokens [token, token + piece.tokens), which are all in one token tile. */
+static FORCE_INLINE void multiply_strip(const Strip *strip, const Activations *activations,
+                                        size_t token, Piece piece, __m512 (*acc)[TOKENS_AT_ONCE])
 {
     const PackedMatrix *m = strip->matrix;
     const size_t head_bytes = 2 * TILE_ROWS * scale_type_bytes(m->scale_type);
-    const size_t n_sums = count * token_sums(kind), ahead = strip->ahead;
+    const bool is_half = piece.kind.span_blocks == 1;
+    const size_t span_bytes = (is_half ? 1 : 2) * block_bytes(piece.kind.format);
     const size_t x_step =
         activation_index(activations, token, 1) - activation_index(activations, token, 0);
     const int8_t *codes = activation_codes(activations, token, 0);
@@ -144,77 +158,64 @@ static FORCE_INLINE void multiply_strip(const Strip *strip, const size_t tiles,
     for (; group < end; group += m->group_bytes) {
         const uint8_t *blocks[TILES_AT_ONCE];
         UNROLL
-        for (size_t i = 0; i < tiles; i++)
+        for (size_t i = 0; i < piece.tiles; i++)
             blocks[i] = group + i * m->tile_bytes + head_bytes;
         while (blocks[0] < group + m->group_bytes) {
-            __m512i sums[TILES_AT_ONCE][SUMS_AT_ONCE];
+            __m512i sums[TILES_AT_ONCE][TOKENS_AT_ONCE];
+            dot_span(blocks, codes, half, piece, sums);
+            add_sums(m, group, x, is_half ? &x->half_offsets[half] : &x->offset, piece, sums, acc);
             UNROLL
-            for (size_t i = 0; i < tiles; i++) {
-                UNROLL
-                for (size_t c = 0; c < n_sums; c++)
-                    sums[i][c] = _mm512_setzero_si512();
+            for (size_t i = 0; i < piece.tiles; i++) {
+                ask_for_span(blocks[i] + strip->ahead, span_bytes, piece.tiles);
+                blocks[i] += span_bytes;
             }
-            UNROLL
-            for (int b = 0; b < kind.span_blocks; b++) {
-                add_block(blocks, codes, half + (size_t)b, tiles, count, kind, sums);
-                UNROLL
-                for (size_t i = 0; i < tiles; i++) {
-                    ask_for_block(blocks[i] + ahead, kind.format, tiles);
-                    blocks[i] += block_bytes(kind.format);
-                }
-            }
-            add_sums(m, group, x, kind.span_blocks == 1 ? &x->half_offsets[half] : &x->offset,
-                     tiles, count, kind, sums, acc);
-            if (kind.span_blocks == 1)
+            if (is_half)
                 half ^= 1;
             if (half == 0) {
-                codes += x_step * block_code_bytes(kind);
+                codes += x_step * block_code_bytes(piece.kind);
                 x += x_step;
             }
         }
     }
 }
 
-static FORCE_INLINE void multiply_tokens(const KernelJob *job, const Strip *strip,
-                                         const size_t tiles, size_t token, const size_t count,
-                                         KernelKind kind)
+static FORCE_INLINE void multiply_tokens(const KernelJob *job, const Strip *strip, size_t token,
+                                         Piece piece)
 {
-    __m512 acc[TILES_AT_ONCE][COLUMNS_AT_ONCE];
+    __m512 acc[TILES_AT_ONCE][TOKENS_AT_ONCE];
     UNROLL
-    for (size_t i = 0; i < tiles; i++) {
+    for (size_t i = 0; i < piece.tiles; i++) {
         UNROLL
-        for (size_t t = 0; t < count; t++)
+        for (size_t t = 0; t < piece.tokens; t++)
             acc[i][t] = _mm512_setzero_ps();
     }
-    multiply_strip(strip, tiles, job->x, token, count, kind, acc);
+    multiply_strip(strip, job->x, token, piece, acc);
     UNROLL
-    for (size_t i = 0; i < tiles; i++) {
+    for (size_t i = 0; i < piece.tiles; i++) {
         UNROLL
-        for (size_t t = 0; t < count; t++)
+        for (size_t t = 0; t < piece.tokens; t++)
             store_tile(job, strip->tile + i, token + t, acc[i][t]);
     }
 }
 
 /* A strip with `count` tokens of a token tile, in pieces of 8, 4, 2 and 1. */
-static FORCE_INLINE void multiply_pieces(const KernelJob *job, const Strip *strip,
-                                         const size_t tiles, size_t token, size_t count,
-                                         KernelKind kind)
+static FORCE_INLINE void multiply_pieces(const KernelJob *job, const Strip *strip, size_t tiles,
+                                         size_t token, size_t count, KernelKind kind)
 {
-    const size_t at_once = COLUMNS_AT_ONCE / kind.planes;
-    for (; count >= at_once; count -= at_once, token += at_once)
-        multiply_tokens(job, strip, tiles, token, at_once, kind);
-    if (at_once > 4 && count >= 4) {
-        multiply_tokens(job, strip, tiles, token, 4, kind);
+    for (; count >= TOKENS_AT_ONCE; count -= TOKENS_AT_ONCE, token += TOKENS_AT_ONCE)
+        multiply_tokens(job, strip, token, (Piece){tiles, TOKENS_AT_ONCE, kind});
+    if (count >= 4) {
+        multiply_tokens(job, strip, token, (Piece){tiles, 4, kind});
         token += 4;
         count -= 4;
     }
     if (count >= 2) {
-        multiply_tokens(job, strip, tiles, token, 2, kind);
+        multiply_tokens(job, strip, token, (Piece){tiles, 2, kind});
         token += 2;
         count -= 2;
     }
     if (count > 0)
-        multiply_tokens(job, strip, tiles, token, 1, kind);
+        multiply_tokens(job, strip, token, (Piece){tiles, 1, kind});
 }
 
 static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
@@ -223,7 +224,7 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
     for (size_t token = 0; token < job->x->n_tokens; token += ACTIVATION_TILE) {
         size_t left = job->x->n_tokens - token, done = 0;
         size_t width = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
-        if (job->x->n_tokens * kind.planes > COLUMNS_AT_ONCE) {
+        if (job->x->n_tokens * kind.planes > MEMORY_BOUND_COLUMNS) {
             for (; done + TILES_AT_ONCE <= job->n_tiles; done += TILES_AT_ONCE) {
                 bool more = done + 2 * TILES_AT_ONCE <= job->n_tiles;
                 Strip strip = {m, job->first_tile + done,
