@@ -441,6 +441,8 @@ bool jinja_text_replace(JinjaMachine *m, Slice text, Slice old, Slice replacemen
                         JinjaValue *out)
 {
     size_t mark = m->text.len, at = 0, len;
+    if (!text.ptr)
+        text = SLICE(""); /* has places, too */
     while (count != 0) {
         size_t found = at;
         if (old.len == 0) { /* between all characters */

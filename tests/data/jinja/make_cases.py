@@ -258,6 +258,7 @@ joined' }}
 {{ '{:010,}|{:04,}|{:08,.1f}|{:+09_}|{:010_x}|{:_x}'.format(1234, 1, 1234.5, 1234, 48879, 11259375) }} {{ '{:,.1E}'.format(1e7) }}
 {{ '{:<05}|{:^05}|{:>05}|{:*<05}|{:05}'.format('a', 1, 2, 3, -4) }}
 {{ '{:,x}'.format(5) }}
+{{ missing|replace('', '-') }}{{ ''|replace('', '-') }}{{ missing|replace('a', '-') }}
 {{ 'ǆ'.title() }}{{ 'ß'.title() }}{{ 'ﬁx'.capitalize() }}{{ 'ŉx'.title() }}{{ 'ǳßx'|title }}{{ 'მამა'.title() }}{{ 'მამა'|title }}{{ 'ᾳ'.title() }} {{ 'ΐὐᾳﬓẖ'.upper() }} {{ 'ǅⅷⅧ'.swapcase() }}
 {{ 'ΑΣ'.capitalize() }}{{ 'ΑΣ ΒΣ'.title() }}{{ 'ΑΣ'|title }} {{ 'ΑΣ.'.lower() }}{{ 'aΣ\u0301b'.lower() }}{{ 'aΣ\u0301'.lower() }} {{ 'Α\'Σ'.lower() }}{{ 'ΑΣ.Β'.lower() }}{{ '\'Σ'.lower() }}{{ 'ΑΣʰ'.lower() }}{{ '1Σ'.lower() }}
 {{ 'ª'.islower() }} {{ 'ⅷ'.islower() }} {{ 'Ⅷ' is upper }} {{ 'ª'.istitle() }} {{ 'Ⅷ'.istitle() }} {{ 'ǅ'.istitle() }} {{ 'ʰ' is lower }}
