@@ -236,11 +236,20 @@ unsigned schema_types_of(const JsonValue *type)
     return bits;
 }
 
+/* Whole numbers exactly; a JSON_UINT is above all of JSON_INT. */
 int schema_compare_numbers(const JsonValue *a, const JsonValue *b)
 {
     if (a->kind == JSON_INT && b->kind == JSON_INT)
         return (a->as.integer > b->as.integer) - (a->as.integer < b->as.integer);
+    if (a->kind == JSON_UINT && b->kind == JSON_UINT)
+        return (a->as.unsigned_integer > b->as.unsigned_integer) -
+               (a->as.unsigned_integer < b->as.unsigned_integer);
+    if (a->kind != JSON_DOUBLE && b->kind != JSON_DOUBLE)
+        return a->kind == JSON_UINT ? 1 : -1;
     double x = json_to_double(a), y = json_to_double(b);
+    int64_t whole, other;
+    if (x == y && json_to_int64(a, &whole) && json_to_int64(b, &other))
+        return (whole > other) - (whole < other);
     return (x > y) - (x < y);
 }
 

@@ -42,7 +42,6 @@ static bool value_equals(const JsonValue *a, const JsonValue *b)
 
 static unsigned type_of(const JsonValue *value)
 {
-    int64_t whole;
     switch (value->kind) {
     case JSON_NULL:
         return SCHEMA_NULL;
@@ -54,9 +53,10 @@ static unsigned type_of(const JsonValue *value)
         return SCHEMA_ARRAY;
     case JSON_OBJECT:
         return SCHEMA_OBJECT;
+    case JSON_DOUBLE: /* 1e20 is a whole number, too */
+        return value->as.number == floor(value->as.number) ? SCHEMA_INTEGER : SCHEMA_NUMBER;
     default:
-        return json_to_int64(value, &whole) || value->kind == JSON_UINT ? SCHEMA_INTEGER
-                                                                        : SCHEMA_NUMBER;
+        return SCHEMA_INTEGER;
     }
 }
 
@@ -68,6 +68,20 @@ typedef struct Fit {
 } Fit;
 
 static bool fits(Fit *f, const JsonValue *schema, const JsonValue *value);
+
+/* Whole numbers exactly: a double has 53 bits of them. */
+static bool is_multiple(const JsonValue *value, const JsonValue *of)
+{
+    int64_t whole, divisor;
+    if (json_to_int64(of, &divisor) && divisor > 0) {
+        if (value->kind == JSON_UINT)
+            return value->as.unsigned_integer % (uint64_t)divisor == 0;
+        if (json_to_int64(value, &whole))
+            return whole % divisor == 0;
+    }
+    double quotient = json_to_double(value) / json_to_double(of);
+    return quotient < 9e15 && quotient > -9e15 && (double)(int64_t)quotient == quotient;
+}
 
 static bool fits_numbers(const JsonValue *schema, const JsonValue *value)
 {
@@ -84,12 +98,8 @@ static bool fits_numbers(const JsonValue *schema, const JsonValue *value)
     if ((limit = json_get(schema, SLICE("exclusiveMaximum"))) &&
         schema_compare_numbers(value, limit) >= 0)
         return false;
-    if ((limit = json_get(schema, SLICE("multipleOf")))) {
-        double quotient = json_to_double(value) / json_to_double(limit);
-        if (!(quotient < 9e15 && quotient > -9e15) || (double)(int64_t)quotient != quotient)
-            return false;
-    }
-    return true;
+    limit = json_get(schema, SLICE("multipleOf"));
+    return !limit || is_multiple(value, limit);
 }
 
 static bool count_fits(const JsonValue *schema, const char *min, const char *max, size_t count)

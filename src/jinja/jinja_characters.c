@@ -188,7 +188,7 @@ static bool method_istitle(JinjaMachine *m, const JinjaCall *call, JinjaValue *o
     bool ok = true, any = false, inside = false;
     for (size_t at = 0; ok && at < text.len; at += len) {
         uint32_t c = jinja_text_at(text, at, &len);
-        bool cased = jinja_is_cased(c), lower = category_of(c) == UTF8PROC_CATEGORY_LL;
+        bool cased = jinja_is_cased(c), lower = jinja_case_of(c) == UTF8PROC_CATEGORY_LL;
         ok = !cased || lower == inside;
         any |= cased;
         inside = cased;

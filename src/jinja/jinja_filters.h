@@ -4,6 +4,8 @@
 
 #include "jinja_machine.h"
 
+#include <utf8proc.h>
+
 /* The filters over text and numbers; NULL when there is none of that name. */
 const JinjaBuiltin *jinja_text_filter_find(Slice name);
 
@@ -13,6 +15,8 @@ const JinjaBuiltin *jinja_container_method_find(const JinjaValue *self, Slice na
 /* The methods of strings that ask about their characters (isdigit, isupper ...). */
 const JinjaBuiltin *jinja_character_method_find(Slice name);
 
+/* Of letters and of what Unicode counts as such: LU, LL or LT; CN for all others. */
+utf8proc_category_t jinja_case_of(uint32_t code_point);
 bool jinja_is_cased(uint32_t code_point);     /* has an upper and a lower case */
 bool jinja_is_printable(uint32_t code_point); /* repr shows it as it is */
 /* text without white space, or without the characters of chars, at its ends. */

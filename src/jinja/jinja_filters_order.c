@@ -182,7 +182,7 @@ bool jinja_filter_dictsort(JinjaMachine *m, const JinjaCall *call, JinjaValue *o
 /* groupby(attribute, default, case_sensitive): (key, items) pairs in key order */
 bool jinja_filter_groupby(JinjaMachine *m, const JinjaCall *call, JinjaValue *out)
 {
-    JinjaValue list, group = JINJA_VALUE_NONE, key, pair;
+    JinjaValue list, group = JINJA_VALUE_NONE, key, pair = JINJA_VALUE_NONE;
     bool case_sensitive = jinja_arg_truth(call, 2, false);
     if (!jinja_to_list(m, &call->self, &list))
         return false;
@@ -207,7 +207,10 @@ bool jinja_filter_groupby(JinjaMachine *m, const JinjaCall *call, JinjaValue *ou
         if (!same &&
             (!jinja_list_new(m, JINJA_LIST, 4, &group) ||
              !jinja_item_attribute(m, &items[i].item, &call->args[0], &call->args[1], &key) ||
-             !jinja_pair_new(m, &key, &group, &pair) || !jinja_list_append(m, out->as.list, &pair)))
+             !jinja_pair_new(m, &key, &group, &pair)))
+            return false;
+        pair.detail = 1;
+        if (!same && !jinja_list_append(m, out->as.list, &pair))
             return false;
         if (!jinja_list_append(m, group.as.list, &items[i].item))
             return false;

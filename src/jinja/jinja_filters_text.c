@@ -90,7 +90,13 @@ static bool filter_title(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
             if (separator)
                 break;
         }
-        jinja_append_capitalized(&m->text, (Slice){text.ptr + at, end - at});
+        if (end > at) { /* unlike str.title(): both parts by themselves */
+            size_t first;
+            jinja_text_at(text, at, &first);
+            jinja_append_case(&m->text, (Slice){text.ptr + at, first}, JINJA_CASE_UPPER);
+            jinja_append_case(&m->text, (Slice){text.ptr + at + first, end - at - first},
+                              JINJA_CASE_LOWER);
+        }
         if (separator) {
             buffer_append(&m->text, text.ptr + end, len);
             end += len;

@@ -6,9 +6,10 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH_MAX = 1 << 20, PRECISION_MAX = 200, LONG_DIGITS_MAX = 800 };
+enum { WIDTH_MAX = 1 << 20, PRECISION_MAX = 200, LONG_DIGITS_MAX = 800, GROUPED_WIDTH_MAX = 1000 };
 
 typedef struct FormatSpec {
     Slice fill;        /* one code point; empty = space */
@@ -49,12 +50,11 @@ static bool append_padded(JinjaMachine *m, const FormatSpec *spec, Slice text, s
     return append_fill(m, spec, pad - left);
 }
 
-/* Puts a separator between groups of digits, counted from the end of the integer part. */
-static size_t group_digits(char *to, const char *digits, size_t len, char separator, size_t size)
+/* Puts a separator between groups of the first `whole` digits, counted from the last of them. */
+static size_t group_digits(char *to, const char *digits, size_t len, size_t whole, char separator,
+                           size_t size)
 {
-    size_t whole = 0, out = 0;
-    while (whole < len && digits[whole] != '.' && digits[whole] != 'e')
-        whole++;
+    size_t out = 0;
     for (size_t i = 0; i < len; i++) {
         if (separator && i > 0 && i < whole && (whole - i) % size == 0)
             to[out++] = separator;
@@ -63,17 +63,31 @@ static size_t group_digits(char *to, const char *digits, size_t len, char separa
     return out;
 }
 
+/* digits: of base 10 with whatever follows them, or whole. Where zeros fill the width, they are
+ * digits: with separators among them, too. */
 static bool append_number(JinjaMachine *m, const FormatSpec *spec, bool negative,
-                          const char *prefix, const char *digits, size_t group)
+                          const char *prefix, const char *digits, unsigned base)
 {
-    char text[1200];
-    size_t len = 0, digit_count = strlen(digits);
+    char text[GROUPED_WIDTH_MAX + 1200], padded[GROUPED_WIDTH_MAX + LONG_DIGITS_MAX + 1];
+    size_t len = 0, digit_count = strlen(digits), group = base == 10 ? 3 : 4;
+    size_t whole = base == 10 ? strspn(digits, "0123456789") : digit_count;
     if (negative || spec->sign)
         text[len++] = negative ? '-' : spec->sign;
     for (; *prefix; prefix++)
         text[len++] = *prefix;
     size_t sign_len = len;
-    len += group_digits(text + len, digits, digit_count, spec->grouping, group);
+    if (spec->grouping && whole > 0 && spec->align == '=' && slice_equal(spec->fill, SLICE("0"))) {
+        if (spec->width > GROUPED_WIDTH_MAX)
+            return jinja_fail_limit(m, "width of a format with groups", GROUPED_WIDTH_MAX);
+        size_t zeros = 0, taken = sign_len + digit_count - whole;
+        while (taken + whole + zeros + (whole + zeros - 1) / group < (size_t)spec->width)
+            padded[zeros++] = '0';
+        memcpy(padded + zeros, digits, digit_count);
+        digits = padded;
+        digit_count += zeros;
+        whole += zeros;
+    }
+    len += group_digits(text + len, digits, digit_count, whole, spec->grouping, group);
     return append_padded(m, spec, (Slice){text, len}, sign_len, spec->align ? spec->align : '>');
 }
 
@@ -89,7 +103,7 @@ static bool append_long(JinjaMachine *m, const FormatSpec *spec, const JinjaValu
         return jinja_fail_limit(m, "digits of a formatted integer", LONG_DIGITS_MAX);
     memcpy(digits, text.ptr, text.len);
     digits[text.len] = '\0';
-    return append_number(m, spec, negative, "", digits, 3);
+    return append_number(m, spec, negative, "", digits, 10);
 }
 
 static bool append_integer(JinjaMachine *m, const FormatSpec *spec, const JinjaValue *value)
@@ -100,21 +114,67 @@ static bool append_integer(JinjaMachine *m, const FormatSpec *spec, const JinjaV
     uint64_t magnitude =
         negative ? 0 - (uint64_t)jinja_integer_of(value) : (uint64_t)jinja_integer_of(value);
     char type = spec->type ? spec->type : 'd';
-    char digits[72];
+    char digits[PRECISION_MAX + 72];
     size_t at = sizeof(digits) - 1;
-    uint64_t base = type == 'x' || type == 'X' ? 16 : type == 'o' ? 8 : type == 'b' ? 2 : 10;
+    unsigned base = type == 'x' || type == 'X' ? 16 : type == 'o' ? 8 : type == 'b' ? 2 : 10;
     const char *letters = type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef";
     digits[at] = '\0';
     do {
         digits[--at] = letters[magnitude % base];
         magnitude /= base;
     } while (magnitude > 0);
+    while ((int64_t)(sizeof(digits) - 1 - at) < spec->precision) /* of a % format */
+        digits[--at] = '0';
     char prefix[3] = "";
     if (spec->alternate && base != 10) {
         prefix[0] = '0';
         prefix[1] = type;
     }
-    return append_number(m, spec, negative, prefix, digits + at, base == 10 ? 3 : 4);
+    return append_number(m, spec, negative, prefix, digits + at, base);
+}
+
+static void print_float(char *out, size_t size, const FormatSpec *spec, int precision,
+                        double magnitude)
+{
+    bool full = spec->alternate; /* keeps the point and the zeros behind it */
+    switch (spec->type) {
+    case 'e':
+        snprintf(out, size, full ? "%#.*e" : "%.*e", precision, magnitude);
+        break;
+    case 'E':
+        snprintf(out, size, full ? "%#.*E" : "%.*E", precision, magnitude);
+        break;
+    case 'g':
+    case 'n':
+        snprintf(out, size, full ? "%#.*g" : "%.*g", precision, magnitude);
+        break;
+    case 'G':
+        snprintf(out, size, full ? "%#.*G" : "%.*G", precision, magnitude);
+        break;
+    default:
+        snprintf(out, size, full ? "%#.*f" : "%.*f", precision, magnitude);
+    }
+}
+
+/* Python's float without a type: as "g", but always with a point or an exponent. */
+static void print_general(char *out, size_t size, int precision, double magnitude)
+{
+    precision = precision > 0 ? precision : 1;
+    snprintf(out, size, "%.*e", precision - 1, magnitude);
+    int exponent = atoi(strchr(out, 'e') + 1);
+    size_t len;
+    if (exponent < -4 || exponent >= precision - 1) {
+        size_t end = (size_t)(strchr(out, 'e') - out);
+        size_t kept = end;
+        while (precision > 1 && kept > 0 && out[kept - 1] == '0')
+            kept--;
+        kept -= kept > 0 && out[kept - 1] == '.';
+        memmove(out + kept, out + end, strlen(out + end) + 1);
+        return;
+    }
+    len = (size_t)snprintf(out, size, "%.*g", precision, magnitude);
+    if (!strchr(out, '.') && len + 2 < size)
+        memcpy(out + len, ".0", 3);
 }
 
 static bool append_float_formatted(JinjaMachine *m, const FormatSpec *spec, double value)
@@ -138,17 +198,15 @@ static bool append_float_formatted(JinjaMachine *m, const FormatSpec *spec, doub
         buffer_reset(&text);
         if (!ok)
             return false;
-    } else if (type == 'e' || type == 'E') {
-        snprintf(digits, sizeof(digits), type == 'e' ? "%.*e" : "%.*E", precision, magnitude);
-    } else if (type == 'g' || type == 'G' || type == 0) {
-        snprintf(digits, sizeof(digits), type == 'G' ? "%.*G" : "%.*g", precision, magnitude);
+    } else if (type == 0) {
+        print_general(digits, sizeof(digits), precision, magnitude);
     } else {
-        snprintf(digits, sizeof(digits), "%.*f", precision, magnitude);
+        print_float(digits, sizeof(digits), spec, precision, magnitude);
     }
     size_t len = strlen(digits);
     if (type == '%' && len + 1 < sizeof(digits))
         memcpy(digits + len, "%", 2);
-    return append_number(m, spec, negative, "", digits, 3);
+    return append_number(m, spec, negative, "", digits, 10);
 }
 
 static bool append_string(JinjaMachine *m, const FormatSpec *spec, Slice text)
@@ -216,7 +274,28 @@ static bool append_character(JinjaMachine *m, const FormatSpec *spec, const Jinj
     }
     if (utf8_count(text) != 1)
         return jinja_fail(m, "%%c requires int or char");
-    return append_string(m, spec, text);
+    FormatSpec whole = *spec;
+    whole.precision = -1;
+    return append_string(m, &whole, text);
+}
+
+/* ascii(): what repr() leaves as it is. */
+static bool escape_beyond_ascii(JinjaMachine *m, JinjaValue *value)
+{
+    Slice text = value->as.string;
+    size_t mark = m->text.len, len;
+    for (size_t at = 0; at < text.len; at += len) {
+        uint32_t c = jinja_text_at(text, at, &len);
+        if (c < 0x80)
+            buffer_append_byte(&m->text, (char)c);
+        else
+            buffer_append_format(&m->text,
+                                 c < 0x100     ? "\\x%02x"
+                                 : c < 0x10000 ? "\\u%04x"
+                                               : "\\U%08x",
+                                 (unsigned)c);
+    }
+    return jinja_charge(m, text.len / 16) && jinja_text_finish(m, mark, value);
 }
 
 static bool append_percent_value(JinjaMachine *m, const FormatSpec *given, bool markup,
@@ -229,7 +308,8 @@ static bool append_percent_value(JinjaMachine *m, const FormatSpec *given, bool 
     char c = spec.type;
     if (c == 's' || c == 'r' || c == 'a') {
         if (c != 's') {
-            if (!jinja_append_repr(m, &m->text, value) || !jinja_text_finish(m, mark, &made))
+            if (!jinja_append_repr(m, &m->text, value) || !jinja_text_finish(m, mark, &made) ||
+                (c == 'a' && !escape_beyond_ascii(m, &made)))
                 return false;
             text = made.as.string;
         } else if (!jinja_to_text(m, value, &text)) {
@@ -247,8 +327,11 @@ static bool append_percent_value(JinjaMachine *m, const FormatSpec *given, bool 
     }
     if (markup && strchr("oxXc", c))
         return jinja_fail(m, "%%%c format: an integer is required, not markup's argument", c);
-    if (c == 'c')
+    if (c == 'c') {
+        spec.align = spec.align == '<' ? '<' : '>';
+        spec.fill = SLICE_EMPTY;
         return append_character(m, &spec, value);
+    }
     if (jinja_is_undefined(value))
         return jinja_fail_value(m, value, "cannot be formatted");
     if (!jinja_is_number(value))
@@ -301,6 +384,8 @@ static bool append_conversion(JinjaMachine *m, PercentState *state, Slice format
         else if (spec.align != '<')
             spec.align = '=', spec.fill = SLICE("0");
     }
+    if (spec.align == '<')
+        spec.fill = SLICE_EMPTY;
     if (!read_percent_number(m, state, format, at, &spec.width))
         return false;
     if (spec.width < 0) {
@@ -312,6 +397,7 @@ static bool append_conversion(JinjaMachine *m, PercentState *state, Slice format
         spec.precision = 0;
         if (!read_percent_number(m, state, format, at, &spec.precision))
             return false;
+        spec.precision = spec.precision < 0 ? 0 : spec.precision;
     }
     while (*at < format.len && format.ptr[*at] && strchr("hlL", format.ptr[*at]))
         (*at)++;
@@ -324,7 +410,7 @@ static bool append_conversion(JinjaMachine *m, PercentState *state, Slice format
     }
     if (spec.type == '\0' || !strchr("diouxXeEfFgGcrsa", spec.type))
         return jinja_fail(m, "unsupported format character '%c'", spec.type);
-    if (spec.width > WIDTH_MAX || (spec.precision > PRECISION_MAX && strchr("eEfFgG", spec.type)))
+    if (spec.width > WIDTH_MAX || (spec.precision > PRECISION_MAX && !strchr("srac", spec.type)))
         return jinja_fail_limit(m, "precision of a format", PRECISION_MAX);
     if (value.kind == JINJA_ABSENT && !next_percent_argument(m, state, &value))
         return false;
@@ -383,10 +469,9 @@ static bool parse_format_spec(JinjaMachine *m, Slice text, FormatSpec *spec)
         at++;
     }
     if (at < text.len && text.ptr[at] == '0') {
-        if (!spec->align) {
-            spec->align = '=';
+        spec->align = spec->align ? spec->align : '=';
+        if (spec->fill.len == 0)
             spec->fill = SLICE("0");
-        }
         at++;
     }
     PercentState none = {0};
@@ -406,6 +491,9 @@ static bool parse_format_spec(JinjaMachine *m, Slice text, FormatSpec *spec)
         spec->type = text.ptr[at++];
     if (at != text.len || (spec->type && !strchr("sdxXobeEfFgGnc%", spec->type)))
         return jinja_fail(m, "Invalid format specifier '%.*s'", SLICE_ARG(text));
+    if (spec->grouping && spec->type &&
+        strchr(spec->grouping == ',' ? "sxXobnc" : "snc", spec->type))
+        return jinja_fail(m, "Cannot specify '%c' with '%c'.", spec->grouping, spec->type);
     return true;
 }
 
@@ -574,6 +662,7 @@ static bool append_field(JinjaMachine *m, Slice inside, const JinjaArguments *gi
     bool ok = conversion == 's' ? jinja_append_text(m, &m->text, &value)
                                 : jinja_append_repr(m, &m->text, &value);
     return ok && jinja_text_finish(m, mark, &text) &&
+           (conversion != 'a' || escape_beyond_ascii(m, &text)) &&
            (markup ? append_escaped_by_spec(m, spec, &text) : append_by_spec(m, spec, &text));
 }
 

@@ -246,6 +246,7 @@ typedef enum JinjaCase {
 void jinja_append_case(Buffer *out, Slice text, JinjaCase how);
 /* The character at a byte of text in lower case, as its neighbours ask for it (final sigma). */
 void jinja_append_lower_at(Buffer *out, Slice text, size_t at);
+void jinja_append_title_at(Buffer *out, Slice text, size_t at);
 bool jinja_text_to_case(JinjaMachine *m, Slice text, JinjaCase how, JinjaValue *out) WARN_UNUSED;
 void jinja_append_capitalized(Buffer *out, Slice text);
 

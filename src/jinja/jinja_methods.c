@@ -465,7 +465,7 @@ static bool method_title(JinjaMachine *m, const JinjaCall *call, JinjaValue *out
         if (inside)
             jinja_append_lower_at(&m->text, text, at);
         else
-            jinja_append_case(&m->text, (Slice){text.ptr + at, len}, JINJA_CASE_UPPER);
+            jinja_append_title_at(&m->text, text, at);
         inside = jinja_is_cased(c);
     }
     return jinja_charge(m, text.len / 8) && jinja_text_finish(m, mark, out);

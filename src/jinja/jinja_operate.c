@@ -287,6 +287,17 @@ static bool macro_attribute(JinjaMachine *m, const JinjaMacroNode *macro, Slice 
     return true;
 }
 
+/* What groupby gives is a pair with names. */
+static bool group_attribute(const JinjaValue *object, Slice name, JinjaValue *out)
+{
+    bool is_key = slice_equal(name, SLICE("grouper"));
+    if (object->kind != JINJA_TUPLE || object->detail != 1 ||
+        !(is_key || slice_equal(name, SLICE("list"))))
+        return false;
+    *out = object->as.list->items[is_key ? 0 : 1];
+    return true;
+}
+
 bool jinja_get_attribute(JinjaMachine *m, const JinjaValue *object, Slice name, JinjaValue *out)
 {
     JinjaValue self = *object; /* out may be the same variable */
@@ -308,6 +319,8 @@ bool jinja_get_attribute(JinjaMachine *m, const JinjaValue *object, Slice name, 
         *out = list->items[list->items[list->count - 1].as.integer];
         return true;
     }
+    if (group_attribute(&self, name, out))
+        return true;
     if (!find_method(m, &self, name, out, &found) || found)
         return found;
     JinjaEntry *entry = self.kind == JINJA_DICT ? jinja_dict_get_text(m, self.as.dict, name) : NULL;
@@ -397,6 +410,8 @@ bool jinja_get_item(JinjaMachine *m, const JinjaValue *object, const JinjaValue 
     if (name.kind == JINJA_STRING) {
         if (self.kind == JINJA_LOOP || self.kind == JINJA_NAMESPACE || self.kind == JINJA_MACRO)
             return jinja_get_attribute(m, &self, name.as.string, out);
+        if (group_attribute(&self, name.as.string, out))
+            return true;
         if (!find_method(m, &self, name.as.string, out, &found) || found)
             return found;
         *out = jinja_undefined_of(&self, name.as.string);

@@ -1,5 +1,5 @@
 /* Tests: what may follow `is`. Each yields a boolean. */
-#include "jinja_machine.h"
+#include "jinja_filters.h"
 
 #include <math.h>
 #include <string.h>
@@ -140,8 +140,7 @@ static bool has_case(JinjaMachine *m, const JinjaCall *call, utf8proc_category_t
     if (!jinja_to_text(m, &call->self, &text) || !jinja_charge(m, text.len / 8))
         return false;
     for (size_t at = 0; at < text.len; at += len) {
-        utf8proc_category_t category =
-            utf8proc_category((utf8proc_int32_t)jinja_text_at(text, at, &len));
+        utf8proc_category_t category = jinja_case_of(jinja_text_at(text, at, &len));
         if (category == refused || category == UTF8PROC_CATEGORY_LT)
             return answer(out, false);
         cased |= category == wanted;

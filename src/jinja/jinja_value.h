@@ -66,7 +66,7 @@ typedef struct JinjaMethod JinjaMethod;
 typedef struct JinjaValue {
     JinjaKind kind;
     uint32_t detail; /* STRING: 1 = markup (from `safe` or `escape`); UNDEFINED: JinjaMissing, kind
-                        << 8; VIEW: JinjaViewKind */
+                        << 8; VIEW: JinjaViewKind; TUPLE: 1 = of groupby, its items have names */
     union {
         bool boolean;
         int64_t integer;

@@ -410,20 +410,42 @@ static void append_byte_level(Slice content, Buffer *out)
     }
 }
 
-/* copy: of the caller's decoder, since Strip counts what it takes. */
+/* Will Strip take this byte of a run that has not ended? Only behind bytes that it takes too. */
+static bool is_stripped_byte(const TokenDecoder *decoder, char byte)
+{
+    const Decoder *config = &decoder->tokenizer->decoder;
+    if (config->strip_len != 1 || decoder->pending_len >= decoder->strip_left ||
+        byte != config->strip_character[0])
+        return false;
+    for (size_t i = 0; i < decoder->pending_len; i++) {
+        if (decoder->pending[i] != byte)
+            return false;
+    }
+    return true;
+}
+
+/* copy: of the caller's decoder, since Strip counts what it takes: first from the run that this
+ * token ends. */
 static bool append_steps(TokenDecoder *copy, Slice content, Buffer *out, Error *err)
 {
-    Buffer buffers[2];
+    Buffer buffers[2], run;
     buffer_init(&buffers[0], NORMALIZED_BYTES_MAX);
     buffer_init(&buffers[1], NORMALIZED_BYTES_MAX);
+    buffer_init(&run, NORMALIZED_BYTES_MAX);
     Slice text = replaced_text(copy, content, buffers);
     bool ok = buffer_check(&buffers[0], "decoded text", err) &&
               buffer_check(&buffers[1], "decoded text", err);
     int byte = ok && copy->tokenizer->decoder.byte_fallback ? fallback_byte(text) : -1;
-    if (ok && byte >= 0)
-        buffer_append_byte(out, (char)byte);
-    else if (ok)
+    if (ok && byte >= 0) {
+        if (!is_stripped_byte(copy, (char)byte))
+            buffer_append_byte(out, (char)byte);
+    } else if (ok) {
+        if (copy->strip_left > 0 && copy->pending_len > 0)
+            end_pending_run(copy, &run);
         put_text(copy, text, out);
+        ok = buffer_check(&run, "decoded text", err);
+    }
+    buffer_reset(&run);
     buffer_reset(&buffers[0]);
     buffer_reset(&buffers[1]);
     return ok;

@@ -626,6 +626,37 @@ static void test_long_run(void **state)
     tokenizer_free(tokenizer);
 }
 
+/* What Strip takes from the start is taken once, wherever a run of fallback bytes begins the text.
+ */
+static void test_strip_behind_run(void **state)
+{
+    (void)state;
+    Tokenizer *tokenizer;
+    assert_true(tokenizer_create(
+        SLICE("{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteFallback\"},"
+              "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},"
+              "\"model\":{\"merges\":[],\"vocab\":{\"<0xC3>\":0,\"<0xA9>\":1,\"<0x20>\":2,\" "
+              "a\":3}}}"),
+        "x", &tokenizer, NULL));
+    static const struct {
+        int32_t ids[4];
+        size_t count;
+        const char *text;
+    } cases[] = {{{0, 1, 3}, 3, "\xc3\xa9 a"},
+                 {{3, 0, 1, 3}, 4, "a\xc3\xa9 a"},
+                 {{2, 3}, 2, " a"},
+                 {{2, 2, 0, 1}, 4, " \xc3\xa9"},
+                 {{3, 2, 3}, 3, "a  a"}};
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        TokenList ids = {0};
+        for (size_t k = 0; k < cases[i].count; k++)
+            assert_true(token_list_append(&ids, cases[i].ids[k], NULL));
+        check_decoding(tokenizer, &ids, false, slice_of(cases[i].text), "strip", i);
+        token_list_reset(&ids);
+    }
+    tokenizer_free(tokenizer);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -641,6 +672,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_long_marks),
         cmocka_unit_test(test_scanners),
         cmocka_unit_test(test_long_run),
+        cmocka_unit_test(test_strip_behind_run),
     };
     if (argc > 1)
         pipelines_path = argv[1];

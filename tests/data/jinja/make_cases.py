@@ -164,6 +164,8 @@ joined' }}
 {{ rows|map(attribute='o.z', default='?')|list }} {{ words|map('upper')|join(' ') }} {{ words|map('replace', 'a', 'o')|list }} {{ ['1', '2']|map('int')|sum }}
 {{ xs|select('gt', 1)|list }} {{ xs|reject('odd')|list }} {{ [0, 1, '']|select|list }} {{ rows|selectattr('o')|list|length }} {{ rows|selectattr('k', 'eq', 'x')|map(attribute='v')|list }} {{ rows|rejectattr('o', 'defined')|map(attribute='k')|list }} {{ words|select('in', ['beta'])|list }}
 {{ rows|groupby('k')|length }} {% for k, g in rows|groupby('k') %}{{ k }}:{{ g|map(attribute='v')|list }} {% endfor %}
+{% for g in rows|groupby('k') %}{{ g.grouper }}={{ g.list|length }}{{ g['list'] == g[1] }} {% endfor %}{{ rows|groupby('k')|map(attribute='list')|map('length')|list }}
+{% set g = rows|groupby('k')|first %}{{ g }}{{ g.index('x') }}{{ g.foo }}{{ g[:2].list }}{{ (d.items()|first).list }}{{ g|tojson }}
 {{ xs|batch(2)|list }} {{ xs|batch(2, 0)|list }} {{ range(7)|slice(3)|list }} {{ xs|slice(2, 'f')|list }}
 {{ d|dictsort }} {{ d|dictsort(reverse=true) }} {{ d|items|list }} {{ d|length }} {{ d|list }} {{ {'x': 2, 'y': 1}|dictsort(by='value') }}
 {{ s|upper }} {{ s|capitalize }} {{ 'hello big-world (x)'|title }} {{ 'HELLO'|lower }} {{ 'straße'|upper }} {{ 'ΑΣ'|lower }} {{ "it's a dog".title() }}
@@ -251,6 +253,15 @@ joined' }}
 {{ '%x' % 1.5 }}
 {{ '%c' % 'ab' }}
 {{ '%d' % missing }}
+{{ '%.3d %+.3d %05.3d|%0-5d|%-05x|%3c|%-3c|%a' % (5, -5, 5, 7, 255, 'é', 'é', 'aé€😀') }}{{ '{!a}'.format('é') }}
+{{ '{:.3}|{:.3}|{:.1}|{:.8}|{:.2}'.format(100.0, 2.0, 2.5, 2.0, 0.00001) }} {{ '{:n}|{:.3n}'.format(2.5, 1234.5) }} {{ '%#x %#.3g %#.0f' % (255, 1, 2) }}
+{{ '{:010,}|{:04,}|{:08,.1f}|{:+09_}|{:010_x}|{:_x}'.format(1234, 1, 1234.5, 1234, 48879, 11259375) }} {{ '{:,.1E}'.format(1e7) }}
+{{ '{:<05}|{:^05}|{:>05}|{:*<05}|{:05}'.format('a', 1, 2, 3, -4) }}
+{{ '{:,x}'.format(5) }}
+{{ missing|replace('', '-') }}{{ ''|replace('', '-') }}{{ missing|replace('a', '-') }}
+{{ 'ǆ'.title() }}{{ 'ß'.title() }}{{ 'ﬁx'.capitalize() }}{{ 'ŉx'.title() }}{{ 'ǳßx'|title }}{{ 'მამა'.title() }}{{ 'მამა'|title }}{{ 'ᾳ'.title() }} {{ 'ΐὐᾳﬓẖ'.upper() }} {{ 'ǅⅷⅧ'.swapcase() }}
+{{ 'ΑΣ'.capitalize() }}{{ 'ΑΣ ΒΣ'.title() }}{{ 'ΑΣ'|title }} {{ 'ΑΣ.'.lower() }}{{ 'aΣ\u0301b'.lower() }}{{ 'aΣ\u0301'.lower() }} {{ 'Α\'Σ'.lower() }}{{ 'ΑΣ.Β'.lower() }}{{ '\'Σ'.lower() }}{{ 'ΑΣʰ'.lower() }}{{ '1Σ'.lower() }}
+{{ 'ª'.islower() }} {{ 'ⅷ'.islower() }} {{ 'Ⅷ' is upper }} {{ 'ª'.istitle() }} {{ 'Ⅷ'.istitle() }} {{ 'ǅ'.istitle() }} {{ 'ʰ' is lower }}
 {{ 1e999|int }}
 {{ 'AΣ'.casefold() }} {{ 'ﬀŉſẞ'.casefold() }} {{ 'ΑΣ bΣ'.title() }} {{ '中a ªb'.title() }} {{ "x3y it's".title() }}
 {{ 'Ab Cd'.istitle() }}{{ 'AB'.istitle() }}{{ ''.istitle() }}{{ 'a1 _'.isidentifier() }}{{ 'é_1'.isidentifier() }}{{ '1a'.isidentifier() }}{{ 'a\u00a0'.isprintable() }}{{ ''.isprintable() }}{{ ''.isascii() }}
