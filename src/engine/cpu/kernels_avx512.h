@@ -86,6 +86,13 @@ static FORCE_INLINE __m512i join_planes(__m512i high, __m512i low)
     return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
 }
 
+/* What the bytes that pairs share add to the dot: with the first inputs' weights, and the second's.
+ */
+static FORCE_INLINE __m512i join_pairs(__m512i first, __m512i second)
+{
+    return _mm512_add_epi32(_mm512_slli_epi32(second, 4), first);
+}
+
 /* acc + dot * (scale * x.scale) + bias * x.offset, in the order that kernels.h fixes. */
 static FORCE_INLINE __m512 add_span(__m512 acc, __m512i dot, __m512 scales, __m512 biases,
                                     float x_scale, float x_offset)
