@@ -161,7 +161,7 @@ static void print_general(char *out, size_t size, int precision, double magnitud
 {
     precision = precision > 0 ? precision : 1;
     snprintf(out, size, "%.*e", precision - 1, magnitude);
-    int exponent = atoi(strchr(out, 'e') + 1);
+    long exponent = strtol(strchr(out, 'e') + 1, NULL, 10);
     size_t len;
     if (exponent < -4 || exponent >= precision - 1) {
         size_t end = (size_t)(strchr(out, 'e') - out);

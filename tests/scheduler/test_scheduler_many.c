@@ -10,6 +10,20 @@
 
 /* ---- Queue, cancellation, end ---- */
 
+/* Each job of 20 prompt tokens replies with 2, and is released. */
+static void finish_jobs(Fixture *fixture, const int32_t *prompt, Job **jobs, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        Buffer text;
+        JobStatus status;
+        buffer_init(&text, 100);
+        collect(jobs[i], &text, &status);
+        assert_reply(fixture, prompt, 20, 2, &text, &status);
+        buffer_reset(&text);
+        job_release(jobs[i]);
+    }
+}
+
 static void queue_is_bounded_and_closes(void **state)
 {
     (void)state;
@@ -42,15 +56,7 @@ static void queue_is_bounded_and_closes(void **state)
     assert_false(scheduler_submit(fixture.scheduler, &request, &job, &err));
     assert_int_equal(err.code, ERROR_BUSY);
     atomic_store(&fixture.fake.hold, false);
-    for (size_t i = 0; i <= SCHEDULER_QUEUE_MAX; i++) {
-        Buffer text;
-        JobStatus status;
-        buffer_init(&text, 100);
-        collect(jobs[i], &text, &status);
-        assert_reply(&fixture, prompt, 20, 2, &text, &status);
-        buffer_reset(&text);
-        job_release(jobs[i]);
-    }
+    finish_jobs(&fixture, prompt, jobs, SCHEDULER_QUEUE_MAX + 1);
     wait_for_idle(&fixture);
     scheduler_statistics(fixture.scheduler, &statistics);
     assert_int_equal(statistics.cancelled_total, 1);
@@ -81,15 +87,7 @@ static void a_job_lasts_while_it_is_admitted(void **state)
     last = submit(&fixture, &request);
     atomic_store(&fixture.fake.hold_creation, false);
     jobs[1] = last;
-    for (size_t i = 1; i < SCHEDULER_QUEUE_MAX; i++) {
-        Buffer text;
-        JobStatus status;
-        buffer_init(&text, 100);
-        collect(jobs[i], &text, &status);
-        assert_reply(&fixture, prompt, 20, 2, &text, &status);
-        buffer_reset(&text);
-        job_release(jobs[i]);
-    }
+    finish_jobs(&fixture, prompt, jobs + 1, SCHEDULER_QUEUE_MAX - 1);
     wait_for_idle(&fixture);
     SchedulerStatistics statistics;
     scheduler_statistics(fixture.scheduler, &statistics);

@@ -161,7 +161,8 @@ static void caller_wait(CpuPool *pool, size_t n_parts)
     } while (clock_monotonic_seconds() < deadline);
 
     pthread_mutex_lock(&pool->mutex);
-    atomic_store(&pool->caller_sleeps, true);
+    /* Exchanged, not stored: QEMU lets a later load overtake Arm's storing instruction. */
+    (void)atomic_exchange(&pool->caller_sleeps, true);
     while (!section_has_ended(pool, n_parts))
         pthread_cond_wait(&pool->ended, &pool->mutex);
     atomic_store(&pool->caller_sleeps, false);
