@@ -71,6 +71,13 @@ static void print_rope(const ModelConfig *config, size_t sliding_layers)
         printf(", %u of %u dimensions", (unsigned)rope->rotary_dims, (unsigned)config->head_dim);
     if (sliding_layers > 0 && config->rope[1].rope_theta != rope->rope_theta)
         printf("; sliding layers theta %g", config->rope[1].rope_theta);
+    size_t unrotated = 0;
+    for (uint32_t i = 0; i < config->num_hidden_layers; i++)
+        unrotated += config->layers[i].rope == MODEL_ROPE_NONE;
+    if (unrotated > 0)
+        printf("; not in %zu of %u layers", unrotated, (unsigned)config->num_hidden_layers);
+    if (config->query_scaling_length > 0)
+        printf("; queries grow each %u tokens", (unsigned)config->query_scaling_length);
     printf("\n");
 }
 

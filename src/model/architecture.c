@@ -29,6 +29,49 @@ static const Architecture ARCHITECTURES[] = {
         .rope_theta = 10000.0,
     },
     {
+        .model_type = "ministral3",
+        .tensor_prefix = "",
+        .tie = TIE_BY_KEY,
+        .default_tie_unknown = true,
+        .reads_layer_types = true,
+        .has_query_scaling = true,
+        .max_position_embeddings = 262144,
+        .rope_theta = 1000000.0,
+    },
+    {
+        .model_type = "mistral3",
+        .text_key = "text_config",
+        .text_type = "ministral3",
+        .tensor_prefix = "language_model.",
+        .tie = TIE_BY_KEY,
+        .reads_layer_types = true,
+        .has_query_scaling = true,
+        .max_position_embeddings = 262144,
+        .rope_theta = 1000000.0,
+    },
+    {
+        .model_type = "mistral3",
+        .text_key = "text_config",
+        .text_type = "mistral",
+        .tensor_prefix = "language_model.",
+        .tie = TIE_BY_KEY,
+        .reads_bias_keys = true,
+        .reads_layer_types = true,
+        .max_position_embeddings = 131072,
+        .rope_theta = 10000.0,
+    },
+    {
+        .model_type = "smollm3",
+        .tensor_prefix = "",
+        .tie = TIE_BY_KEY,
+        .default_tie_unknown = true,
+        .reads_bias_keys = true,
+        .reads_layer_types = true,
+        .has_unrotated_layers = true,
+        .max_position_embeddings = 32768,
+        .rope_theta = 10000.0,
+    },
+    {
         .model_type = "qwen2",
         .tensor_prefix = "",
         .tie = TIE_BY_KEY,
@@ -143,16 +186,28 @@ static const Architecture ARCHITECTURES[] = {
     },
 };
 
-const Architecture *architecture_find(Slice model_type)
+const Architecture *architecture_find(Slice model_type, Slice text_type)
 {
     for (size_t i = 0; i < ARRAY_COUNT(ARCHITECTURES); i++) {
-        if (slice_equal(slice_of(ARCHITECTURES[i].model_type), model_type))
-            return &ARCHITECTURES[i];
+        const Architecture *a = &ARCHITECTURES[i];
+        if (slice_equal(slice_of(a->model_type), model_type) &&
+            (!a->text_type || slice_equal(slice_of(a->text_type), text_type)))
+            return a;
     }
     return NULL;
 }
 
+bool architecture_has_type(Slice model_type)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(ARCHITECTURES); i++) {
+        if (slice_equal(slice_of(ARCHITECTURES[i].model_type), model_type))
+            return true;
+    }
+    return false;
+}
+
 const char *model_supported_types(void)
 {
-    return "llama, mistral, qwen2, qwen3, qwen3_moe, gemma2, gemma3_text, gemma3, phi3";
+    return "llama, mistral, mistral3, ministral3, smollm3, qwen2, qwen3, qwen3_moe, gemma2, "
+           "gemma3_text, gemma3, phi3";
 }

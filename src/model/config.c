@@ -60,12 +60,18 @@ static bool find_architecture(const JsonValue *root, const Architecture **out, E
     if (!type.ptr)
         return error_set(err, ERROR_INVALID, "key model_type is missing, expected one of %s",
                          model_supported_types());
-    *out = architecture_find(type);
-    if (!*out)
-        return error_set(err, ERROR_UNSUPPORTED,
-                         "model_type \"%.*s\" is not supported, expected one of %s",
-                         SLICE_ARG(type), model_supported_types());
-    return true;
+    const JsonValue *text = json_get_present(root, "text_config");
+    Slice text_type = SLICE("mistral"); /* mistral3's, where it is absent */
+    if (json_is(text, JSON_OBJECT) && !json_read_string(text, "model_type", &text_type, err))
+        return error_prefix(err, "text_config");
+    *out = architecture_find(type, text_type);
+    if (*out)
+        return true;
+    bool is_text = architecture_has_type(type);
+    return error_set(err, ERROR_UNSUPPORTED,
+                     "%smodel_type \"%.*s\" is not supported, expected one of %s",
+                     is_text ? "text_config: " : "", SLICE_ARG(is_text ? text_type : type),
+                     is_text ? "mistral, ministral3" : model_supported_types());
 }
 
 static bool read_head_shape(const JsonValue *text, const Architecture *architecture,
@@ -256,6 +262,48 @@ static bool read_windows(const JsonValue *text, const Architecture *architecture
     return true;
 }
 
+/* no_rope_layers: 0 for each layer that is not rotated; where it is absent, every nth is not. */
+static bool read_unrotated_layers(const JsonValue *text, const Architecture *architecture,
+                                  ModelConfig *config, Error *err)
+{
+    uint32_t interval = 0, n_layers = config->num_hidden_layers;
+    if (!architecture->has_unrotated_layers)
+        return true;
+    if (!config_read_dimension(text, "no_rope_layer_interval", 1u << 30, 4, &interval, err))
+        return false;
+    const JsonValue *list = json_get_present(text, "no_rope_layers");
+    if (list && (list->kind != JSON_ARRAY || list->as.array.count != n_layers))
+        return error_set(err, ERROR_INVALID, "no_rope_layers has %zu items, expected %u",
+                         list->kind == JSON_ARRAY ? list->as.array.count : 0, n_layers);
+    for (uint32_t i = 0; i < n_layers; i++) {
+        int64_t rotated = (i + 1) % interval != 0;
+        if (list && !json_to_int64(&list->as.array.items[i], &rotated))
+            return error_set(err, ERROR_INVALID, "no_rope_layers[%u] is a %s, expected 0 or 1", i,
+                             json_kind_name(list->as.array.items[i].kind));
+        if (!rotated)
+            config->layers[i].rope = MODEL_ROPE_NONE;
+    }
+    return true;
+}
+
+/* Among rope_parameters, as mlx_lm has it. */
+static bool read_query_scaling(const JsonValue *text, const Architecture *architecture,
+                               ModelConfig *config, Error *err)
+{
+    const JsonValue *parameters = json_get_present(text, "rope_parameters");
+    if (!architecture->has_query_scaling || !json_get_present(parameters, "llama_4_scaling_beta"))
+        return true;
+    if (!json_read_double(parameters, "llama_4_scaling_beta", &config->query_scaling_beta, err) ||
+        !config_read_dimension(parameters, "original_max_position_embeddings", 1u << 30, 0,
+                               &config->query_scaling_length, err))
+        return error_prefix(err, "rope_parameters");
+    if (!(config->query_scaling_beta >= 0.0 && config->query_scaling_beta <= 1e6))
+        return error_set(err, ERROR_INVALID,
+                         "rope_parameters: llama_4_scaling_beta is %g, expected from 0 to 1e6",
+                         config->query_scaling_beta);
+    return true;
+}
+
 static bool mark_dense_layers(const JsonValue *text, ModelConfig *config, Error *err)
 {
     const JsonValue *dense = json_get_present(text, "mlp_only_layers");
@@ -367,6 +415,8 @@ static bool build_from_text(const JsonValue *root, const JsonValue *text,
         return error_no_memory(err, "layer descriptions");
     memset(config->layers, 0, n_layers * sizeof *config->layers);
     return read_windows(text, architecture, config, err) &&
+           read_unrotated_layers(text, architecture, config, err) &&
+           read_query_scaling(text, architecture, config, err) &&
            read_experts(text, architecture, config, err) &&
            rope_tables_build(text, architecture, arena, config, err);
 }

@@ -12,6 +12,8 @@
 #include "base.h"
 #include "weights.h"
 
+#include <math.h>
+
 enum {
     MODEL_LAYERS_MAX = 1024,
     MODEL_DIM_MAX = 1 << 20, /* of any single dimension but the vocabulary */
@@ -42,11 +44,11 @@ typedef struct RopeTable {
     double rope_theta, factor; /* as configured, for `info` */
 } RopeTable;
 
-enum { MODEL_ROPE_TABLES = 2 };
+enum { MODEL_ROPE_TABLES = 2, MODEL_ROPE_NONE = MODEL_ROPE_TABLES };
 
 typedef struct LayerConfig {
     uint32_t sliding_window; /* 0: every earlier key is seen; W: keys j with i - W < j <= i */
-    uint8_t rope;            /* index into ModelConfig.rope */
+    uint8_t rope;            /* index into ModelConfig.rope; MODEL_ROPE_NONE: not rotated */
     bool is_sparse;          /* experts instead of a dense MLP */
 } LayerConfig;
 
@@ -69,6 +71,9 @@ typedef struct ModelConfig {
     float attn_logit_softcapping;  /* 0: none */
     float final_logit_softcapping; /* 0: none */
     float embedding_scale;         /* 1: none */
+    /* Ministral-3: q at position p times 1 + beta ln(1 + floor(p / length)); length 0: as it is. */
+    double query_scaling_beta;
+    uint32_t query_scaling_length;
 
     LayerConfig *layers;               /* [num_hidden_layers] */
     RopeTable rope[MODEL_ROPE_TABLES]; /* 0: global; 1: local (Gemma-3's sliding layers) */
@@ -129,6 +134,14 @@ bool model_config_parse(Slice config_json, Slice generation_config_json, Arena *
                         ModelConfig *out, Error *err) WARN_UNUSED;
 /* "llama, mistral, ..." */
 const char *model_supported_types(void);
+/* What q of a token at this position is multiplied by, beside attention_scale. */
+static inline double model_query_scale(const ModelConfig *config, size_t position)
+{
+    if (config->query_scaling_length == 0)
+        return 1.0;
+    size_t lengths = position / config->query_scaling_length;
+    return 1.0 + config->query_scaling_beta * log1p((double)lengths);
+}
 bool model_is_eos(const ModelConfig *config, int32_t id);
 /* Adds the tokenizer's own end of text to the ids that end a text (it knows no text itself); a
  * negative or known id changes nothing. Before other threads see the model. */

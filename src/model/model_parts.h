@@ -31,6 +31,7 @@ typedef enum EmbeddingScale {
 typedef struct Architecture {
     const char *model_type;
     const char *text_key;      /* key of the object that holds the text model's keys, or NULL */
+    const char *text_type;     /* that object's model_type; NULL: whatever it says */
     const char *tensor_prefix; /* in front of "model." and "lm_head" */
     Activation activation;
     TieRule tie;
@@ -44,6 +45,8 @@ typedef struct Architecture {
     bool reads_layer_types;    /* layer_types may name sliding layers */
     bool has_sliding_pattern;  /* every nth layer is global, the others slide */
     bool has_local_rope;       /* sliding layers have their own rotary base, never scaled */
+    bool has_unrotated_layers; /* no_rope_layers, or every nth layer */
+    bool has_query_scaling;    /* llama_4_scaling_beta */
     bool has_softcaps;
     bool has_partial_rotary;
     bool has_experts;
@@ -66,8 +69,11 @@ typedef struct ModelDraft {
     bool vocab_from_embedding;     /* the embedding's rows overrule vocab_size */
 } ModelDraft;
 
-/* The table's entry, or NULL. architecture.c */
-const Architecture *architecture_find(Slice model_type);
+/* The table's entry, or NULL. text_type: the model_type within text_config. architecture.c */
+const Architecture *architecture_find(Slice model_type, Slice text_type);
+
+/* Whether any entry has the model_type. architecture.c */
+bool architecture_has_type(Slice model_type);
 
 /* Both trees were parsed already; generation may be NULL. Arrays of config go to arena. config.c */
 bool config_build(const JsonValue *root, const JsonValue *generation, Arena *arena,

@@ -30,6 +30,8 @@ const char *const GOLDEN_MODELS[] = {
     "qwen3-moe-nvfp4-global",
     "qwen3-yarn-parameters",
     "gemma3-text-separate-head",
+    "mistral3-ministral-scaling",
+    "smollm3-unrotated-layers",
 };
 const size_t GOLDEN_MODEL_COUNT = ARRAY_COUNT(GOLDEN_MODELS);
 

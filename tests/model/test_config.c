@@ -13,9 +13,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LLAMA_SHAPE                                                                                \
-    "\"model_type\":\"llama\",\"hidden_size\":64,\"intermediate_size\":128,"                       \
-    "\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":100,\"rms_norm_eps\":1e-5"
+#define SHAPE_KEYS                                                                                 \
+    "\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":4,"                        \
+    "\"num_attention_heads\":4,\"vocab_size\":100,\"rms_norm_eps\":1e-5"
+#define LLAMA_SHAPE "\"model_type\":\"llama\"," SHAPE_KEYS
+#define SMOLLM3 "\"model_type\":\"smollm3\"," SHAPE_KEYS
+#define SCALED_QUERIES                                                                             \
+    "\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":1e6,"                           \
+    "\"original_max_position_embeddings\":16,\"llama_4_scaling_beta\":0.1}"
 
 static bool parse(const char *config, const char *generation, Arena *arena, ModelConfig *out,
                   Error *err)
@@ -305,6 +310,68 @@ static void test_llama_layer_types(void **state)
     refuse(text, "", ERROR_INVALID, "sliding_window is missing");
 }
 
+/* SmolLM3: layers without rotation by a list, or every fourth. */
+static void test_unrotated_layers(void **state)
+{
+    (void)state;
+    Arena arena;
+    ModelConfig c;
+    accept("{" SMOLLM3 ",\"no_rope_layers\":[1,0,1,0]}", "", &arena, &c);
+    assert_int_equal(c.layers[0].rope, 0);
+    assert_int_equal(c.layers[1].rope, MODEL_ROPE_NONE);
+    assert_int_equal(c.layers[2].rope, 0);
+    assert_int_equal(c.layers[3].rope, MODEL_ROPE_NONE);
+    arena_reset(&arena);
+    accept("{" SMOLLM3 ",\"no_rope_layers\":null}", "", &arena, &c);
+    for (uint32_t i = 0; i < 4; i++)
+        assert_int_equal(c.layers[i].rope, i == 3 ? MODEL_ROPE_NONE : 0);
+    arena_reset(&arena);
+    accept("{" SMOLLM3 ",\"no_rope_layer_interval\":2}", "", &arena, &c);
+    for (uint32_t i = 0; i < 4; i++)
+        assert_int_equal(c.layers[i].rope, i % 2 ? MODEL_ROPE_NONE : 0);
+    arena_reset(&arena);
+    refuse("{" SMOLLM3 ",\"no_rope_layers\":[1,0]}", "", ERROR_INVALID, "has 2 items, expected 4");
+    refuse("{" SMOLLM3 ",\"no_rope_layers\":[1,0,\"x\",1]}", "", ERROR_INVALID,
+           "no_rope_layers[2]");
+    refuse("{" SMOLLM3 ",\"no_rope_layer_interval\":0}", "", ERROR_INVALID,
+           "no_rope_layer_interval");
+}
+
+/* Mistral 3: what kind of text model the wrapper holds decides whether positions scale queries. */
+static void test_mistral3(void **state)
+{
+    (void)state;
+    Arena arena;
+    ModelConfig c;
+    accept("{\"model_type\":\"mistral3\",\"text_config\":{\"model_type\":\"ministral3\"," SHAPE_KEYS
+           "," SCALED_QUERIES "}}",
+           "", &arena, &c);
+    assert_string_equal(c.model_type, "mistral3");
+    assert_int_equal(c.query_scaling_length, 16);
+    assert_true(fabs(model_query_scale(&c, 15) - 1.0) < 1e-12);
+    assert_true(fabs(model_query_scale(&c, 16) - (1.0 + 0.1 * log(2.0))) < 1e-12);
+    assert_true(fabs(model_query_scale(&c, 47) - (1.0 + 0.1 * log(3.0))) < 1e-12);
+    arena_reset(&arena);
+    accept("{\"model_type\":\"ministral3\"," SHAPE_KEYS "," SCALED_QUERIES "}", "", &arena, &c);
+    assert_int_equal(c.query_scaling_length, 16);
+    arena_reset(&arena);
+    accept("{\"model_type\":\"mistral3\",\"text_config\":{" SHAPE_KEYS "," SCALED_QUERIES "}}", "",
+           &arena, &c);
+    assert_int_equal(c.query_scaling_length, 0);
+    assert_true(fabs(model_query_scale(&c, 1000) - 1.0) < 1e-12);
+    arena_reset(&arena);
+    refuse("{\"model_type\":\"mistral3\",\"text_config\":{\"model_type\":\"mistral4\"," SHAPE_KEYS
+           "}}",
+           "", ERROR_UNSUPPORTED, "text_config: model_type \"mistral4\" is not supported");
+    refuse("{\"model_type\":\"ministral3\"," SHAPE_KEYS
+           ",\"rope_parameters\":{\"llama_4_scaling_beta\":0.1}}",
+           "", ERROR_INVALID, "rope_parameters: key original_max_position_embeddings is missing");
+    refuse("{\"model_type\":\"ministral3\"," SHAPE_KEYS
+           ",\"rope_parameters\":{\"llama_4_scaling_beta\":-1,\"original_max_position_embeddings\":"
+           "16}}",
+           "", ERROR_INVALID, "llama_4_scaling_beta is -1");
+}
+
 static void test_experts(void **state)
 {
     (void)state;
@@ -407,7 +474,7 @@ static void test_supported_types(void **state)
         start = end + 2;
         count++;
     }
-    assert_int_equal(count, 9);
+    assert_int_equal(count, 12);
 }
 
 static void test_no_memory(void **state)
@@ -443,6 +510,8 @@ int main(void)
         cmocka_unit_test(test_gemma3),
         cmocka_unit_test(test_llama_layer_types),
         cmocka_unit_test(test_defaults_of_absent_keys),
+        cmocka_unit_test(test_unrotated_layers),
+        cmocka_unit_test(test_mistral3),
         cmocka_unit_test(test_experts),
         cmocka_unit_test(test_damaged),
         cmocka_unit_test(test_quantization),

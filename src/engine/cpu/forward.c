@@ -85,7 +85,7 @@ static void fill_angles(const RopeTable *table, size_t position, float *cosines,
 static bool uses_local_rope(const ModelConfig *config)
 {
     for (uint32_t i = 0; i < config->num_hidden_layers; i++) {
-        if (config->layers[i].rope != 0)
+        if (config->layers[i].rope == 1)
             return true;
     }
     return false;
@@ -160,9 +160,11 @@ static void position_head(const RowJob *job, float *head, const float *norm, siz
     const ModelConfig *c = job->config;
     const CpuOps *ops = job->engine->ops;
     size_t table = c->layers[job->layer].rope;
-    size_t half = c->rope[table].rotary_dims / 2;
     if (norm)
         ops->rms_norm(head, norm, c->head_dim, c->rms_norm_eps, head);
+    if (table == MODEL_ROPE_NONE)
+        return;
+    size_t half = c->rope[table].rotary_dims / 2;
     ops->rotate(head, job->pass->cosines[table] + token * half,
                 job->pass->sines[table] + token * half, half);
 }
@@ -260,7 +262,7 @@ static void store_run(const RowJob *job, const StoreRun *run, size_t first, size
     }
 }
 
-/* q and k of KV heads [first, end) get their norms and rotations. */
+/* q and k of KV heads [first, end) get their norms, rotations and scales. */
 static void position_heads(const RowJob *job, size_t token, size_t first, size_t end)
 {
     const ModelConfig *c = job->config;
@@ -272,6 +274,11 @@ static void position_heads(const RowJob *job, size_t token, size_t first, size_t
         position_head(job, q + h * c->head_dim, w->q_norm, token);
     for (size_t h = first; h < end; h++)
         position_head(job, k + h * c->head_dim, w->k_norm, token);
+    const float scale = (float)model_query_scale(c, token_position(job->pass, token));
+    if (scale != 1.0f) {
+        float *own = q + first * group * c->head_dim;
+        job->engine->ops->scale(own, (end - first) * group * c->head_dim, scale, own);
+    }
 }
 
 /* q and k get their norms and rotations; k and v go to the cache. */

@@ -84,6 +84,8 @@ mlx_array backend_rotate(MlxEngine *engine, size_t table, mlx_array x, size_t of
                          mlx_array offsets)
 {
     Graph *g = &engine->graph;
+    if (table == MODEL_ROPE_NONE)
+        return x;
     const RopeTable *rope = &engine->model->config.rope[table];
     mlx_optional_float no_base = {0};
     mlx_array r = mlx_array_new(), periods = engine->rope_periods[table];
@@ -208,6 +210,29 @@ typedef struct Heads {
     mlx_array q, k, v; /* [n, heads, dim] */
 } Heads;
 
+/* q [n, heads, dim] times what its tokens' positions ask for. */
+static mlx_array scale_queries(MlxEngine *engine, mlx_array q)
+{
+    Graph *g = &engine->graph;
+    const int shape[] = {(int)engine->n_tokens, 1, 1};
+    if (engine->model->config.query_scaling_length == 0 || g->failed)
+        return q;
+    float *scales = memory_allocate_array(engine->n_tokens, sizeof *scales);
+    if (!scales) {
+        g->failed = true;
+        return q;
+    }
+    for (size_t i = 0; i < engine->n_slices; i++) {
+        const MlxSlice *slice = &engine->slices[i];
+        for (size_t t = 0; t < slice->n_tokens; t++)
+            scales[slice->first_token + t] =
+                (float)model_query_scale(&engine->model->config, slice->sequence->length + t);
+    }
+    mlx_array factors = graph_data(g, scales, MLX_FLOAT32, shape, 3);
+    memory_free(scales);
+    return graph_multiply(g, q, graph_cast(g, factors, engine->type));
+}
+
 static Heads project(MlxEngine *engine, const MlxLayer *layer, mlx_array x)
 {
     Graph *g = &engine->graph;
@@ -221,6 +246,7 @@ static Heads project(MlxEngine *engine, const MlxLayer *layer, mlx_array x)
         h.q = graph_rms_norm(g, h.q, layer->q_norm, c->rms_norm_eps);
         h.k = graph_rms_norm(g, h.k, layer->k_norm, c->rms_norm_eps);
     }
+    h.q = scale_queries(engine, h.q);
     return h;
 }
 

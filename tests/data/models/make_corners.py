@@ -52,6 +52,19 @@ MODELS = {
         dtype=mx.bfloat16, default=affine(3, 32), quantise=lambda path: affine(3, 32),
         extra={"model.layers.0.self_attn.rotary_emb.inv_freq": [8], "lm_head.weight": [VOCAB, 64],
                "vision_embedder.patch.weight": [4, 4], "vision_embedder.patch.bias": [4]}),
+    "mistral3-ministral-scaling": dict(
+        config=dict(model_type="mistral3",
+                    text_config=dict(SHAPE, model_type="ministral3", head_dim=16, tie_word_embeddings=True,
+                                     rope_parameters=dict(rope_type="yarn", type="yarn", rope_theta=1000000.0, factor=16.0,
+                                                          original_max_position_embeddings=16, beta_fast=32.0,
+                                                          beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
+                                                          llama_4_scaling_beta=0.1))),
+        dtype=mx.bfloat16, default=affine(4, 64), quantise=lambda path: affine(4, 64),
+        extra={"vision_tower.patch_conv.weight": [4, 4], "multi_modal_projector.linear_1.weight": [4, 4]}),
+    "smollm3-unrotated-layers": dict(
+        config=dict(SHAPE, model_type="smollm3", num_hidden_layers=4, tie_word_embeddings=True, rope_theta=5000000.0,
+                    no_rope_layer_interval=4, no_rope_layers=[1, 0, 1, 0]),
+        dtype=mx.bfloat16, default=affine(4, 32), quantise=lambda path: affine(4, 32)),
     "phi3-partial-longrope": dict(
         config=dict(SHAPE, model_type="phi3", tie_word_embeddings=False, partial_rotary_factor=0.5,
                     original_max_position_embeddings=32, rope_theta=10000.0,
