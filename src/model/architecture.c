@@ -7,6 +7,25 @@
  * leaves out. */
 #include "model_parts.h"
 
+static const ExpertNames QWEN_EXPERTS = {
+    .module = "mlp",
+    .gate = "gate_proj",
+    .up = "up_proj",
+    .down = "down_proj",
+    .count_key = "num_experts",
+    .width_key = "moe_intermediate_size",
+};
+
+static const ExpertNames MIXTRAL_EXPERTS = {
+    .module = "block_sparse_moe",
+    .gate = "w1",
+    .up = "w3",
+    .down = "w2",
+    .count_key = "num_local_experts",
+    .width_key = "intermediate_size",
+    .are_normalized = true,
+};
+
 static const Architecture ARCHITECTURES[] = {
     {
         .model_type = "llama",
@@ -61,6 +80,18 @@ static const Architecture ARCHITECTURES[] = {
         .rope_theta = 10000.0,
     },
     {
+        .model_type = "mixtral",
+        .tensor_prefix = "",
+        .tie = TIE_BY_KEY,
+        .default_tie_unknown = true,
+        .head_dim_is_quotient = true,
+        .experts = &MIXTRAL_EXPERTS,
+        .vocab_size = 32000,
+        .max_position_embeddings = 32768,
+        .rms_norm_eps = 1e-5,
+        .rope_theta = 1000000.0,
+    },
+    {
         .model_type = "smollm3",
         .tensor_prefix = "",
         .tie = TIE_BY_KEY,
@@ -96,7 +127,7 @@ static const Architecture ARCHITECTURES[] = {
         .tie = TIE_BY_KEY,
         .default_tie_unknown = true,
         .has_qk_norm = true,
-        .has_experts = true,
+        .experts = &QWEN_EXPERTS,
         .ignores_rope_scaling = true,
         .max_position_embeddings = 32768,
     },
@@ -208,6 +239,6 @@ bool architecture_has_type(Slice model_type)
 
 const char *model_supported_types(void)
 {
-    return "llama, mistral, mistral3, ministral3, smollm3, qwen2, qwen3, qwen3_moe, gemma2, "
-           "gemma3_text, gemma3, phi3";
+    return "llama, mistral, mistral3, ministral3, mixtral, smollm3, qwen2, qwen3, qwen3_moe, "
+           "gemma2, gemma3_text, gemma3, phi3";
 }

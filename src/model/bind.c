@@ -6,6 +6,7 @@
  *   PREFIX model.layers.N.mlp.{gate,up,down}_proj | gate_up_proj
  *   PREFIX model.layers.N.mlp.gate, mlp.switch_mlp.{gate,up,down}_proj          (experts)
  *   PREFIX model.layers.N.mlp.experts.E.{gate,up,down}_proj      (the same, not stacked)
+ *          Mixtral: block_sparse_moe instead of mlp, w1, w3 and w2 where not stacked
  *
  * Matrices are views (WeightMatrix); norms and biases are copied to float32, with Gemma's 1 added.
  * A tensor of a layer, of the norm, the embedding or the head that no field takes is refused, as
@@ -213,23 +214,27 @@ static bool bind_dense_mlp(Binder *b, LayerWeights *layer)
                        &layer->down_bias);
 }
 
-static bool bind_expert_stack(Binder *b, const char *projection, size_t rows, size_t cols,
-                              WeightMatrix *out)
+/* stacked, separate: the projection's name where experts share a tensor, and where each has its
+ * own.
+ */
+static bool bind_expert_stack(Binder *b, const char *stacked, const char *separate, size_t rows,
+                              size_t cols, WeightMatrix *out)
 {
+    const char *module = b->draft->architecture->experts->module;
     char suffix[64], name[MODULE_NAME_MAX];
     uint32_t n_experts = b->model->config.num_experts;
-    snprintf(suffix, sizeof suffix, "mlp.experts.0.%s", projection);
+    snprintf(suffix, sizeof suffix, "%s.experts.0.%s", module, separate);
     if (!layer_name(b, suffix, ".weight", name))
         return false;
     if (!tensor_set_find(b->model->tensors, slice_of(name))) {
-        snprintf(suffix, sizeof suffix, "mlp.switch_mlp.%s", projection);
+        snprintf(suffix, sizeof suffix, "%s.switch_mlp.%s", module, stacked);
         return layer_name(b, suffix, "", name) && bind_module(b, name, n_experts, rows, cols, out);
     }
     WeightMatrix *experts = arena_allocate_array(&b->model->arena, n_experts, sizeof *experts);
     if (!experts)
         return error_no_memory(b->err, "experts");
     for (uint32_t e = 0; e < n_experts; e++) {
-        snprintf(suffix, sizeof suffix, "mlp.experts.%u.%s", e, projection);
+        snprintf(suffix, sizeof suffix, "%s.experts.%u.%s", module, e, separate);
         if (!bind_linear(b, suffix, rows, cols, false, &experts[e], NULL))
             return false;
     }
@@ -239,11 +244,14 @@ static bool bind_expert_stack(Binder *b, const char *projection, size_t rows, si
 static bool bind_experts(Binder *b, LayerWeights *layer)
 {
     const ModelConfig *c = &b->model->config;
+    const ExpertNames *names = b->draft->architecture->experts;
     size_t hidden = c->hidden_size, inner = c->moe_intermediate_size;
-    return bind_linear(b, "mlp.gate", c->num_experts, hidden, false, &layer->router, NULL) &&
-           bind_expert_stack(b, "gate_proj", inner, hidden, &layer->expert_gate) &&
-           bind_expert_stack(b, "up_proj", inner, hidden, &layer->expert_up) &&
-           bind_expert_stack(b, "down_proj", hidden, inner, &layer->expert_down);
+    char router[64];
+    snprintf(router, sizeof router, "%s.gate", names->module);
+    return bind_linear(b, router, c->num_experts, hidden, false, &layer->router, NULL) &&
+           bind_expert_stack(b, "gate_proj", names->gate, inner, hidden, &layer->expert_gate) &&
+           bind_expert_stack(b, "up_proj", names->up, inner, hidden, &layer->expert_up) &&
+           bind_expert_stack(b, "down_proj", names->down, hidden, inner, &layer->expert_down);
 }
 
 static bool bind_norms(Binder *b, LayerWeights *layer)

@@ -327,17 +327,21 @@ static bool mark_dense_layers(const JsonValue *text, ModelConfig *config, Error 
 static bool read_experts(const JsonValue *text, const Architecture *architecture,
                          ModelConfig *config, Error *err)
 {
-    if (!architecture->has_experts)
+    const ExpertNames *names = architecture->experts;
+    if (!names)
         return true;
     uint32_t step = 1;
-    if (!config_read_dimension(text, "num_experts", MODEL_EXPERTS_MAX, 0, &config->num_experts,
+    config->norm_topk_prob = names->are_normalized;
+    if (!config_read_dimension(text, names->count_key, MODEL_EXPERTS_MAX, 0, &config->num_experts,
                                err) ||
         !config_read_dimension(text, "num_experts_per_tok", config->num_experts, 0,
                                &config->num_experts_per_tok, err) ||
-        !config_read_dimension(text, "moe_intermediate_size", MODEL_DIM_MAX, 0,
-                               &config->moe_intermediate_size, err) ||
-        !config_read_dimension(text, "decoder_sparse_step", 1u << 30, 1, &step, err) ||
-        !json_read_bool(text, "norm_topk_prob", &config->norm_topk_prob, err))
+        !config_read_dimension(text, names->width_key, MODEL_DIM_MAX, 0,
+                               &config->moe_intermediate_size, err))
+        return false;
+    if (!names->are_normalized &&
+        (!config_read_dimension(text, "decoder_sparse_step", 1u << 30, 1, &step, err) ||
+         !json_read_bool(text, "norm_topk_prob", &config->norm_topk_prob, err)))
         return false;
     for (uint32_t i = 0; i < config->num_hidden_layers; i++)
         config->layers[i].is_sparse = (i + 1) % step == 0;

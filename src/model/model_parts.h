@@ -27,6 +27,14 @@ typedef enum EmbeddingScale {
     EMBEDDING_SCALE_WEIGHT_DTYPE /* rounded to the dtype of the embedding's values */
 } EmbeddingScale;
 
+/* What a kind of experts is called. */
+typedef struct ExpertNames {
+    const char *module;           /* in a layer */
+    const char *gate, *up, *down; /* of an expert, where they are not stacked */
+    const char *count_key, *width_key;
+    bool are_normalized; /* their shares, without a key for it */
+} ExpertNames;
+
 /* One model_type. Numbers are defaults for absent keys; 0 means that the key is required. */
 typedef struct Architecture {
     const char *model_type;
@@ -49,8 +57,8 @@ typedef struct Architecture {
     bool has_query_scaling;    /* llama_4_scaling_beta */
     bool has_softcaps;
     bool has_partial_rotary;
-    bool has_experts;
     bool ignores_rope_scaling;
+    const ExpertNames *experts; /* NULL: none */
     uint32_t hidden_size, num_hidden_layers, intermediate_size;
     uint32_t num_attention_heads,
         num_key_value_heads; /* key/value heads: 0 means as many as heads */

@@ -31,6 +31,7 @@ const char *const GOLDEN_MODELS[] = {
     "qwen3-yarn-parameters",
     "gemma3-text-separate-head",
     "mistral3-ministral-scaling",
+    "mixtral-unstacked",
     "smollm3-unrotated-layers",
 };
 const size_t GOLDEN_MODEL_COUNT = ARRAY_COUNT(GOLDEN_MODELS);

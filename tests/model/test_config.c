@@ -388,6 +388,15 @@ static void test_experts(void **state)
         assert_int_equal(c.layers[i].is_sparse, i == 1);
     assert_true(c.norm_topk_prob);
     arena_reset(&arena);
+    accept("{\"model_type\":\"mixtral\"," SHAPE_KEYS
+           ",\"num_local_experts\":8,\"num_experts_per_tok\":2}",
+           "", &arena, &c);
+    assert_int_equal(c.num_experts, 8);
+    assert_int_equal(c.moe_intermediate_size, 128);
+    assert_true(c.norm_topk_prob && c.layers[0].is_sparse && c.layers[3].is_sparse);
+    arena_reset(&arena);
+    refuse("{\"model_type\":\"mixtral\"," SHAPE_KEYS ",\"num_experts_per_tok\":2}", "",
+           ERROR_INVALID, "num_local_experts is missing");
     refuse("{" MOE ",\"num_experts_per_tok\":9}", "", ERROR_INVALID, "num_experts_per_tok");
     refuse("{" MOE "}", "", ERROR_INVALID, "num_experts_per_tok is missing");
     refuse("{" MOE ",\"num_experts_per_tok\":2,\"mlp_only_layers\":[\"x\"]}", "", ERROR_INVALID,
@@ -474,7 +483,7 @@ static void test_supported_types(void **state)
         start = end + 2;
         count++;
     }
-    assert_int_equal(count, 12);
+    assert_int_equal(count, 13);
 }
 
 static void test_no_memory(void **state)

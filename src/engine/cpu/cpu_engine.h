@@ -49,8 +49,8 @@ typedef struct CpuScratch {
     uint32_t *members;   /* [B] tokens that chose an expert */
     float *member_share; /* [B] */
     Activations activations;
-    Activations head_activations; /* of 12 or 16 bits where the others have 8: the head's error
-                                   * would be the largest part of the logits' */
+    Activations fine_activations; /* of 12 or 16 bits where the others have 8: the head's error
+                                   * goes straight into the logits, a router's picks experts */
     AttentionScratch *attention;
 } CpuScratch;
 
@@ -107,6 +107,8 @@ void cpu_weights_free(CpuEngine *engine);
 /* scratch.c */
 bool cpu_scratch_create(CpuEngine *engine, Error *err) WARN_UNUSED;
 void cpu_scratch_free(CpuScratch *scratch);
+/* Where inputs of products go that deserve more than 8 bits; of up to hidden_size columns. */
+Activations *cpu_fine_activations(CpuEngine *engine);
 bool cpu_pass_create(const CpuEngine *engine, CpuPass *pass, Error *err) WARN_UNUSED;
 void cpu_pass_free(CpuPass *pass);
 

@@ -119,7 +119,12 @@ void cpu_experts_forward(CpuEngine *engine, const CpuLayer *layer)
 {
     ExpertJob job = {.engine = engine, .s = &engine->scratch, .config = &engine->model->config};
     const MatrixProduct router = {layer->router, NULL, job.s->router, job.config->num_experts};
-    matrix_multiply(&job.s->activations, &router, 1, engine->pool);
+    Activations *input = cpu_fine_activations(engine);
+    size_t hidden = job.config->hidden_size;
+    if (input != &job.s->activations)
+        activations_prepare(input, layer->router, job.s->normed, engine->pass->n_tokens, hidden,
+                            hidden, engine->pool);
+    matrix_multiply(input, &router, 1, engine->pool);
     cpu_run_rows(engine, engine->pass->n_tokens, route_rows, &job);
     for (uint32_t expert = 0; expert < job.config->num_experts; expert++)
         run_expert(&job, layer, expert);

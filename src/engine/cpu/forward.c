@@ -135,12 +135,6 @@ static void norm_rows(void *context, size_t first, size_t end)
     }
 }
 
-/* Where the head's input goes. */
-static Activations *head_input(const CpuEngine *engine, CpuScratch *s)
-{
-    return engine->precision == ACTIVATIONS_INT8 ? &s->head_activations : &s->activations;
-}
-
 static void finish_rows(void *context, size_t first, size_t end)
 {
     const RowJob *job = context;
@@ -151,7 +145,7 @@ static void finish_rows(void *context, size_t first, size_t end)
         add_pending(job, t);
         job->engine->ops->rms_norm(job->pass->x + t * hidden, job->norm, hidden,
                                    job->config->rms_norm_eps, s->normed + i * hidden);
-        activations_quantize_row(head_input(job->engine, s), i);
+        activations_quantize_row(cpu_fine_activations(job->engine), i);
     }
 }
 
@@ -433,7 +427,7 @@ static void head_block(RowJob *job, float *logits)
     CpuScratch *s = job->s;
     const ModelConfig *c = job->config;
     size_t n = job->pass->n_wanted, hidden = c->hidden_size;
-    Activations *input = head_input(engine, s);
+    Activations *input = cpu_fine_activations(engine);
     job->norm = engine->model->weights.final_norm;
     activations_begin(input, engine->head, s->normed, n, hidden, hidden);
     cpu_run_rows(engine, n, finish_rows, job);

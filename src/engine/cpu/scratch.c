@@ -129,15 +129,21 @@ bool cpu_scratch_create(CpuEngine *engine, Error *err)
     s->bytes += activations_bytes(&s->activations);
     if (engine->precision != ACTIVATIONS_INT8)
         return true;
-    if (!activations_create(rows, c->hidden_size, ACTIVATIONS_INT12, &s->head_activations, err))
+    if (!activations_create(rows, c->hidden_size, ACTIVATIONS_INT12, &s->fine_activations, err))
         return false;
-    s->bytes += activations_bytes(&s->head_activations);
+    s->bytes += activations_bytes(&s->fine_activations);
     return true;
+}
+
+Activations *cpu_fine_activations(CpuEngine *engine)
+{
+    CpuScratch *s = &engine->scratch;
+    return engine->precision == ACTIVATIONS_INT8 ? &s->fine_activations : &s->activations;
 }
 
 void cpu_scratch_free(CpuScratch *scratch)
 {
-    activations_free(&scratch->head_activations);
+    activations_free(&scratch->fine_activations);
     activations_free(&scratch->activations);
     attention_scratch_free(scratch->attention);
     memory_free(scratch->memory);

@@ -61,6 +61,11 @@ MODELS = {
                                                           llama_4_scaling_beta=0.1))),
         dtype=mx.bfloat16, default=affine(4, 64), quantise=lambda path: affine(4, 64),
         extra={"vision_tower.patch_conv.weight": [4, 4], "multi_modal_projector.linear_1.weight": [4, 4]}),
+    "mixtral-unstacked": dict(
+        config=dict(SHAPE, model_type="mixtral", num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False,
+                    rope_theta=1000000.0),
+        dtype=mx.float16, default=affine(4, 64), unstack=True,
+        quantise=lambda path: affine(8, 64) if path.endswith("gate") else affine(4, 64)),
     "smollm3-unrotated-layers": dict(
         config=dict(SHAPE, model_type="smollm3", num_hidden_layers=4, tie_word_embeddings=True, rope_theta=5000000.0,
                     no_rope_layer_interval=4, no_rope_layers=[1, 0, 1, 0]),
@@ -150,6 +155,9 @@ def save(directory, spec, model):
     if spec.get("unstack"):
         for name in [n for n in stored if "switch_mlp" in n]:
             before, after = name.split("switch_mlp")
+            if "block_sparse_moe" in name:
+                for new, old in ("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2"):
+                    after = after.replace(new, old)
             for e, expert in enumerate(stored.pop(name)):
                 stored[before + "experts.%d" % e + after] = expert
     rng = np.random.default_rng(5)
