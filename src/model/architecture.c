@@ -132,6 +132,29 @@ static const Architecture ARCHITECTURES[] = {
         .max_position_embeddings = 32768,
     },
     {
+        .model_type = "qwen3_vl",
+        .text_key = "text_config",
+        .tensor_prefix = "language_model.",
+        .tie = TIE_BY_KEY,
+        .default_tie_unknown = true,
+        .has_qk_norm = true,
+        .head_dim = 128,
+        .max_position_embeddings = 128000,
+        .rope_theta = 5000000.0,
+    },
+    {
+        .model_type = "qwen3_vl_moe",
+        .text_key = "text_config",
+        .tensor_prefix = "language_model.",
+        .tie = TIE_BY_KEY,
+        .default_tie_unknown = true,
+        .has_qk_norm = true,
+        .experts = &QWEN_EXPERTS,
+        .ignores_rope_scaling = true,
+        .max_position_embeddings = 128000,
+        .rope_theta = 5000000.0,
+    },
+    {
         .model_type = "gemma2",
         .tensor_prefix = "",
         .activation = ACTIVATION_GELU_TANH,
@@ -240,5 +263,5 @@ bool architecture_has_type(Slice model_type)
 const char *model_supported_types(void)
 {
     return "llama, mistral, mistral3, ministral3, mixtral, smollm3, qwen2, qwen3, qwen3_moe, "
-           "gemma2, gemma3_text, gemma3, phi3";
+           "qwen3_vl, qwen3_vl_moe, gemma2, gemma3_text, gemma3, phi3";
 }

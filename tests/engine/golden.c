@@ -32,6 +32,7 @@ const char *const GOLDEN_MODELS[] = {
     "gemma3-text-separate-head",
     "mistral3-ministral-scaling",
     "mixtral-unstacked",
+    "qwen3-vl-text",
     "smollm3-unrotated-layers",
 };
 const size_t GOLDEN_MODEL_COUNT = ARRAY_COUNT(GOLDEN_MODELS);

@@ -395,6 +395,14 @@ static void test_experts(void **state)
     assert_int_equal(c.moe_intermediate_size, 128);
     assert_true(c.norm_topk_prob && c.layers[0].is_sparse && c.layers[3].is_sparse);
     arena_reset(&arena);
+    accept(
+        "{\"model_type\":\"qwen3_vl_moe\",\"text_config\":{" SHAPE_KEYS
+        ",\"num_experts\":4,\"num_experts_per_tok\":2,\"moe_intermediate_size\":32,"
+        "\"head_dim\":16,\"rope_scaling\":{\"mrope_section\":[4,2,2],\"rope_type\":\"default\"}}}",
+        "", &arena, &c);
+    assert_int_equal(c.num_experts, 4);
+    assert_true(c.has_qk_norm && !c.norm_topk_prob);
+    arena_reset(&arena);
     refuse("{\"model_type\":\"mixtral\"," SHAPE_KEYS ",\"num_experts_per_tok\":2}", "",
            ERROR_INVALID, "num_local_experts is missing");
     refuse("{" MOE ",\"num_experts_per_tok\":9}", "", ERROR_INVALID, "num_experts_per_tok");
@@ -483,7 +491,7 @@ static void test_supported_types(void **state)
         start = end + 2;
         count++;
     }
-    assert_int_equal(count, 13);
+    assert_int_equal(count, 15);
 }
 
 static void test_no_memory(void **state)
