@@ -22,7 +22,7 @@
 enum {
     ROW_TILES = 4,
     CHUNK_BLOCKS = 64,  /* 64 tokens * 2 planes * 2 KiB = 256 KiB; a multiple of any group */
-    WIDENED_BLOCKS = 4, /* at once, bytes to words: the longest group, 16 KiB */
+    WIDENED_BLOCKS = 8, /* at once, bytes to words: the longest group, 16 KiB */
     SPAN_VECTORS = 4 * BLOCK_VECTORS,
     VECTORS_MAX = 4, /* of a packed register */
     TOKENS_AT_ONCE = 4,
@@ -370,7 +370,7 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
             size_t left = job->x->n_tokens - token;
             size_t width = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
             size_t chunk =
-                needs_words(kind) ? WIDENED_BLOCKS : CHUNK_BLOCKS * (ACTIVATION_TILE / width);
+                (needs_words(kind) ? WIDENED_BLOCKS : CHUNK_BLOCKS) * (ACTIVATION_TILE / width);
             memset(acc, 0, sizeof(acc));
             for (size_t block = 0; block < m->n_blocks; block += chunk) {
                 size_t blocks = m->n_blocks - block;

@@ -196,6 +196,37 @@ static FORCE_INLINE bool is_wide(size_t count, KernelKind kind)
     return count * kind.planes > COLUMNS_AT_ONCE;
 }
 
+/* Sums of `count` tokens with a span of `tiles` tiles, whose blocks of codes begin at `blocks`;
+ * asks for the memory `ahead` bytes behind them. x: the first token's block of codes, of which the
+ * span is half `half`, or all. */
+static FORCE_INLINE void multiply_span(const uint8_t *const *blocks, size_t ahead, const int8_t *x,
+                                       size_t half, size_t tiles, size_t count, KernelKind kind,
+                                       __m512i (*sums)[SUMS_AT_ONCE])
+{
+    const bool wide = is_wide(count, kind);
+    const size_t n_sums = wide ? count : count * token_sums(kind);
+    UNROLL
+    for (size_t i = 0; i < tiles; i++) {
+        UNROLL
+        for (size_t c = 0; c < n_sums; c++)
+            sums[i][c] = _mm512_setzero_si512();
+    }
+    if (wide)
+        add_span_wide(blocks, x, half, tiles, kind, sums);
+    UNROLL
+    for (size_t b = 0; b < (size_t)kind.span_blocks; b++) {
+        const uint8_t *at[TILES_AT_ONCE];
+        UNROLL
+        for (size_t i = 0; i < tiles; i++)
+            at[i] = blocks[i] + b * block_bytes(kind.format);
+        if (!wide)
+            add_block(at, x, half + b, tiles, count, kind, sums);
+        UNROLL
+        for (size_t i = 0; i < tiles; i++)
+            ask_for_block(at[i] + ahead, kind.format, tiles);
+    }
+}
+
 /* `tiles` tiles with tokens [token, token + count), which are all in one token tile. */
 static FORCE_INLINE void multiply_strip(const Strip *strip, const size_t tiles,
                                         const Activations *activations, size_t token,
@@ -204,17 +235,16 @@ static FORCE_INLINE void multiply_strip(const Strip *strip, const size_t tiles,
 {
     const PackedMatrix *m = strip->matrix;
     const size_t head_bytes = 2 * TILE_ROWS * scale_type_bytes(m->scale_type);
-    const bool wide = is_wide(count, kind);
-    const KernelKind sums_kind =
-        wide ? (KernelKind){kind.format, kind.code_bits, kind.span_blocks, 1, false} : kind;
-    const size_t n_sums = count * token_sums(sums_kind), ahead = strip->ahead;
     const size_t x_step =
         activation_index(activations, token, 1) - activation_index(activations, token, 0);
     const int8_t *codes = activation_codes(activations, token, 0);
     const ActivationScale *x = activation_scale(activations, token, 0);
     const uint8_t *group = packed_group(m, strip->tile, 0), *end = group + m->tile_bytes;
+    KernelKind sums_kind = kind;
     size_t half = 0;
 
+    if (is_wide(count, kind)) /* planes are joined already */
+        sums_kind = (KernelKind){kind.format, kind.code_bits, kind.span_blocks, 1, false};
     for (; group < end; group += m->group_bytes) {
         const uint8_t *blocks[TILES_AT_ONCE];
         UNROLL
@@ -222,26 +252,12 @@ static FORCE_INLINE void multiply_strip(const Strip *strip, const size_t tiles,
             blocks[i] = group + i * m->tile_bytes + head_bytes;
         while (blocks[0] < group + m->group_bytes) {
             __m512i sums[TILES_AT_ONCE][SUMS_AT_ONCE];
-            UNROLL
-            for (size_t i = 0; i < tiles; i++) {
-                UNROLL
-                for (size_t c = 0; c < n_sums; c++)
-                    sums[i][c] = _mm512_setzero_si512();
-            }
-            if (wide)
-                add_span_wide(blocks, codes, half, tiles, kind, sums);
-            UNROLL
-            for (int b = 0; b < kind.span_blocks; b++) {
-                if (!wide)
-                    add_block(blocks, codes, half + (size_t)b, tiles, count, kind, sums);
-                UNROLL
-                for (size_t i = 0; i < tiles; i++) {
-                    ask_for_block(blocks[i] + ahead, kind.format, tiles);
-                    blocks[i] += block_bytes(kind.format);
-                }
-            }
+            multiply_span(blocks, strip->ahead, codes, half, tiles, count, kind, sums);
             add_sums(m, group, x, kind.span_blocks == 1 ? &x->half_offsets[half] : &x->offset,
                      tiles, count, sums_kind, sums, acc);
+            UNROLL
+            for (size_t i = 0; i < tiles; i++)
+                blocks[i] += (size_t)kind.span_blocks * block_bytes(kind.format);
             if (kind.span_blocks == 1)
                 half ^= 1;
             if (half == 0) {
