@@ -37,35 +37,70 @@ static void append_name(Slice bytes, Buffer *out)
         buffer_append_format(out, "\\x%02x", (unsigned char)bytes.ptr[i]);
 }
 
-/* The token's own probability and the best ones, each name once. */
+/* Names that an object has already: their bytes in text, one behind the other. */
+typedef struct Names {
+    Buffer text;
+    size_t ends[GENERATE_TOP_LOGPROBS_MAX + 1];
+    size_t count;
+} Names;
+
+static Slice cut_text(const Buffer *text, size_t start, size_t end)
+{
+    return end > start ? (Slice){text->ptr + start, end - start} : SLICE_EMPTY;
+}
+
+/* What stands in text behind the names becomes one, unless there is such a name. */
+static bool add_name(Names *names, Slice *out)
+{
+    size_t start = names->count > 0 ? names->ends[names->count - 1] : 0, at = 0;
+    *out = cut_text(&names->text, start, names->text.len);
+    for (size_t i = 0; i < names->count; at = names->ends[i++]) {
+        if (slice_equal(*out, cut_text(&names->text, at, names->ends[i]))) {
+            names->text.len = start;
+            return false;
+        }
+    }
+    names->ends[names->count++] = names->text.len;
+    return true;
+}
+
+static void write_named(Names *names, float logprob, Buffer *name, JsonWriter *writer)
+{
+    Slice bytes;
+    if (!add_name(names, &bytes))
+        return;
+    append_name(bytes, name);
+    json_write_key_slice(writer, buffer_view(name));
+    openai_write_logprob(logprob, writer);
+}
+
+/* The token's own probability and the best ones, each name once: several tokens can have the same
+ * bytes. */
 static void write_top(const Reply *reply, const LogprobList *list, const LogprobEntry *entry,
                       Buffer *name, JsonWriter *writer)
 {
     Error err;
-    Buffer bytes;
+    Names names = {0};
     if (isnan(entry->logprob)) {
         json_write_null(writer);
         return;
     }
-    buffer_init(&bytes, TOKENIZER_TEXT_BYTES_MAX);
+    buffer_init(&names.text, TOKENIZER_TEXT_BYTES_MAX);
     json_write_object_begin(writer);
-    Slice own = logprob_list_bytes(list, entry);
-    append_name(own, name);
-    json_write_key_slice(writer, buffer_view(name));
-    openai_write_logprob(entry->logprob, writer);
+    buffer_append_slice(&names.text, logprob_list_bytes(list, entry));
+    write_named(&names, entry->logprob, name, writer);
     for (size_t i = 0; i < entry->n_top; i++) {
         const TokenLogprob *top = &entry->top[i];
-        buffer_clear(&bytes);
-        if (top->id == entry->id ||
-            !tokenizer_append_token_bytes(reply->tokenizer, top->id, &bytes, &err) ||
-            slice_equal(buffer_view(&bytes), own))
+        size_t before = names.text.len;
+        if (top->id == entry->id)
             continue;
-        append_name(buffer_view(&bytes), name);
-        json_write_key_slice(writer, buffer_view(name));
-        openai_write_logprob(top->logprob, writer);
+        if (tokenizer_append_token_bytes(reply->tokenizer, top->id, &names.text, &err))
+            write_named(&names, top->logprob, name, writer);
+        else
+            names.text.len = before;
     }
     json_write_object_end(writer);
-    buffer_reset(&bytes);
+    buffer_reset(&names.text);
 }
 
 typedef enum Column { COLUMN_TOKENS, COLUMN_LOGPROBS, COLUMN_TOP, COLUMN_OFFSETS } Column;

@@ -161,6 +161,25 @@ def test_echoed_offsets_where_a_blank_is_put_before_the_text(model):
         assert served.stop() == 0
 
 
+@pytest.mark.parametrize("model", ["llama2-mixed-sharded", "gemma3-text-q4-g64", "qwen3-q4-g32"])
+def test_alternatives_have_one_name_each(model):
+    """A letter and its byte are two tokens with one name; the likelier one has it."""
+    def check(pairs):
+        names = [name for name, _ in pairs]
+        assert len(set(names)) == len(names), names
+        return dict(pairs)
+
+    served = Server(model=TINY_MODELS / model)
+    try:
+        body = {"prompt": "hello world a b c", "echo": True, "logprobs": 20, "max_tokens": 60, "temperature": 1.5, "seed": 1}
+        _, text, _ = request(served, "POST", COMPLETION, body)
+        found = json.loads(text, object_pairs_hook=check)["choices"][0]["logprobs"]
+        for token, logprob, top in list(zip(found["tokens"], found["token_logprobs"], found["top_logprobs"]))[1:]:
+            assert top[token] == logprob and 15 < len(top) <= 21
+    finally:
+        assert served.stop() == 0
+
+
 def test_a_chat_is_the_completion_of_its_prompt(server):
     messages = [{"role": "user", "content": "Tell me about the sea."}]
     prompt = post(server, "/apply-template", {"messages": messages})["prompt"]
