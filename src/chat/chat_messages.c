@@ -96,7 +96,8 @@ static bool replace_member(const JsonValue *object, const char *key, const JsonV
     return true;
 }
 
-/* {"function": {"arguments": "{...}"}} with the text parsed; text that is no JSON stays text. */
+/* {"function": {"arguments": "{...}"}} with the text parsed; text that is no JSON stays text, but
+ * no text at all is what some clients have for a call without arguments. */
 static bool parse_arguments(const JsonValue *call, Arena *scratch, JsonValue *out, Error *err)
 {
     const JsonValue *function = json_get_present(call, "function"), *parsed;
@@ -106,7 +107,8 @@ static bool parse_arguments(const JsonValue *call, Arena *scratch, JsonValue *ou
     if (!json_is(arguments, JSON_STRING))
         return true;
     Error ignored = {.code = ERROR_NONE};
-    if (!json_parse(arguments->as.string, scratch, &parsed, &ignored)) {
+    Slice text = arguments->as.string.len > 0 ? arguments->as.string : SLICE("{}");
+    if (!json_parse(text, scratch, &parsed, &ignored)) {
         if (ignored.code != ERROR_MEMORY)
             return true;
         return error_no_memory(err, "chat messages");

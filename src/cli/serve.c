@@ -4,6 +4,7 @@
 #include "scheduler.h"
 #include "server.h"
 
+#include <string.h>
 #include <unistd.h>
 
 enum { GRACE_SECONDS = 5 };
@@ -84,8 +85,10 @@ static bool serve(const Arguments *arguments, const LoadedModel *loaded, Server 
         .vocab_size = loaded->model->config.vocab_size,
     };
     server_set_model(server, &model);
-    log_write(LOG_INFO, "%s at http://%s:%u/v1 (Ctrl-C stops)", arguments->model, arguments->host,
-              (unsigned)server_port(server));
+    /* In a URL, colons of an IPv6 address stand in brackets. */
+    bool is_v6 = strchr(arguments->host, ':') != NULL;
+    log_write(LOG_INFO, "%s at http://%s%s%s:%u/v1 (Ctrl-C stops)", arguments->model,
+              is_v6 ? "[" : "", arguments->host, is_v6 ? "]" : "", (unsigned)server_port(server));
     wait_for_stop(unblocked);
     log_write(LOG_INFO, "stopping");
     server_stop(server, GRACE_SECONDS);

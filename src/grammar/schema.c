@@ -247,6 +247,11 @@ bool schema_compile(SchemaCompiler *c, Error *err)
     static const SchemaPlace top = {0};
     c->err = err;
     SchemaList list;
+    if (!c->is_strict) {
+        if (!schema_relax(c, c->root, &c->relaxed))
+            return false;
+        c->root = &c->relaxed;
+    }
     if (!schema_check(c, c->root, &top) || !schema_list_of(c, c->root, &top, &list))
         return false;
     a->root = automaton_add_rule(a, SLICE_EMPTY);

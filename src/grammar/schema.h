@@ -6,7 +6,8 @@
  * become rules, found again by their members, which is how recursion ends. Rules are compiled from
  * a queue, so depth of references costs no stack.
  *
- *     schema_check    keywords, their types, references: before anything else
+ *     schema_relax    where a part may be enforced: what cannot be is left out, before anything
+ * else schema_check    keywords, their types, references: before the compiler reads them
  *     schema_list     flattening of $ref and allOf, merging
  *     schema_number, schema_string, schema_object, schema_value    the automaton of each type */
 #ifndef GRAMMAR_SCHEMA_H
@@ -68,7 +69,8 @@ typedef struct SchemaCompiler {
     Automaton *automaton;
     Arena arena;
     const JsonValue *root;
-    bool is_strict; /* unknown keywords are errors */
+    JsonValue relaxed; /* the root, where it is not strict */
+    bool is_strict;    /* what cannot be enforced is an error */
     Slice ignored[SCHEMA_IGNORED_MAX];
     size_t n_ignored;
     SchemaRule *rules;
@@ -86,6 +88,26 @@ typedef struct SchemaCompiler {
 
 /* ---- schema_check.c ---- */
 
+typedef enum SchemaValueKind {
+    SCHEMA_VALUE_ANY,    /* not looked at */
+    SCHEMA_VALUE_TYPE,   /* a type name or an array of them */
+    SCHEMA_VALUE_VALUES, /* an array with elements */
+    SCHEMA_VALUE_SCHEMA,
+    SCHEMA_VALUE_SCHEMAS, /* an array of schemas, not empty */
+    SCHEMA_VALUE_NAMED,   /* an object of schemas */
+    SCHEMA_VALUE_NAMES,   /* an array of strings */
+    SCHEMA_VALUE_COUNT,   /* an integer >= 0 */
+    SCHEMA_VALUE_NUMBER,
+    SCHEMA_VALUE_POSITIVE, /* a number > 0 */
+    SCHEMA_VALUE_STRING,
+    SCHEMA_VALUE_REFERENCE,
+} SchemaValueKind;
+
+/* Of a keyword that is not known: SCHEMA_VALUE_ANY. */
+SchemaValueKind schema_value_kind(Slice keyword);
+/* Tells the caller that the keyword is not enforced; each name once, the first 20 of them. */
+void schema_note_ignored(SchemaCompiler *c, Slice keyword);
+
 /* "#/properties/a/minimum" */
 void schema_print_place(const SchemaPlace *place, const char *keyword,
                         char out[SCHEMA_PLACE_BYTES_MAX]);
@@ -101,6 +123,11 @@ const SchemaPlace *schema_place(SchemaCompiler *c, const SchemaPlace *parent, Sl
 bool schema_check(SchemaCompiler *c, const JsonValue *schema, const SchemaPlace *place) WARN_UNUSED;
 bool schema_resolve(SchemaCompiler *c, Slice reference, const SchemaPlace *place,
                     const JsonValue **out) WARN_UNUSED;
+
+/* ---- schema_relax.c ---- */
+
+/* The schema without what cannot be enforced, in c->arena; depth is that of the document. */
+bool schema_relax(SchemaCompiler *c, const JsonValue *schema, JsonValue *out) WARN_UNUSED;
 
 /* ---- schema_list.c ---- */
 

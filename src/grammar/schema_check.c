@@ -148,58 +148,43 @@ bool schema_resolve(SchemaCompiler *c, Slice reference, const SchemaPlace *place
 
 /* ---- Keywords ---- */
 
-typedef enum ValueKind {
-    VALUE_ANY,    /* not looked at */
-    VALUE_TYPE,   /* a type name or an array of them */
-    VALUE_VALUES, /* an array with elements */
-    VALUE_SCHEMA,
-    VALUE_SCHEMAS, /* an array of schemas, not empty */
-    VALUE_NAMED,   /* an object of schemas */
-    VALUE_NAMES,   /* an array of strings */
-    VALUE_COUNT,   /* an integer >= 0 */
-    VALUE_NUMBER,
-    VALUE_POSITIVE, /* a number > 0 */
-    VALUE_STRING,
-    VALUE_REFERENCE,
-} ValueKind;
-
 static const struct Keyword {
     const char *name;
-    ValueKind kind;
+    SchemaValueKind kind;
 } KEYWORDS[] = {
-    {"$comment", VALUE_ANY},
-    {"$defs", VALUE_NAMED},
-    {"$id", VALUE_ANY},
-    {"$ref", VALUE_REFERENCE},
-    {"$schema", VALUE_ANY},
-    {"additionalProperties", VALUE_SCHEMA},
-    {"allOf", VALUE_SCHEMAS},
-    {"anyOf", VALUE_SCHEMAS},
-    {"const", VALUE_ANY},
-    {"default", VALUE_ANY},
-    {"definitions", VALUE_NAMED},
-    {"description", VALUE_ANY},
-    {"enum", VALUE_VALUES},
-    {"examples", VALUE_ANY},
-    {"exclusiveMaximum", VALUE_NUMBER},
-    {"exclusiveMinimum", VALUE_NUMBER},
-    {"format", VALUE_STRING},
-    {"items", VALUE_SCHEMA},
-    {"maxItems", VALUE_COUNT},
-    {"maxLength", VALUE_COUNT},
-    {"maximum", VALUE_NUMBER},
-    {"minItems", VALUE_COUNT},
-    {"minLength", VALUE_COUNT},
-    {"minProperties", VALUE_COUNT},
-    {"minimum", VALUE_NUMBER},
-    {"multipleOf", VALUE_POSITIVE},
-    {"oneOf", VALUE_SCHEMAS},
-    {"pattern", VALUE_STRING},
-    {"prefixItems", VALUE_SCHEMAS},
-    {"properties", VALUE_NAMED},
-    {"required", VALUE_NAMES},
-    {"title", VALUE_ANY},
-    {"type", VALUE_TYPE},
+    {"$comment", SCHEMA_VALUE_ANY},
+    {"$defs", SCHEMA_VALUE_NAMED},
+    {"$id", SCHEMA_VALUE_ANY},
+    {"$ref", SCHEMA_VALUE_REFERENCE},
+    {"$schema", SCHEMA_VALUE_ANY},
+    {"additionalProperties", SCHEMA_VALUE_SCHEMA},
+    {"allOf", SCHEMA_VALUE_SCHEMAS},
+    {"anyOf", SCHEMA_VALUE_SCHEMAS},
+    {"const", SCHEMA_VALUE_ANY},
+    {"default", SCHEMA_VALUE_ANY},
+    {"definitions", SCHEMA_VALUE_NAMED},
+    {"description", SCHEMA_VALUE_ANY},
+    {"enum", SCHEMA_VALUE_VALUES},
+    {"examples", SCHEMA_VALUE_ANY},
+    {"exclusiveMaximum", SCHEMA_VALUE_NUMBER},
+    {"exclusiveMinimum", SCHEMA_VALUE_NUMBER},
+    {"format", SCHEMA_VALUE_STRING},
+    {"items", SCHEMA_VALUE_SCHEMA},
+    {"maxItems", SCHEMA_VALUE_COUNT},
+    {"maxLength", SCHEMA_VALUE_COUNT},
+    {"maximum", SCHEMA_VALUE_NUMBER},
+    {"minItems", SCHEMA_VALUE_COUNT},
+    {"minLength", SCHEMA_VALUE_COUNT},
+    {"minProperties", SCHEMA_VALUE_COUNT},
+    {"minimum", SCHEMA_VALUE_NUMBER},
+    {"multipleOf", SCHEMA_VALUE_POSITIVE},
+    {"oneOf", SCHEMA_VALUE_SCHEMAS},
+    {"pattern", SCHEMA_VALUE_STRING},
+    {"prefixItems", SCHEMA_VALUE_SCHEMAS},
+    {"properties", SCHEMA_VALUE_NAMED},
+    {"required", SCHEMA_VALUE_NAMES},
+    {"title", SCHEMA_VALUE_ANY},
+    {"type", SCHEMA_VALUE_TYPE},
 };
 
 static const struct Keyword *find_keyword(Slice name)
@@ -209,6 +194,12 @@ static const struct Keyword *find_keyword(Slice name)
             return &KEYWORDS[i];
     }
     return NULL;
+}
+
+SchemaValueKind schema_value_kind(Slice keyword)
+{
+    const struct Keyword *found = find_keyword(keyword);
+    return found ? found->kind : SCHEMA_VALUE_ANY;
 }
 
 static bool is_finite_number(const JsonValue *value)
@@ -224,13 +215,13 @@ static bool check_scalar(SchemaCompiler *c, const struct Keyword *keyword, const
 {
     int64_t count;
     switch (keyword->kind) {
-    case VALUE_TYPE:
+    case SCHEMA_VALUE_TYPE:
         return schema_types_of(value) != 0 ||
                schema_fail(c, place, keyword->name, "not a type name or a list of them");
-    case VALUE_VALUES:
+    case SCHEMA_VALUE_VALUES:
         return (json_is(value, JSON_ARRAY) && value->as.array.count > 0) ||
                schema_fail(c, place, keyword->name, "not an array with elements");
-    case VALUE_NAMES:
+    case SCHEMA_VALUE_NAMES:
         if (!json_is(value, JSON_ARRAY))
             return schema_fail(c, place, keyword->name, "not an array of names");
         for (size_t i = 0; i < value->as.array.count; i++) {
@@ -238,15 +229,15 @@ static bool check_scalar(SchemaCompiler *c, const struct Keyword *keyword, const
                 return schema_fail(c, place, keyword->name, "not an array of names");
         }
         return true;
-    case VALUE_COUNT:
+    case SCHEMA_VALUE_COUNT:
         return (json_is_number(value) && json_to_int64(value, &count) && count >= 0) ||
                schema_fail(c, place, keyword->name, "not a whole number from 0 on");
-    case VALUE_NUMBER:
+    case SCHEMA_VALUE_NUMBER:
         return is_finite_number(value) || schema_fail(c, place, keyword->name, "not a number");
-    case VALUE_POSITIVE:
+    case SCHEMA_VALUE_POSITIVE:
         return (is_finite_number(value) && json_to_double(value) > 0) ||
                schema_fail(c, place, keyword->name, "not a number above 0");
-    case VALUE_STRING:
+    case SCHEMA_VALUE_STRING:
         return json_is(value, JSON_STRING) || schema_fail(c, place, keyword->name, "not a string");
     default:
         return true;
@@ -257,9 +248,9 @@ static bool check_children(SchemaCompiler *c, const struct Keyword *keyword, con
                            const SchemaPlace *place)
 {
     const SchemaPlace *here = schema_place(c, place, slice_of(keyword->name), 0);
-    if (keyword->kind == VALUE_SCHEMA)
+    if (keyword->kind == SCHEMA_VALUE_SCHEMA)
         return schema_check(c, value, here);
-    if (keyword->kind == VALUE_SCHEMAS) {
+    if (keyword->kind == SCHEMA_VALUE_SCHEMAS) {
         if (!json_is(value, JSON_ARRAY) || value->as.array.count == 0)
             return schema_fail(c, place, keyword->name, "not an array of schemas");
         for (size_t i = 0; i < value->as.array.count; i++) {
@@ -278,6 +269,16 @@ static bool check_children(SchemaCompiler *c, const struct Keyword *keyword, con
     return true;
 }
 
+void schema_note_ignored(SchemaCompiler *c, Slice keyword)
+{
+    for (size_t i = 0; i < c->n_ignored; i++) {
+        if (slice_equal(c->ignored[i], keyword))
+            return;
+    }
+    if (c->n_ignored < SCHEMA_IGNORED_MAX)
+        c->ignored[c->n_ignored++] = keyword;
+}
+
 static bool ignore_keyword(SchemaCompiler *c, Slice name, const SchemaPlace *place)
 {
     if (c->is_strict) {
@@ -289,12 +290,7 @@ static bool ignore_keyword(SchemaCompiler *c, Slice name, const SchemaPlace *pla
         return error_set(c->err, ERROR_INVALID, "%s: keyword %.*s is not supported", where,
                          SLICE_ARG(shown));
     }
-    for (size_t i = 0; i < c->n_ignored; i++) {
-        if (slice_equal(c->ignored[i], name))
-            return true;
-    }
-    if (c->n_ignored < SCHEMA_IGNORED_MAX)
-        c->ignored[c->n_ignored++] = name;
+    schema_note_ignored(c, name);
     return true;
 }
 
@@ -350,14 +346,14 @@ bool schema_check(SchemaCompiler *c, const JsonValue *schema, const SchemaPlace 
             continue;
         }
         switch (keyword->kind) {
-        case VALUE_ANY:
+        case SCHEMA_VALUE_ANY:
             break;
-        case VALUE_SCHEMA:
-        case VALUE_SCHEMAS:
-        case VALUE_NAMED:
+        case SCHEMA_VALUE_SCHEMA:
+        case SCHEMA_VALUE_SCHEMAS:
+        case SCHEMA_VALUE_NAMED:
             ok = check_children(c, keyword, &member->value, place);
             break;
-        case VALUE_REFERENCE: {
+        case SCHEMA_VALUE_REFERENCE: {
             const JsonValue *target;
             ok = json_is(&member->value, JSON_STRING)
                      ? schema_resolve(c, member->value.as.string, place, &target)

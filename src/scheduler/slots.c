@@ -71,11 +71,12 @@ void slot_end(Scheduler *scheduler, Slot *slot, FinishReason reason, const Error
     Job *job = slot->job;
     size_t index = slot->choice;
     JobChoice *choice = &job->choices[index];
-    double now = clock_monotonic_seconds();
+    /* A single token took no time of its own, rather than what has passed since: no speed is told.
+     */
     if (choice->first_token_at > 0)
-        choice->progress.decode_seconds = now - choice->first_token_at;
+        choice->progress.decode_seconds = choice->last_token_at - choice->first_token_at;
     else
-        choice->progress.prompt_seconds = now - choice->admitted_at;
+        choice->progress.prompt_seconds = clock_monotonic_seconds() - choice->admitted_at;
     /* Before the owner learns of the end: what it submits next finds the room, or the prefix. */
     free_slot(scheduler, slot, reason != FINISH_ERROR);
     choice_end(scheduler, job, index, reason, error);

@@ -3,7 +3,7 @@
 
 #include <stdio.h>
 
-/* Members that are replaced or dropped when null; all others pass as they are. */
+/* Members that are checked or replaced; all others pass as they are. */
 static const char *const MESSAGE_MEMBERS[] = {"role",       "content",      "name",
                                               "tool_calls", "tool_call_id", "reasoning_content"};
 
@@ -208,6 +208,14 @@ static bool is_known_member(Slice key)
     return false;
 }
 
+/* Templates ask whether a message has a member, and clients send back all of a reply's: null and a
+ * list of no calls are the same as none. */
+static bool is_given(const JsonValue *known)
+{
+    return known && known->kind != JSON_NULL &&
+           (known->kind != JSON_ARRAY || known->as.array.count > 0);
+}
+
 /* The message that the template gets. */
 static bool build_message(MessageReader *reader, const JsonValue *message, Slice role,
                           const JsonValue *content, JsonValue *out)
@@ -222,13 +230,13 @@ static bool build_message(MessageReader *reader, const JsonValue *message, Slice
     members[n++] = (JsonMember){SLICE("role"), string_value(role)};
     members[n++] = (JsonMember){SLICE("content"), *content};
     for (size_t i = 2; i < ARRAY_COUNT(MESSAGE_MEMBERS); i++) {
-        const JsonValue *value = json_get_present(message, MESSAGE_MEMBERS[i]);
-        if (value)
+        const JsonValue *value = json_get(message, slice_of(MESSAGE_MEMBERS[i]));
+        if (is_given(value))
             members[n++] = (JsonMember){slice_of(MESSAGE_MEMBERS[i]), *value};
     }
     for (size_t i = 0; i < count; i++) {
         const JsonMember *member = &message->as.object.members[i];
-        if (!is_known_member(member->key))
+        if (!is_known_member(member->key) && member->value.kind != JSON_NULL)
             members[n++] = *member;
     }
     out->kind = JSON_OBJECT;

@@ -9,7 +9,9 @@
 /* Entries that follow each other in a choice's text: those of the prompt, those of the reply. */
 typedef struct Part {
     const LogprobList *list;
-    size_t offset;    /* characters of the choice's text before it */
+    size_t offset; /* characters of the choice's text before it */
+    /* Of a prompt: the text that it is echoed as. */
+    Slice echo;
     bool skips_first; /* the first token is no part of the text (a BOS before a string) */
     /* Of a reply, whose entries say where their text ends: bytes that are no UTF-8 stand in it as
      * U+FFFD, and count as that. ptr NULL: of a prompt, whose entries have nothing but bytes. */
@@ -35,35 +37,70 @@ static void append_name(Slice bytes, Buffer *out)
         buffer_append_format(out, "\\x%02x", (unsigned char)bytes.ptr[i]);
 }
 
-/* The token's own probability and the best ones, each name once. */
+/* Names that an object has already: their bytes in text, one behind the other. */
+typedef struct Names {
+    Buffer text;
+    size_t ends[GENERATE_TOP_LOGPROBS_MAX + 1];
+    size_t count;
+} Names;
+
+static Slice cut_text(const Buffer *text, size_t start, size_t end)
+{
+    return end > start ? (Slice){text->ptr + start, end - start} : SLICE_EMPTY;
+}
+
+/* What stands in text behind the names becomes one, unless there is such a name. */
+static bool add_name(Names *names, Slice *out)
+{
+    size_t start = names->count > 0 ? names->ends[names->count - 1] : 0, at = 0;
+    *out = cut_text(&names->text, start, names->text.len);
+    for (size_t i = 0; i < names->count; at = names->ends[i++]) {
+        if (slice_equal(*out, cut_text(&names->text, at, names->ends[i]))) {
+            names->text.len = start;
+            return false;
+        }
+    }
+    names->ends[names->count++] = names->text.len;
+    return true;
+}
+
+static void write_named(Names *names, float logprob, Buffer *name, JsonWriter *writer)
+{
+    Slice bytes;
+    if (!add_name(names, &bytes))
+        return;
+    append_name(bytes, name);
+    json_write_key_slice(writer, buffer_view(name));
+    openai_write_logprob(logprob, writer);
+}
+
+/* The token's own probability and the best ones, each name once: several tokens can have the same
+ * bytes. */
 static void write_top(const Reply *reply, const LogprobList *list, const LogprobEntry *entry,
                       Buffer *name, JsonWriter *writer)
 {
     Error err;
-    Buffer bytes;
+    Names names = {0};
     if (isnan(entry->logprob)) {
         json_write_null(writer);
         return;
     }
-    buffer_init(&bytes, TOKENIZER_TEXT_BYTES_MAX);
+    buffer_init(&names.text, TOKENIZER_TEXT_BYTES_MAX);
     json_write_object_begin(writer);
-    Slice own = logprob_list_bytes(list, entry);
-    append_name(own, name);
-    json_write_key_slice(writer, buffer_view(name));
-    openai_write_logprob(entry->logprob, writer);
+    buffer_append_slice(&names.text, logprob_list_bytes(list, entry));
+    write_named(&names, entry->logprob, name, writer);
     for (size_t i = 0; i < entry->n_top; i++) {
         const TokenLogprob *top = &entry->top[i];
-        buffer_clear(&bytes);
-        if (top->id == entry->id ||
-            !tokenizer_append_token_bytes(reply->tokenizer, top->id, &bytes, &err) ||
-            slice_equal(buffer_view(&bytes), own))
+        size_t before = names.text.len;
+        if (top->id == entry->id)
             continue;
-        append_name(buffer_view(&bytes), name);
-        json_write_key_slice(writer, buffer_view(name));
-        openai_write_logprob(top->logprob, writer);
+        if (tokenizer_append_token_bytes(reply->tokenizer, top->id, &names.text, &err))
+            write_named(&names, top->logprob, name, writer);
+        else
+            names.text.len = before;
     }
     json_write_object_end(writer);
-    buffer_reset(&bytes);
+    buffer_reset(&names.text);
 }
 
 typedef enum Column { COLUMN_TOKENS, COLUMN_LOGPROBS, COLUMN_TOP, COLUMN_OFFSETS } Column;
@@ -93,10 +130,29 @@ static void write_cell(const Reply *reply, Column column, const Part *part,
 
 /* Where the walk over a part's entries is. */
 typedef struct Walk {
-    size_t offset;        /* of the next entry, in characters */
-    size_t done, counted; /* of part->text: bytes that are certain, and their end as an offset */
-    size_t ahead;         /* as in Part; 0 behind its first entries */
+    size_t offset;  /* of the next entry, in characters */
+    size_t done;    /* bytes of the part's text or echo that entries have made for certain */
+    size_t counted; /* their end as an offset */
+    size_t ahead;   /* as in Part; 0 behind its first entries */
 } Walk;
+
+/* Tokenizers that put a blank before a text leave it out again where they decode. */
+static void step_prompt(const Part *part, size_t index, Walk *walk)
+{
+    Slice bytes = logprob_list_bytes(part->list, logprob_list_get(part->list, index));
+    Slice rest = SLICE_EMPTY;
+    if (walk->done < part->echo.len)
+        rest = (Slice){part->echo.ptr + walk->done, part->echo.len - walk->done};
+    if (index == 0 && part->skips_first)
+        return;
+    if (bytes.len > 0 && bytes.ptr[0] == ' ' && !slice_starts_with(rest, bytes) &&
+        slice_starts_with(rest, (Slice){bytes.ptr + 1, bytes.len - 1})) {
+        bytes.ptr++;
+        bytes.len--;
+    }
+    walk->done += bytes.len < rest.len ? bytes.len : rest.len;
+    walk->offset += utf8_count(bytes);
+}
 
 /* Steps over an entry. Tokens that became certain together have one end; within such a group their
  * bytes tell, and at its end the text does, whatever had to be replaced in it. */
@@ -105,7 +161,7 @@ static void step_entry(const Part *part, size_t index, Walk *walk)
     const LogprobEntry *entry = logprob_list_get(part->list, index);
     size_t by_bytes = walk->offset + utf8_count(logprob_list_bytes(part->list, entry));
     if (!part->text.ptr) {
-        walk->offset = index == 0 && part->skips_first ? walk->offset : by_bytes;
+        step_prompt(part, index, walk);
         return;
     }
     bool is_last = index + 1 == logprob_list_count(part->list) ||
@@ -157,15 +213,28 @@ static void write_logprobs(const Reply *reply, const Part *parts, size_t n_parts
     json_write_object_end(writer);
 }
 
+/* Is the first token one that the tokenizer has put before the text? Then there is one more of it
+ * than the text begins with. */
+static bool is_put_before(const Reply *reply, const LogprobList *list, Slice echo)
+{
+    const LogprobEntry *first = logprob_list_get(list, 0);
+    Slice bytes = logprob_list_bytes(list, first);
+    size_t n = 0;
+    if (!tokenizer_is_special(reply->tokenizer, first->id))
+        return false;
+    while (n < logprob_list_count(list) && logprob_list_get(list, n)->id == first->id)
+        n++;
+    for (; n > 0 && bytes.len > 0 && slice_starts_with(echo, bytes); n--)
+        echo = (Slice){echo.ptr + bytes.len, echo.len - bytes.len};
+    return n > 0;
+}
+
 static Part prompt_part(const Reply *reply, const ReplyChoice *choice)
 {
     const ReplyPrompt *prompt = &reply->prompts[choice->prompt];
-    Part part = {.list = &prompt->logprobs};
-    if (logprob_list_count(part.list) > 0) {
-        const LogprobEntry *first = logprob_list_get(part.list, 0);
-        part.skips_first = tokenizer_is_special(reply->tokenizer, first->id) &&
-                           !slice_starts_with(prompt->echo, logprob_list_bytes(part.list, first));
-    }
+    Part part = {.list = &prompt->logprobs, .echo = prompt->echo};
+    part.skips_first =
+        logprob_list_count(part.list) > 0 && is_put_before(reply, part.list, prompt->echo);
     return part;
 }
 

@@ -259,6 +259,18 @@ static size_t take_out(HttpRequest *request, char *to, size_t max)
     return count;
 }
 
+/* The events of one step did not fit. None of them was sent yet: an error takes their place. */
+static void fail_stream(HttpRequest *request)
+{
+    HttpError error;
+    http_error_set(&error, FAULT_INTERNAL, NULL, "%s",
+                   request->out.over_limit ? "The reply is larger than the server's limit."
+                                           : "Out of memory for the reply.");
+    buffer_reset(&request->out);
+    request->ops->fail(request->task, request, &error);
+    request->ended = true;
+}
+
 static ssize_t read_stream(void *cls, uint64_t position, char *to, size_t max)
 {
     (void)position;
@@ -269,6 +281,8 @@ static ssize_t read_stream(void *cls, uint64_t position, char *to, size_t max)
         DriveResult result = drive_task(request);
         if (result == DRIVE_SUSPENDED)
             return 0;
+        if (result != DRIVE_HUNG_UP && request->out.failed)
+            fail_stream(request);
         if (result == DRIVE_HUNG_UP || request->out.failed)
             return MHD_CONTENT_READER_END_WITH_ERROR;
         if (request->out.len == 0)

@@ -108,6 +108,8 @@ static void test_tool_calls(void **state)
     check(show, call, false, "False{\"x\": [1]}");
     check(show, "[{\"tool_calls\":[{\"function\":{\"arguments\":\"{oops\"}}]}]", true,
           "False{oops");
+    check(show, "[{\"tool_calls\":[{\"function\":{\"arguments\":\"\"}}]}]", true, "True{}");
+    check(show, "[{\"tool_calls\":[{\"function\":{\"arguments\":\"\"}}]}]", false, "False");
     check("{{ messages[0].tool_calls }}", "[{\"tool_calls\":[5, {\"function\":1}]}]", true,
           "[5, {'function': 1}]");
 }

@@ -47,7 +47,7 @@ class Server:
         """Keeps what the server says; it is ready with the line that has its address."""
         for line in self.process.stderr:
             self.lines.append(line)
-            found = re.search(r"(http://127\.0\.0\.1:(\d+))/v1", line)
+            found = re.search(r"(http://(?:127\.0\.0\.1|\[::1\]):(\d+))/v1", line)
             if found and not self.url:
                 self.url, self.port = found.group(1), int(found.group(2))
                 ready.set()

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from conftest import Server, TINY_MODELS
+
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
 EMOJI = [{"role": "user", "content": "Repeat exactly: 😀🎉中文字é"}]
@@ -138,6 +140,44 @@ def test_completion_stream_says_what_the_whole_reply_says(server, fields, wants_
         assert (choice["logprobs"]["token_logprobs"] or [None])[0] is None or not fields.get("echo")
         for token, offset in zip(choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"], strict=True):
             assert token.startswith("bytes:") or choice["text"][offset:offset + len(token)] == token
+
+
+@pytest.mark.parametrize("model", ["llama2-mixed-sharded", "mistral-q8-g64", "phi3-q4-g64"])
+def test_echoed_offsets_where_a_blank_is_put_before_the_text(model):
+    """Tokenizers of SentencePiece's kind: neither their BOS nor their first blank is part of the text."""
+    served = Server(model=TINY_MODELS / model)
+    try:
+        for prompt in ("hello world", " hello", "a", "é中", "<s>hello 1", "<s><s>a <s>b", "\thello\n"):
+            body = {"prompt": prompt, "echo": True, "logprobs": 0, "max_tokens": 3}
+            choice = post(served, COMPLETION, body)["choices"][0]
+            tokens, offsets = choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]
+            assert offsets == sorted(offsets), (prompt, tokens, offsets)
+            assert offsets[:2] == [0, 0] and offsets[-1] <= len(choice["text"])
+            assert offsets[-3] == len(prompt), (prompt, tokens, offsets)
+            for token, offset in list(zip(tokens, offsets))[1:-3]:
+                at = choice["text"][offset:]
+                assert token.startswith("bytes:") or at.startswith(token) or at.startswith(token.removeprefix(" "))
+    finally:
+        assert served.stop() == 0
+
+
+@pytest.mark.parametrize("model", ["llama2-mixed-sharded", "gemma3-text-q4-g64", "qwen3-q4-g32"])
+def test_alternatives_have_one_name_each(model):
+    """A letter and its byte are two tokens with one name; the likelier one has it."""
+    def check(pairs):
+        names = [name for name, _ in pairs]
+        assert len(set(names)) == len(names), names
+        return dict(pairs)
+
+    served = Server(model=TINY_MODELS / model)
+    try:
+        body = {"prompt": "hello world a b c", "echo": True, "logprobs": 20, "max_tokens": 60, "temperature": 1.5, "seed": 1}
+        _, text, _ = request(served, "POST", COMPLETION, body)
+        found = json.loads(text, object_pairs_hook=check)["choices"][0]["logprobs"]
+        for token, logprob, top in list(zip(found["tokens"], found["token_logprobs"], found["top_logprobs"]))[1:]:
+            assert top[token] == logprob and 15 < len(top) <= 21
+    finally:
+        assert served.stop() == 0
 
 
 def test_a_chat_is_the_completion_of_its_prompt(server):

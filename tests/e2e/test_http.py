@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 
 import pytest
 
@@ -28,6 +29,19 @@ def test_health(server):
     connection.request("GET", "/health")
     response = connection.getresponse()
     assert (response.status, json.loads(response.read())) == (200, {"status": "ok"})
+
+
+def test_an_ipv6_address_is_told_as_a_url():
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6")
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6")
+    served = Server("--host", "::1", model=TINY_MODELS / "smollm2-bf16")
+    with urllib.request.urlopen(served.url + "/v1/models", timeout=10) as response:
+        assert json.loads(response.read())["object"] == "list"
+    assert served.stop() == 0
 
 
 def test_unknown_route_and_method(server):

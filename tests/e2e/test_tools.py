@@ -410,6 +410,33 @@ def test_stop_strings_are_for_content(thinker):
     check_calls(call.choices[0].message.tool_calls)
 
 
+# ---- What comes back ----
+
+ASKING = """{%- for m in messages %}
+{%- if 'tool_calls' in m and m.tool_calls | length != 1 %}{{- raise_exception('not one call') }}{%- endif %}
+{%- if m.tool_calls is defined %}{{- m.role + ' calls ' + (m.tool_calls[0].function.arguments | tojson) + '\\n' }}
+{%- else %}{{- m.role + ' says ' + m.content + '\\n' }}{%- endif %}
+{%- if m.refusal is defined or m.function_call is defined %}{{- raise_exception('not a message of ours') }}{%- endif %}
+{%- endfor %}"""
+
+
+def test_whole_messages_come_back(tmp_path_factory):
+    """Clients send back all members of a reply, whatever they are, to templates that ask whether there is one."""
+    served, client = serve(tmp_path_factory, ASKING)
+    empty = {"refusal": None, "annotations": None, "audio": None, "function_call": None, "reasoning_content": None}
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}
+    messages = [*HELLO, {"role": "assistant", "content": "Hi", "tool_calls": [], **empty}, *HELLO,
+                {"role": "assistant", "content": None, "tool_calls": [call], **empty},
+                {"role": "tool", "tool_call_id": "call_1", "content": "7", "tool_calls": None, "name": None}]
+    try:
+        prompt = client.post(served.url + "/apply-template", body={"messages": messages}, cast_to=object)["prompt"]
+        user = "user says " + HELLO[0]["content"]
+        assert prompt.splitlines() == [user, "assistant says Hi", user, "assistant calls {}", "tool says 7"]
+        assert ask(client, messages=messages, max_tokens=2).usage.completion_tokens == 2
+    finally:
+        assert served.stop() == 0
+
+
 # ---- Refusals ----
 
 def nested(depth):
@@ -423,7 +450,7 @@ def nested(depth):
     {"type": "object", "properties": {"a": {"pattern": "^(([ab]{1,200}){1,200}c){1,200}$"}}},
     {"type": "object", "properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"$ref": "#/$defs/x"}}},
     {"type": "object", "properties": {"a": {"type": "string", "minLength": 5, "maxLength": 2}}, "required": ["a"]},
-    {"type": "object", "properties": {"a": {"maxLength": 10 ** 9}}},
+    {"type": "object", "properties": {name: {"type": "string", "maxLength": 2 ** 16} for name in "abcdefgh"}},
     {"type": "object", "allOf": [{"$ref": "#/$defs/n"}, {"$ref": "#/$defs/n"}], "$defs": {"n": {"allOf": [{"$ref": "#/$defs/n"}]}}},
     {"type": "array"},
 ])
@@ -444,6 +471,10 @@ def test_unknown_keywords(hermes):
                                                            parallel_tool_calls=False, max_tokens=200)
     assert "x-note" in raw.headers["x-ignored-fields"]
     assert json.loads(raw.parse().choices[0].message.tool_calls[0].function.arguments)["a"] in (1, 2)
+    amount = {"anyOf": [{"type": "number", "multipleOf": 0.01}, {"type": "string", "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}]}
+    loose["function"]["parameters"]["properties"]["a"] = amount
+    raw = hermes.chat.completions.with_raw_response.create(model="tiny", messages=HELLO, tools=[loose], max_tokens=1)
+    assert raw.headers["x-ignored-fields"] == "multipleOf, pattern"
     loose["function"]["strict"] = True
     with pytest.raises(openai.BadRequestError) as caught:
         ask(hermes, tools=[loose])

@@ -407,7 +407,8 @@ static void test_failing_allocations(void **state)
              "{\"$ref\":\"#/$defs/a\",\"$defs\":{\"a\":{\"type\":\"object\",\"properties\":"
              "{\"a\":{\"type\":\"string\",\"pattern\":\"^x\",\"maxLength\":3},\"b\":{\"enum\":"
              "[\"a\",1]},\"c\":{\"anyOf\":[{\"type\":\"integer\",\"minimum\":3,\"multipleOf\":2},"
-             "{\"$ref\":\"#\"}]}},\"minProperties\":1}},\"x\":1}"),
+             "{\"$ref\":\"#\"}]},\"d\":{\"items\":[{\"pattern\":\"(?=a)\"}]}},"
+             "\"minProperties\":1}},\"x\":1}"),
          .ignores_unknown = true},
         {.kind = GRAMMAR_REGEX, .text = SLICE("\\{(a|b[^c]{2,3})*$")},
         {.kind = GRAMMAR_GBNF, .text = SLICE("root ::= \"{\" (a | [b-d]){1,3}\na ::= \"x\" a?")},

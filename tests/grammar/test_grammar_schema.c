@@ -137,6 +137,88 @@ static void test_unknown_keywords_are_reported(void **state)
     grammar_release(grammar);
 }
 
+/* A schema that may be enforced in part; all but the last of its texts are accepted. */
+static void check_relaxed(const char *schema, const char *const names[], const char *const texts[])
+{
+    Grammar *grammar;
+    Error err;
+    size_t count, i = 0;
+    bool is_sound = !compile(slice_of(schema), false, &grammar, &err) && err.code != ERROR_MEMORY;
+    if (!is_sound || !compile(slice_of(schema), true, &grammar, &err))
+        fail_msg("%s: %s", schema, is_sound ? err.message : "enforced");
+    const Slice *ignored = grammar_ignored(grammar, &count);
+    for (; names[i]; i++) {
+        if (i >= count || !slice_equal(ignored[i], slice_of(names[i])))
+            fail_msg("%s: %s is not told", schema, names[i]);
+    }
+    assert_int_equal(count, i);
+    for (i = 0; texts[i]; i++) {
+        if (accepts(grammar, slice_of(texts[i])) != (texts[i + 1] != NULL))
+            fail_msg("%s: %s", schema, texts[i]);
+    }
+    grammar_release(grammar);
+}
+
+static void test_what_cannot_be_enforced_is_left_out(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *schema, *names[3], *texts[4];
+    } cases[] = {
+        {"{\"type\":\"string\",\"pattern\":\"^(?!a)b\",\"maxLength\":2}",
+         {"pattern"},
+         {"\"ab\"", "\"\"", "\"abc\""}},
+        {"{\"anyOf\":[{\"type\":\"null\"},{\"type\":\"string\",\"pattern\":\"\\\\p{L}\"}]}",
+         {"pattern"},
+         {"null", "\"1\"", "1"}},
+        {"{\"type\":\"number\",\"multipleOf\":0.01,\"minimum\":0}",
+         {"multipleOf"},
+         {"0.015", "3", "-1"}},
+        {"{\"type\":[\"integer\",\"number\"],\"multipleOf\":2.5}", {"multipleOf"}, {"1", "x"}},
+        {"{\"type\":\"string\",\"maxLength\":100000,\"minLength\":1}",
+         {"maxLength"},
+         {"\"a\"", "\"\""}},
+        {"{\"items\":{\"type\":\"null\"},\"type\":\"array\",\"maxItems\":50000}",
+         {"maxItems"},
+         {"[]", "[null]", "[1]"}},
+        {"{\"type\":\"array\",\"items\":[{\"type\":\"null\"},{\"type\":\"boolean\"}],"
+         "\"additionalItems\":false}",
+         {NULL},
+         {"[]", "[null,true]", "[null,true,1]"}},
+        {"{\"type\":\"array\",\"items\":[{\"pattern\":\"(?=a)\"}],\"additionalItems\":{\"type\":"
+         "\"null\"}}",
+         {"pattern"},
+         {"[\"b\",null]", "[1]", "[1,2]"}},
+        {"{\"type\":\"array\",\"items\":[],\"additionalItems\":{\"type\":\"null\"}}",
+         {NULL},
+         {"[]", "[null]", "[1]"}},
+        {"{\"$ref\":\"#/definitions/a/properties/pattern\",\"definitions\":{\"a\":{\"properties\":{"
+         "\"pattern\":{\"type\":\"string\",\"pattern\":\"\\\\bx\"}}}}}",
+         {"pattern"},
+         {"\"y\"", "1"}},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
+        check_relaxed(cases[i].schema, cases[i].names, cases[i].texts);
+}
+
+static void test_malformed_is_refused_always(void **state)
+{
+    (void)state;
+    static const char *const schemas[] = {
+        "{\"pattern\":\"(\"}",   "{\"pattern\":1}",
+        "{\"multipleOf\":-0.5}", "{\"maxLength\":\"100000\"}",
+        "{\"items\":[1]}",       "{\"prefixItems\":[],\"items\":[]}",
+        "{\"properties\":[]}",   "{\"minLength\":5,\"maxLength\":2,\"type\":\"string\"}",
+        "{\"$ref\":\"#/x\"}"};
+    for (size_t i = 0; i < ARRAY_COUNT(schemas); i++) {
+        Grammar *grammar;
+        Error err;
+        if (compile(slice_of(schemas[i]), true, &grammar, &err))
+            fail_msg("%s compiles", schemas[i]);
+        assert_int_equal(err.code, ERROR_INVALID);
+    }
+}
+
 /* ---- Hostile schemas ---- */
 
 static void append_repeated(Buffer *out, const char *text, size_t count)
@@ -276,6 +358,8 @@ int main(void)
         cmocka_unit_test(test_cases),
         cmocka_unit_test(test_corpus_compiles),
         cmocka_unit_test(test_unknown_keywords_are_reported),
+        cmocka_unit_test(test_what_cannot_be_enforced_is_left_out),
+        cmocka_unit_test(test_malformed_is_refused_always),
         cmocka_unit_test(test_hostile_schemas_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -103,6 +103,12 @@ static void options_reach_the_sampler(void **state)
     assert_int_equal(number_at(body, "usage.completion_tokens"), 3);
     arena_reset(&arena);
     reply_reset(&reply);
+    post_chat(&fixture, "{" HELLO ",\"max_tokens\":1}", &reply);
+    body = parse_json(&reply.body, &arena); /* between one token there is no time */
+    assert_true(json_to_double(value_at(body, "timings.predicted_ms")) == 0);
+    assert_true(json_to_double(value_at(body, "timings.predicted_per_second")) == 0);
+    arena_reset(&arena);
+    reply_reset(&reply);
     Buffer first;
     buffer_init(&first, 1 << 16);
     for (int i = 0; i < 3; i++) { /* same seed, same text; another seed, another */

@@ -226,6 +226,34 @@ static void offsets_count_replaced_bytes(void **state)
 
 /* ---- Chat choices ---- */
 
+/* The prompt's log-probabilities for 16 choices are more than a stream holds back: its client is
+ * told so, rather than left with half an answer. */
+static void streams_tell_what_does_not_fit(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    Reply reply;
+    Stream stream;
+    Buffer body;
+    fixture_init(&fixture);
+    buffer_init(&body, 1 << 16);
+    buffer_append_text(&body, "{\"prompt\":\"");
+    for (int i = 0; i < 6000; i++)
+        buffer_append_byte(&body, (char)('a' + i % 26));
+    buffer_append_text(&body, "\",\"echo\":true,\"logprobs\":20,\"n\":16,\"max_tokens\":1,"
+                              "\"stream\":true}");
+    buffer_append_byte(&body, '\0');
+    post(&fixture, "/v1/completions", body.ptr, &reply);
+    assert_int_equal(reply.status, 200);
+    read_events(&stream, buffer_view(&reply.body));
+    assert_string_equal(stream.code, "internal_error");
+    assert_true(stream.done);
+    buffer_reset(&stream.text);
+    reply_reset(&reply);
+    buffer_reset(&body);
+    fixture_reset(&fixture);
+}
+
 static void chat_choices_and_logprobs(void **state)
 {
     (void)state;
@@ -509,10 +537,15 @@ int main(int argc, char **argv)
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(completions_answer),        cmocka_unit_test(completions_stream),
-        cmocka_unit_test(completion_logprobs),       cmocka_unit_test(offsets_count_replaced_bytes),
-        cmocka_unit_test(chat_choices_and_logprobs), cmocka_unit_test(bad_completions_are_named),
-        cmocka_unit_test(tokens_and_back),           cmocka_unit_test(metrics_count),
+        cmocka_unit_test(completions_answer),
+        cmocka_unit_test(completions_stream),
+        cmocka_unit_test(completion_logprobs),
+        cmocka_unit_test(offsets_count_replaced_bytes),
+        cmocka_unit_test(streams_tell_what_does_not_fit),
+        cmocka_unit_test(chat_choices_and_logprobs),
+        cmocka_unit_test(bad_completions_are_named),
+        cmocka_unit_test(tokens_and_back),
+        cmocka_unit_test(metrics_count),
     };
     return cmocka_run_group_tests(tests, server_tests_setup, server_tests_teardown);
 }
