@@ -6,8 +6,8 @@
  * become rules, found again by their members, which is how recursion ends. Rules are compiled from
  * a queue, so depth of references costs no stack.
  *
- *     schema_relax    where a part may be enforced: what cannot be is left out, before anything
- * else schema_check    keywords, their types, references: before the compiler reads them
+ *     schema_relax    leaves out what cannot be enforced, where a part may be
+ *     schema_check    keywords, their types, references: before the compiler reads them
  *     schema_list     flattening of $ref and allOf, merging
  *     schema_number, schema_string, schema_object, schema_value    the automaton of each type */
 #ifndef GRAMMAR_SCHEMA_H
