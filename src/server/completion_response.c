@@ -98,8 +98,36 @@ typedef struct Walk {
     size_t ahead;         /* as in Part; 0 behind its first entries */
 } Walk;
 
+/* The next entry with bytes that became certain together with this one, or SIZE_MAX. Entries
+ * without are tokens that are no text. */
+static size_t next_of_group(const LogprobList *list, size_t index)
+{
+    size_t end = logprob_list_get(list, index)->text_end;
+    while (++index < logprob_list_count(list)) {
+        const LogprobEntry *entry = logprob_list_get(list, index);
+        if (entry->text_end != end)
+            break;
+        if (entry->n_bytes > 0)
+            return index;
+    }
+    return SIZE_MAX;
+}
+
+/* Steps from an entry to the next of its group, whose text ends at the offset `most`: by the bytes,
+ * but a last one that is whole characters ends where the text does. */
+static void step_within_group(const Part *part, size_t next, size_t most, size_t by_bytes,
+                              Walk *walk)
+{
+    Slice bytes = logprob_list_bytes(part->list, logprob_list_get(part->list, next));
+    size_t characters = utf8_count(bytes);
+    bool is_certain = characters <= most - walk->counted && utf8_is_valid(bytes) &&
+                      next_of_group(part->list, next) == SIZE_MAX;
+    walk->offset = is_certain ? most - characters : by_bytes < most ? by_bytes : most;
+}
+
 /* Steps over an entry. Tokens that became certain together have one end; within such a group their
- * bytes tell, and at its end the text does, whatever had to be replaced in it. */
+ * bytes tell, and at its end the text does, whatever had to be replaced in it. What is no text does
+ * not belong to a group: whether it comes in the same event as the text before is chance. */
 static void step_entry(const Part *part, size_t index, Walk *walk)
 {
     const LogprobEntry *entry = logprob_list_get(part->list, index);
@@ -108,19 +136,23 @@ static void step_entry(const Part *part, size_t index, Walk *walk)
         walk->offset = index == 0 && part->skips_first ? walk->offset : by_bytes;
         return;
     }
-    bool is_last = index + 1 == logprob_list_count(part->list) ||
-                   logprob_list_get(part->list, index + 1)->text_end != entry->text_end;
+    bool has_more = index + 1 < logprob_list_count(part->list) &&
+                    logprob_list_get(part->list, index + 1)->text_end == entry->text_end;
+    if (has_more && entry->n_bytes == 0)
+        return;
+    size_t next = has_more ? next_of_group(part->list, index) : SIZE_MAX;
     size_t end = entry->text_end > part->text_at ? entry->text_end - part->text_at : 0;
     end = end < part->text.len ? end : part->text.len;
     end = end > walk->done ? end : walk->done;
     size_t group = utf8_count((Slice){part->text.ptr + walk->done, end - walk->done});
     size_t most = walk->counted + walk->ahead + group;
-    walk->offset = is_last || by_bytes > most ? most : by_bytes;
-    if (is_last) {
-        walk->done = end;
-        walk->counted = most;
-        walk->ahead = 0;
+    if (next != SIZE_MAX) {
+        step_within_group(part, next, most, by_bytes, walk);
+        return;
     }
+    walk->offset = walk->counted = most;
+    walk->done = end;
+    walk->ahead = 0;
 }
 
 static void write_column(const Reply *reply, Column column, const Part *parts, size_t n_parts,
