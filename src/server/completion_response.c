@@ -22,17 +22,24 @@ enum { COMPLETION_PARTS_MAX = 2 };
 
 /* ---- Log-probabilities ---- */
 
-/* A token's text; a part of a character is named by its bytes, as the original API does. */
-static void append_name(Slice bytes, Buffer *out)
+/* The reply fails as a whole, not silently in part. */
+static void fail_with(bool failed, JsonWriter *writer)
 {
-    buffer_clear(out);
-    if (utf8_is_valid(bytes)) {
-        buffer_append_slice(out, bytes);
-        return;
-    }
-    buffer_append_text(out, "bytes:");
+    if (failed)
+        writer->out->failed = true;
+}
+
+/* A token's text; a part of a character is named by its bytes, as the original API does. */
+static Slice make_name(Slice bytes, Buffer *name, JsonWriter *writer)
+{
+    if (utf8_is_valid(bytes))
+        return bytes;
+    buffer_clear(name);
+    buffer_append_text(name, "bytes:");
     for (size_t i = 0; i < bytes.len; i++)
-        buffer_append_format(out, "\\x%02x", (unsigned char)bytes.ptr[i]);
+        buffer_append_format(name, "\\x%02x", (unsigned char)bytes.ptr[i]);
+    fail_with(name->failed, writer);
+    return buffer_view(name);
 }
 
 /* The token's own probability and the best ones, each name once. */
@@ -48,18 +55,21 @@ static void write_top(const Reply *reply, const LogprobList *list, const Logprob
     buffer_init(&bytes, TOKENIZER_TEXT_BYTES_MAX);
     json_write_object_begin(writer);
     Slice own = logprob_list_bytes(list, entry);
-    append_name(own, name);
-    json_write_key_slice(writer, buffer_view(name));
+    json_write_key_slice(writer, make_name(own, name, writer));
     openai_write_logprob(entry->logprob, writer);
     for (size_t i = 0; i < entry->n_top; i++) {
         const TokenLogprob *top = &entry->top[i];
         buffer_clear(&bytes);
-        if (top->id == entry->id ||
-            !tokenizer_append_token_bytes(reply->tokenizer, top->id, &bytes, &err) ||
-            slice_equal(buffer_view(&bytes), own))
+        if (top->id == entry->id)
             continue;
-        append_name(buffer_view(&bytes), name);
-        json_write_key_slice(writer, buffer_view(name));
+        if (!tokenizer_append_token_bytes(reply->tokenizer, top->id, &bytes, &err)) {
+            fail_with(err.code == ERROR_MEMORY,
+                      writer); /* else it is no token of the tokenizer's */
+            continue;
+        }
+        if (slice_equal(buffer_view(&bytes), own))
+            continue;
+        json_write_key_slice(writer, make_name(buffer_view(&bytes), name, writer));
         openai_write_logprob(top->logprob, writer);
     }
     json_write_object_end(writer);
@@ -73,8 +83,7 @@ static void write_cell(const Reply *reply, Column column, const Part *part,
 {
     switch (column) {
     case COLUMN_TOKENS:
-        append_name(logprob_list_bytes(part->list, entry), name);
-        json_write_string(writer, buffer_view(name));
+        json_write_string(writer, make_name(logprob_list_bytes(part->list, entry), name, writer));
         break;
     case COLUMN_LOGPROBS:
         if (isnan(entry->logprob))
@@ -235,8 +244,7 @@ static void write_text(const Reply *reply, const ReplyChoice *choice, JsonWriter
     buffer_append_slice(&both, echo);
     buffer_append_slice(&both, buffer_view(&choice->text));
     json_write_string(writer, buffer_view(&both));
-    if (both.failed)
-        writer->out->failed = true; /* the reply fails as a whole, not silently in part */
+    fail_with(both.failed, writer);
     buffer_reset(&both);
 }
 
