@@ -106,6 +106,13 @@ typedef struct Source {
     size_t parting; /* where the prompt parts from the sequence that is most like it */
 } Source;
 
+/* Without a prefix cache every prompt is computed from its start; a job's choices share their one.
+ */
+static bool may_share(const Scheduler *scheduler, const Slot *slot, const Job *job)
+{
+    return slot->job && (scheduler->cache.entries || slot->job == job);
+}
+
 /* The last token of a prompt is always computed: its logits are wanted. */
 static Source find_source(const Scheduler *scheduler, const Job *job)
 {
@@ -117,7 +124,7 @@ static Source find_source(const Scheduler *scheduler, const Job *job)
                                    job->n_prompt - 1, &best.length, &best.parting);
     for (size_t i = 0; i < scheduler->slot_count; i++) {
         const Slot *slot = &scheduler->slots[i];
-        if (!slot->job)
+        if (!may_share(scheduler, slot, job))
             continue;
         size_t common =
             tokens_common_prefix(slot->tokens, slot->fed, job->prompt, job->n_prompt - 1);
@@ -141,7 +148,7 @@ static bool will_share(const Scheduler *scheduler, Slot *slot, const Job *job, s
         return false;
     if (!scheduler->kv_slides)
         return true;
-    if (slot->fed + slot->held > common || !scheduler->cache.entries)
+    if (slot->fed + slot->held > common)
         return false; /* its window will have moved on */
     if (slot->checkpoint == 0 || common < slot->checkpoint)
         slot->checkpoint = common;
@@ -153,7 +160,8 @@ static bool should_wait(const Scheduler *scheduler, const Job *job, size_t index
 {
     for (size_t i = 0; i < scheduler->slot_count; i++) {
         Slot *slot = &scheduler->slots[i];
-        if (!slot->job || slot_decodes(slot) || !scheduler->engine->ops->sequence_fork)
+        if (!may_share(scheduler, slot, job) || slot_decodes(slot) ||
+            !scheduler->engine->ops->sequence_fork)
             continue;
         if (index > 0 ? slot->job == job
                       : !job->wants_prompt_logprobs && will_share(scheduler, slot, job, have))

@@ -28,8 +28,11 @@ static void write_alternative(const Reply *reply, const TokenLogprob *top, JsonW
     Buffer bytes;
     Error err;
     buffer_init(&bytes, TOKENIZER_TEXT_BYTES_MAX);
-    if (!tokenizer_append_token_bytes(reply->tokenizer, top->id, &bytes, &err))
-        buffer_clear(&bytes); /* the token is told by its id */
+    if (!tokenizer_append_token_bytes(reply->tokenizer, top->id, &bytes, &err)) {
+        if (err.code == ERROR_MEMORY)
+            writer->out->failed = true; /* the reply fails as a whole, not silently in part */
+        buffer_clear(&bytes);           /* the token is told by its id */
+    }
     json_write_object_begin(writer);
     write_token(top->id, top->logprob, buffer_view(&bytes), writer);
     json_write_object_end(writer);

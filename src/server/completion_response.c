@@ -24,17 +24,24 @@ enum { COMPLETION_PARTS_MAX = 2 };
 
 /* ---- Log-probabilities ---- */
 
-/* A token's text; a part of a character is named by its bytes, as the original API does. */
-static void append_name(Slice bytes, Buffer *out)
+/* The reply fails as a whole, not silently in part. */
+static void fail_with(bool failed, JsonWriter *writer)
 {
-    buffer_clear(out);
-    if (utf8_is_valid(bytes)) {
-        buffer_append_slice(out, bytes);
-        return;
-    }
-    buffer_append_text(out, "bytes:");
+    if (failed)
+        writer->out->failed = true;
+}
+
+/* A token's text; a part of a character is named by its bytes, as the original API does. */
+static Slice make_name(Slice bytes, Buffer *name, JsonWriter *writer)
+{
+    if (utf8_is_valid(bytes))
+        return bytes;
+    buffer_clear(name);
+    buffer_append_text(name, "bytes:");
     for (size_t i = 0; i < bytes.len; i++)
-        buffer_append_format(out, "\\x%02x", (unsigned char)bytes.ptr[i]);
+        buffer_append_format(name, "\\x%02x", (unsigned char)bytes.ptr[i]);
+    fail_with(name->failed, writer);
+    return buffer_view(name);
 }
 
 /* Names that an object has already: their bytes in text, one behind the other. */
@@ -69,8 +76,7 @@ static void write_named(Names *names, float logprob, Buffer *name, JsonWriter *w
     Slice bytes;
     if (!add_name(names, &bytes))
         return;
-    append_name(bytes, name);
-    json_write_key_slice(writer, buffer_view(name));
+    json_write_key_slice(writer, make_name(bytes, name, writer));
     openai_write_logprob(logprob, writer);
 }
 
@@ -94,12 +100,15 @@ static void write_top(const Reply *reply, const LogprobList *list, const Logprob
         size_t before = names.text.len;
         if (top->id == entry->id)
             continue;
-        if (tokenizer_append_token_bytes(reply->tokenizer, top->id, &names.text, &err))
+        if (tokenizer_append_token_bytes(reply->tokenizer, top->id, &names.text, &err)) {
             write_named(&names, top->logprob, name, writer);
-        else
+        } else {
             names.text.len = before;
+            fail_with(err.code == ERROR_MEMORY, writer); /* else it is none of the tokenizer's */
+        }
     }
     json_write_object_end(writer);
+    fail_with(names.text.failed, writer);
     buffer_reset(&names.text);
 }
 
@@ -110,8 +119,7 @@ static void write_cell(const Reply *reply, Column column, const Part *part,
 {
     switch (column) {
     case COLUMN_TOKENS:
-        append_name(logprob_list_bytes(part->list, entry), name);
-        json_write_string(writer, buffer_view(name));
+        json_write_string(writer, make_name(logprob_list_bytes(part->list, entry), name, writer));
         break;
     case COLUMN_LOGPROBS:
         if (isnan(entry->logprob))
@@ -154,8 +162,36 @@ static void step_prompt(const Part *part, size_t index, Walk *walk)
     walk->offset += utf8_count(bytes);
 }
 
+/* The next entry with bytes that became certain together with this one, or SIZE_MAX. Entries
+ * without are tokens that are no text. */
+static size_t next_of_group(const LogprobList *list, size_t index)
+{
+    size_t end = logprob_list_get(list, index)->text_end;
+    while (++index < logprob_list_count(list)) {
+        const LogprobEntry *entry = logprob_list_get(list, index);
+        if (entry->text_end != end)
+            break;
+        if (entry->n_bytes > 0)
+            return index;
+    }
+    return SIZE_MAX;
+}
+
+/* Steps from an entry to the next of its group, whose text ends at the offset `most`: by the bytes,
+ * but a last one that is whole characters ends where the text does. */
+static void step_within_group(const Part *part, size_t next, size_t most, size_t by_bytes,
+                              Walk *walk)
+{
+    Slice bytes = logprob_list_bytes(part->list, logprob_list_get(part->list, next));
+    size_t characters = utf8_count(bytes);
+    bool is_certain = characters <= most - walk->counted && utf8_is_valid(bytes) &&
+                      next_of_group(part->list, next) == SIZE_MAX;
+    walk->offset = is_certain ? most - characters : by_bytes < most ? by_bytes : most;
+}
+
 /* Steps over an entry. Tokens that became certain together have one end; within such a group their
- * bytes tell, and at its end the text does, whatever had to be replaced in it. */
+ * bytes tell, and at its end the text does, whatever had to be replaced in it. What is no text does
+ * not belong to a group: whether it comes in the same event as the text before is chance. */
 static void step_entry(const Part *part, size_t index, Walk *walk)
 {
     const LogprobEntry *entry = logprob_list_get(part->list, index);
@@ -164,19 +200,23 @@ static void step_entry(const Part *part, size_t index, Walk *walk)
         step_prompt(part, index, walk);
         return;
     }
-    bool is_last = index + 1 == logprob_list_count(part->list) ||
-                   logprob_list_get(part->list, index + 1)->text_end != entry->text_end;
+    bool has_more = index + 1 < logprob_list_count(part->list) &&
+                    logprob_list_get(part->list, index + 1)->text_end == entry->text_end;
+    if (has_more && entry->n_bytes == 0)
+        return;
+    size_t next = has_more ? next_of_group(part->list, index) : SIZE_MAX;
     size_t end = entry->text_end > part->text_at ? entry->text_end - part->text_at : 0;
     end = end < part->text.len ? end : part->text.len;
     end = end > walk->done ? end : walk->done;
     size_t group = utf8_count((Slice){part->text.ptr + walk->done, end - walk->done});
     size_t most = walk->counted + walk->ahead + group;
-    walk->offset = is_last || by_bytes > most ? most : by_bytes;
-    if (is_last) {
-        walk->done = end;
-        walk->counted = most;
-        walk->ahead = 0;
+    if (next != SIZE_MAX) {
+        step_within_group(part, next, most, by_bytes, walk);
+        return;
     }
+    walk->offset = walk->counted = most;
+    walk->done = end;
+    walk->ahead = 0;
 }
 
 static void write_column(const Reply *reply, Column column, const Part *parts, size_t n_parts,
@@ -272,8 +312,7 @@ static void write_text(const Reply *reply, const ReplyChoice *choice, JsonWriter
     buffer_append_slice(&both, echo);
     buffer_append_slice(&both, buffer_view(&choice->text));
     json_write_string(writer, buffer_view(&both));
-    if (both.failed)
-        writer->out->failed = true; /* the reply fails as a whole, not silently in part */
+    fail_with(both.failed, writer);
     buffer_reset(&both);
 }
 

@@ -201,6 +201,8 @@ enum MHD_Result http_queue_reply(HttpRequest *request)
                                                  : "Out of memory for the reply.");
         buffer_reset(&request->reply);
         http_reply_error(request, &error);
+        if (request->reply.failed)
+            return MHD_NO; /* not even for that: half of it would be no JSON */
     }
     struct MHD_Response *response;
     size_t len;

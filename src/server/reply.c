@@ -227,39 +227,57 @@ static void tell_choice(Reply *reply, ReplyChoice *choice, Buffer *out)
     choice->ended = true;
 }
 
-/* A stream begins at once, unless it begins with log-probabilities of the prompt: they come with
- * the first reading. Errors are then still ordinary responses of the stream's own kind. */
-static bool can_begin(Reply *reply)
+/* Takes the prompts' log-probabilities as they become complete; *complete: none are missing. */
+static bool read_prompts(Reply *reply, bool *complete, HttpError *error)
 {
-    if (!reply->echo || !reply->logprobs)
-        return true;
-    for (size_t i = 0; i < reply->n_prompts; i++) {
+    Error err;
+    *complete = true;
+    for (size_t i = 0; reply->echo && reply->logprobs && i < reply->n_prompts; i++) {
         ReplyPrompt *prompt = &reply->prompts[i];
         if (!prompt->has_logprobs)
             prompt->has_logprobs = job_read_prompt_logprobs(prompt->job, &prompt->logprobs);
-        if (!prompt->has_logprobs)
-            return false;
+        if (!logprob_list_check(&prompt->logprobs, &err))
+            return http_error_from(error, &err, FAULT_INTERNAL, FAULT_INTERNAL, NULL);
+        *complete = *complete && prompt->has_logprobs;
     }
     return true;
+}
+
+/* A stream begins at once, unless it begins with log-probabilities of the prompt: they come with
+ * the first reading. Errors are then still ordinary responses of the stream's own kind. */
+static bool begin_stream(Reply *reply, Buffer *out, HttpError *error)
+{
+    bool can_begin;
+    if (reply->began)
+        return true;
+    if (!read_prompts(reply, &can_begin, error))
+        return false;
+    if (can_begin)
+        reply->dialect->begin(reply, out);
+    reply->began = can_begin;
+    return true;
+}
+
+static HttpProgress end_with_error(Reply *reply, HttpRequest *request, const HttpError *error)
+{
+    request->error = *error;
+    reply->dialect->error(error, &request->out);
+    return HTTP_END;
 }
 
 static HttpProgress advance_stream(Reply *reply, HttpRequest *request)
 {
     HttpError error;
     size_t before = request->out.len, ended = 0;
-    if (!reply->began && can_begin(reply)) {
-        reply->dialect->begin(reply, &request->out);
-        reply->began = true;
-    }
+    if (!begin_stream(reply, &request->out, &error))
+        return end_with_error(reply, request, &error);
     for (size_t i = 0; i < reply->n_choices; i++) {
         ReplyChoice *choice = &reply->choices[i];
         if (!choice->ended) {
             if (!read_choice(reply, choice, &request->out, &error)) {
                 if (reply->began && choice->text.len > 0)
                     reply->dialect->delta(reply, choice, &request->out);
-                request->error = error;
-                reply->dialect->error(&error, &request->out);
-                return HTTP_END;
+                return end_with_error(reply, request, &error);
             }
             if (reply->began)
                 tell_choice(reply, choice, &request->out);
@@ -278,6 +296,7 @@ static HttpProgress advance_whole(Reply *reply, HttpRequest *request)
 {
     HttpError error;
     size_t ended = 0;
+    bool all;
     for (size_t i = 0; i < reply->n_choices; i++) {
         ReplyChoice *choice = &reply->choices[i];
         if (!choice->ended && !read_choice(reply, choice, NULL, &error)) {
@@ -289,7 +308,10 @@ static HttpProgress advance_whole(Reply *reply, HttpRequest *request)
     }
     if (ended < reply->n_choices)
         return HTTP_WAIT;
-    can_begin(reply); /* takes the prompt's log-probabilities */
+    if (!read_prompts(reply, &all, &error)) {
+        http_reply_error(request, &error);
+        return HTTP_END;
+    }
     record_outcome(reply, &request->outcome);
     reply->dialect->whole(reply, &request->reply);
     http_reply(request, 200, "application/json");

@@ -35,19 +35,27 @@ static void finish_entry(ContentLogprobs *logprobs, LogprobList *out)
     logprobs->done++;
 }
 
+/* What of [start, end) lies in the front entry's text, which goes to text_end, is content. */
+static void mark_content(ContentLogprobs *logprobs, size_t text_end, size_t start, size_t end)
+{
+    if (text_end <= start || logprobs->at >= end)
+        return;
+    if (logprobs->last == logprobs->first)
+        logprobs->first = logprobs->at > start ? logprobs->at : start;
+    logprobs->last = text_end < end ? text_end : end;
+}
+
 void content_logprobs_take(ContentLogprobs *logprobs, size_t start, size_t end, LogprobList *out)
 {
     while (logprobs->done < logprob_list_count(&logprobs->pending)) {
         const LogprobEntry *entry = logprob_list_get(&logprobs->pending, logprobs->done);
-        if (entry->text_end > start && logprobs->at < end) {
-            if (logprobs->last == logprobs->first)
-                logprobs->first = logprobs->at > start ? logprobs->at : start;
-            logprobs->last = entry->text_end < end ? entry->text_end : end;
-        }
+        mark_content(logprobs, entry->text_end, start, end);
         if (entry->text_end > end)
             return;
         finish_entry(logprobs, out);
     }
     logprob_list_clear(&logprobs->pending);
     logprobs->done = 0;
+    /* The rest is of a token whose entry comes with the end of its text. */
+    mark_content(logprobs, SIZE_MAX, start, end);
 }

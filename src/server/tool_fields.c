@@ -92,10 +92,10 @@ static bool write_schema(ToolReader *reader, const JsonValue *schema, Slice *out
         json_write_bool(&writer, false);
     }
     json_write_object_end(&writer);
-    if (text.failed)
+    if (text.over_limit)
         ok = http_error_set(reader->error, FAULT_JSON_SCHEMA, reader->param,
                             "The schema has more than %d bytes.", GRAMMAR_SOURCE_BYTES_MAX);
-    else if (!arena_copy_slice(reader->arena, buffer_view(&text), out))
+    else if (text.failed || !arena_copy_slice(reader->arena, buffer_view(&text), out))
         ok = no_memory(reader);
     buffer_reset(&text);
     return ok;

@@ -258,6 +258,8 @@ static Slice replaced_text(const TokenDecoder *decoder, Slice text, Buffer buffe
             continue;
         buffer_clear(&buffers[turn]);
         replace_all(text, from, to, &buffers[turn]);
+        if (buffers[turn].failed)
+            break;
         text = buffer_view(&buffers[turn]);
         turn = 1 - turn;
     }
@@ -305,6 +307,7 @@ static bool push_steps(TokenDecoder *decoder, Slice content, Buffer *run, Buffer
     int byte = ok && decoder->tokenizer->decoder.byte_fallback ? fallback_byte(text) : -1;
     if (ok && byte >= 0 && run) {
         buffer_append_byte(run, (char)byte);
+        ok = buffer_check(run, "decoded text", err);
     } else if (ok && byte >= 0) {
         decoder->run_overflowed |= decoder->pending_len == TOKEN_DECODER_PENDING_MAX - 1;
         decoder->pending[decoder->pending_len++] = (char)byte;
@@ -490,7 +493,6 @@ bool tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t cou
     buffer_init(&run, NORMALIZED_BYTES_MAX);
     for (size_t i = 0; ok && i < count; i++)
         ok = push_token(&decoder, ids[i], &run, out, err);
-    ok = ok && buffer_check(&run, "decoded text", err);
     if (ok)
         put_run(&decoder, buffer_view(&run), out);
     ok = ok && token_decoder_finish(&decoder, out, err);

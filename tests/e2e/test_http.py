@@ -176,20 +176,48 @@ def test_sanitized_server_survives_abuse():
         assert served.stop() == 0
 
 
+def completion_offsets(port, body):
+    """(text, tokens, text_offset) of a completion, whole and streamed."""
+    whole = json.loads(post(port, body, "/v1/completions")[1])["choices"][0]
+    text, tokens, offsets = "", [], []
+    for event in post(port, {**body, "stream": True}, "/v1/completions")[1].decode().split("\n\n"):
+        if event.startswith("data: {"):
+            choice, = json.loads(event[6:])["choices"]
+            text += choice["text"]
+            tokens += (choice["logprobs"] or {}).get("tokens", [])
+            offsets += (choice["logprobs"] or {}).get("text_offset", [])
+    return (whole["text"], whole["logprobs"]["tokens"], whole["logprobs"]["text_offset"]), (text, tokens, offsets)
+
+
 def test_streamed_offsets_are_those_of_the_whole():
     """Random weights give bytes that are no UTF-8, and tokens that end within a character."""
     server = Server("--threads", "1", model=TINY_MODELS / "qwen3-q4-g32")
     try:
         for prompt in ([5, 6], [7], "hello 42 hello Paris", "\\n Paris", "a <think> é"):
             body = {"prompt": prompt, "max_tokens": 24, "temperature": 0, "echo": True, "logprobs": 0}
-            whole = json.loads(post(server.port, body, "/v1/completions")[1])["choices"][0]
-            text, offsets = "", []
-            for event in post(server.port, {**body, "stream": True}, "/v1/completions")[1].decode().split("\n\n"):
-                if event.startswith("data: {"):
-                    choice, = json.loads(event[6:])["choices"]
-                    text += choice["text"]
-                    offsets += (choice["logprobs"] or {}).get("text_offset", [])
-            assert (text, offsets) == (whole["text"], whole["logprobs"]["text_offset"])
+            whole, streamed = completion_offsets(server.port, body)
+            text, _, offsets = whole
+            assert streamed == whole
             assert offsets == sorted(offsets) and offsets[-1] <= len(text)
+    finally:
+        server.stop()
+
+
+def test_offsets_of_what_follows_bytes_that_are_no_text():
+    """With byte fallback a run of bytes is told when it ends, in as many U+FFFD as the run has bytes."""
+    server = Server("--threads", "1", model=TINY_MODELS / "phi3-q4-g64")
+    try:
+        bias = dict.fromkeys(("1", "173", "193", "306"), 100)  # <s>, <0xA5>, <0xB9>, a
+        for seed in range(4):
+            body = {"prompt": [5], "max_tokens": 100, "temperature": 2, "seed": seed, "logit_bias": bias, "logprobs": 0}
+            whole, streamed = completion_offsets(server.port, body)
+            text, tokens, offsets = whole
+            assert set(tokens) == {"", "a", "bytes:\\xa5", "bytes:\\xb9"}
+            assert streamed == whole
+            at = 0
+            for token, offset in zip(tokens, offsets, strict=True):
+                assert token.startswith("bytes:") or offset == at or not token and offset <= at
+                at += len(token) if not token.startswith("bytes:") else 1
+            assert at == len(text)
     finally:
         server.stop()

@@ -33,7 +33,7 @@ int scheduler_tests_teardown(void **state)
     return 0;
 }
 
-static void init(Fixture *fixture, size_t slots, size_t max_context, bool engine_chooses)
+static void init(Fixture *fixture, const SchedulerOptions *options, bool engine_chooses)
 {
     Error err = {0};
     fake_engine_init(&fixture->fake, 100000);
@@ -41,20 +41,28 @@ static void init(Fixture *fixture, size_t slots, size_t max_context, bool engine
         fake_engine_choose_tokens(&fixture->fake);
     if (engines_hold)
         fake_engine_hold_passes(&fixture->fake);
-    SchedulerOptions options = {.slots = slots, .max_context = max_context};
-    if (!scheduler_create(&fixture->fake.engine, tokenizer, &fixture->fake.config, &options,
+    if (!scheduler_create(&fixture->fake.engine, tokenizer, &fixture->fake.config, options,
                           &fixture->scheduler, &err))
         fail_msg("%s", err.message);
 }
 
 void fixture_init(Fixture *fixture, size_t slots, size_t max_context)
 {
-    init(fixture, slots, max_context, false);
+    const SchedulerOptions options = {.slots = slots, .max_context = max_context};
+    init(fixture, &options, false);
+}
+
+void fixture_init_uncached(Fixture *fixture, size_t slots, size_t max_context)
+{
+    const SchedulerOptions options = {
+        .slots = slots, .max_context = max_context, .no_prefix_cache = true};
+    init(fixture, &options, false);
 }
 
 void fixture_init_choosing(Fixture *fixture, size_t slots, size_t max_context)
 {
-    init(fixture, slots, max_context, true);
+    const SchedulerOptions options = {.slots = slots, .max_context = max_context};
+    init(fixture, &options, true);
 }
 
 void fixture_reset(Fixture *fixture)

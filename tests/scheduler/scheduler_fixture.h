@@ -18,6 +18,8 @@ int scheduler_tests_teardown(void **state);
 int scheduler_tests_setup_holding(void **state);
 
 void fixture_init(Fixture *fixture, size_t slots, size_t max_context);
+/* Without a prefix cache. */
+void fixture_init_uncached(Fixture *fixture, size_t slots, size_t max_context);
 /* With an engine that chooses greedy tokens itself. */
 void fixture_init_choosing(Fixture *fixture, size_t slots, size_t max_context);
 /* Stops the scheduler and checks that the engine has lost nothing. */

@@ -117,6 +117,36 @@ static void running_prompts_are_shared(void **state)
     fixture_reset(&fixture);
 }
 
+static void without_a_cache_nothing_is_shared(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    int32_t prompt[600];
+    JobRequest request;
+    Job *jobs[3];
+    JobStatus status;
+    Buffer text;
+    fixture_init_uncached(&fixture, 3, 2000);
+    make_prompt(5, 600, prompt);
+    request_init(&request, prompt, 600, 100);
+    atomic_store(&fixture.fake.never_ends, true);
+    atomic_store(&fixture.fake.hold, true);
+    for (size_t i = 0; i < 3; i++)
+        jobs[i] = submit(&fixture, &request);
+    atomic_store(&fixture.fake.hold, false);
+    buffer_init(&text, 1000);
+    for (size_t i = 0; i < 3; i++) {
+        buffer_clear(&text);
+        collect(jobs[i], &text, &status);
+        assert_reply(&fixture, prompt, 600, 100, &text, &status);
+        assert_int_equal(status.cached_tokens, 0);
+        job_release(jobs[i]);
+    }
+    assert_int_equal(atomic_load(&fixture.fake.forks), 0);
+    buffer_reset(&text);
+    fixture_reset(&fixture);
+}
+
 static void released_choices_are_cancelled(void **state)
 {
     (void)state;
@@ -403,6 +433,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(choices_are_streams_over_one_prompt),
         cmocka_unit_test(running_prompts_are_shared),
+        cmocka_unit_test(without_a_cache_nothing_is_shared),
         cmocka_unit_test(released_choices_are_cancelled),
         cmocka_unit_test(prefill_is_cancelled_within_a_step),
         cmocka_unit_test(log_probabilities_are_those_of_raw_logits),

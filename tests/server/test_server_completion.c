@@ -314,6 +314,44 @@ static void chat_choices_and_logprobs(void **state)
     fixture_reset(&fixture);
 }
 
+/* Also where its end was held back for a stop string, and the rest of it told before. */
+static void a_streamed_entry_has_all_of_its_token(void **state)
+{
+    (void)state;
+    Fixture fixture;
+    Reply reply;
+    size_t entries = 0;
+    fixture_init(&fixture);
+    atomic_store(&fixture.fake.delay_microseconds, 30000); /* an event for each */
+    /* With tools the text is taken apart; every token is x, 4096 times. */
+    post(&fixture, "/v1/chat/completions",
+         "{" HELLO ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],"
+         "\"logit_bias\":{\"259\":100},\"max_tokens\":3,\"stop\":\"xQ\",\"logprobs\":true,"
+         "\"stream\":true}",
+         &reply);
+    assert_int_equal(reply.status, 200);
+    Slice body = buffer_view(&reply.body);
+    for (size_t start = 0; start < body.len;) {
+        size_t end = slice_find(body, SLICE("\n\n"), start);
+        Slice event = {body.ptr + start + 6, end - start - 6};
+        start = end + 2;
+        if (slice_equal(event, SLICE("[DONE]")))
+            break;
+        Arena arena;
+        Buffer json;
+        buffer_init(&json, 1 << 20);
+        buffer_append_slice(&json, event);
+        const JsonValue *list = value_at(parse_json(&json, &arena), "choices.0.logprobs.content");
+        for (size_t i = 0; list && i < list->as.array.count; i++, entries++)
+            assert_int_equal(text_at(&list->as.array.items[i], "token").len, FAKE_LONG_BYTES);
+        arena_reset(&arena);
+        buffer_reset(&json);
+    }
+    assert_int_equal(entries, 3);
+    reply_reset(&reply);
+    fixture_reset(&fixture);
+}
+
 /* ---- Errors of fields ---- */
 
 static void bad_completions_are_named(void **state)
@@ -543,6 +581,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(offsets_count_replaced_bytes),
         cmocka_unit_test(streams_tell_what_does_not_fit),
         cmocka_unit_test(chat_choices_and_logprobs),
+        cmocka_unit_test(a_streamed_entry_has_all_of_its_token),
         cmocka_unit_test(bad_completions_are_named),
         cmocka_unit_test(tokens_and_back),
         cmocka_unit_test(metrics_count),

@@ -402,6 +402,60 @@ static void failing_allocations_answer_or_close(void **state)
     fixture_reset(&fixture);
 }
 
+/* The choices of a whole answer of 200, or an empty slice. */
+static Slice find_choices(Slice answer)
+{
+    size_t begin = slice_find(answer, SLICE("\"choices\":"), 0);
+    size_t end = slice_find(answer, SLICE(",\"usage\""), 0);
+    if (!slice_starts_with(answer, SLICE("HTTP/1.1 200")) || begin == SIZE_MAX || end == SIZE_MAX)
+        return SLICE_EMPTY;
+    return (Slice){answer.ptr + begin, end - begin};
+}
+
+/* What is answered with 200 is whole: log-probabilities do not lack names or alternatives. The fake
+ * engine's tokens beyond ASCII are parts of characters, whose names are made. */
+static void assert_whole_or_failed(const char *path, const char *body)
+{
+    Fixture fixture;
+    Buffer expected;
+    char head[256];
+    fixture_init(&fixture);
+    buffer_init(&expected, 1 << 20);
+    snprintf(head, sizeof(head), "POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n",
+             path);
+    for (uint64_t nth = 0; nth < 400; nth++) {
+        Client client;
+        client_open(&client, fixture.port);
+        send_post(&client, head, body);
+        fault_fail_allocation(nth);
+        pause_milliseconds(3);
+        wait_until_quiet(&fixture, 5);
+        pause_milliseconds(nth > 0 ? 1 : 100);
+        fault_fail_allocation(0);
+        while (client_receive(&client))
+            ;
+        Slice choices = find_choices(buffer_view(&client.input));
+        if (nth == 0)
+            buffer_append_slice(&expected, choices);
+        else if (choices.len > 0)
+            assert_true(slice_equal(choices, buffer_view(&expected)));
+        client_close(&client);
+    }
+    assert_true(expected.len > 0);
+    buffer_reset(&expected);
+    fixture_reset(&fixture);
+}
+
+static void failing_allocations_leave_no_gaps(void **state)
+{
+    (void)state;
+    assert_whole_or_failed("/v1/completions",
+                           "{\"prompt\":[200,201],\"max_tokens\":3,\"echo\":true,"
+                           "\"logprobs\":5,\"logit_bias\":{\"200\":9}}");
+    assert_whole_or_failed("/v1/chat/completions", "{" HELLO ",\"max_tokens\":3,\"logprobs\":true,"
+                                                   "\"top_logprobs\":5}");
+}
+
 /* Given a pattern, only the tests whose names match it run. */
 int main(int argc, char **argv)
 {
@@ -418,6 +472,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(stopping_ends_what_takes_too_long),
         cmocka_unit_test(bad_addresses_are_clear_errors),
         cmocka_unit_test(failing_allocations_answer_or_close),
+        cmocka_unit_test(failing_allocations_leave_no_gaps),
     };
     return cmocka_run_group_tests(tests, server_tests_setup, server_tests_teardown);
 }
