@@ -75,7 +75,7 @@ bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *
         return false;
     if (parts & LOAD_TEXT) {
         Slice type = slice_of(out->model->config.model_type);
-        if (!tokenizer_open(arguments->model, &out->tokenizer, err) ||
+        if (!tokenizer_open_model(arguments->model, &out->tokenizer, err) ||
             !chat_template_open(arguments->model, type, &out->chat, err) || !show_marks(out, err) ||
             !add_tokenizer_eos(out, err))
             goto failed;
