@@ -116,13 +116,16 @@ static bool read_templates(ChatFiles *files, const char *directory, const JsonVa
     set_source(tool_source, "chat_template tool_use", named_template(templates, "tool_use"));
     if (source->text.len > 0)
         return true;
-    if (json_is(templates, JSON_ARRAY) || json_is(templates, JSON_OBJECT))
-        log_write(LOG_WARNING,
-                  "%s/tokenizer_config.json: chat_template has no template \"default\"", directory);
     const JsonValue *old = NULL;
     if (!read_json(files, directory, old_file, &old, err))
         return false;
     set_source(source, old_file, default_template(json_get_present(old, "chat_template")));
+    if (source->text.len == 0 &&
+        (json_is(templates, JSON_ARRAY) || json_is(templates, JSON_OBJECT)))
+        log_write(LOG_WARNING,
+                  "%s/tokenizer_config.json: chat_template has no \"default\", the architecture's "
+                  "is used",
+                  directory);
     return true;
 }
 
