@@ -203,7 +203,8 @@ int64_t clock_unix_milliseconds(void);
 
 /* ---- Files ---- */
 
-/* A whole file mapped read-only. An empty file has data NULL and size 0. */
+/* A whole file mapped read-only. An empty file has data NULL and size 0; a Git LFS pointer, which
+ * stands for a file, is refused. */
 typedef struct FileMap {
     const uint8_t *data;
     size_t size;

@@ -38,6 +38,15 @@ static int open_regular(const char *path, size_t *size, Error *err)
     return -1;
 }
 
+/* What "git clone" leaves in a large file's place where Git LFS is not installed. */
+static bool is_lfs_pointer(const FileMap *map)
+{
+    enum { POINTER_BYTES_MAX = 1024 };
+    Slice text = {(const char *)map->data, map->size};
+    return map->size < POINTER_BYTES_MAX &&
+           slice_starts_with(text, SLICE("version https://git-lfs.github.com/spec/"));
+}
+
 bool file_map_open(const char *path, FileMap *out, Error *err)
 {
     *out = (FileMap){0};
@@ -53,7 +62,12 @@ bool file_map_open(const char *path, FileMap *out, Error *err)
     }
     close(fd);
     *out = (FileMap){data, size};
-    return true;
+    if (!is_lfs_pointer(out))
+        return true;
+    file_map_close(out);
+    return error_set(err, ERROR_INVALID,
+                     "%s: a Git LFS pointer in place of the file (\"git lfs pull\" fetches it)",
+                     path);
 }
 
 void file_map_close(FileMap *map)

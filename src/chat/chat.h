@@ -14,10 +14,11 @@
 
 typedef struct ChatTemplate ChatTemplate;
 
-/* Reads chat_template.jinja, else chat_template of tokenizer_config.json (a string, or a list of
- * named templates of which "default" is taken), and bos_token and eos_token (strings or objects
- * with content) of tokenizer_config.json. A model with no template gets the default of its
- * architecture: model_type "gemma..." Gemma turns, all others ChatML. */
+/* Reads chat_template.jinja, else chat_template of tokenizer_config.json, and the template
+ * "tool_use" for conversations with tools, where there is one; the special tokens (bos_token and
+ * its like) of tokenizer_config.json, or in older directories special_tokens_map.json. A model with
+ * no template gets the default of its architecture: model_type "gemma..." Gemma turns, all others
+ * ChatML. */
 bool chat_template_open(const char *model_directory, Slice model_type, ChatTemplate **out,
                         Error *err) WARN_UNUSED;
 /* From source text alone (the `render` command); bos and eos may be empty. */
@@ -28,7 +29,7 @@ void chat_template_free(ChatTemplate *tmpl);
 /* Borrowed; empty when the model has none. */
 Slice chat_template_bos_token(const ChatTemplate *tmpl);
 Slice chat_template_eos_token(const ChatTemplate *tmpl);
-Slice chat_template_source(const ChatTemplate *tmpl);
+Slice chat_template_source(const ChatTemplate *tmpl);    /* of conversations without tools */
 bool chat_template_is_default(const ChatTemplate *tmpl); /* the model brought none */
 /* The marks of the model's replies, as its template tells; begins_in_think and only_at_start are
  * not set. Of static lifetime. */

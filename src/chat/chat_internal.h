@@ -7,6 +7,42 @@
 /* Templates for models that bring none. */
 Slice chat_default_source(Slice model_type);
 
+/* Special tokens that templates may name. */
+typedef enum ChatToken {
+    CHAT_TOKEN_BOS,
+    CHAT_TOKEN_EOS,
+    CHAT_TOKEN_UNK,
+    CHAT_TOKEN_SEP,
+    CHAT_TOKEN_PAD,
+    CHAT_TOKEN_CLS,
+    CHAT_TOKEN_MASK,
+    CHAT_TOKENS
+} ChatToken;
+
+const char *chat_token_name(ChatToken token); /* the variable: "bos_token" */
+
+/* A template; text empty: there is none. */
+typedef struct ChatSource {
+    const char *name; /* for messages; of static lifetime or the caller's */
+    Slice text;
+} ChatSource;
+
+/* What a ChatTemplate is made of. */
+typedef struct ChatSources {
+    ChatSource source;
+    ChatSource tool_source;    /* for conversations with tools, when it is not the same */
+    Slice tokens[CHAT_TOKENS]; /* empty: the model has none */
+} ChatSources;
+
+typedef struct ChatFiles {
+    Arena arena; /* of the slices */
+    ChatSources sources;
+} ChatFiles;
+
+/* Reads a model's directory; what is not there is empty. The files are the caller's to reset. */
+bool chat_files_read(const char *directory, ChatFiles *out, Error *err) WARN_UNUSED;
+void chat_files_reset(ChatFiles *files);
+
 typedef struct ChatPreparation {
     bool join_content;    /* text parts become one string */
     bool parse_arguments; /* tool-call arguments that are JSON text become values */

@@ -1,155 +1,134 @@
-/* A model's chat template: where it is found, and its rendering. */
+/* A model's chat template and its rendering. */
 #include "chat_internal.h"
 #include "jinja.h"
 
 #include <string.h>
 
 enum {
-    TOKENIZER_CONFIG_BYTES_MAX = 64 << 20,
-    TEMPLATE_ARENA_BYTES_MAX = 4 << 20, /* source and the two tokens */
+    TEMPLATE_ARENA_BYTES_MAX = 4 << 20, /* source and tokens */
     TOKEN_BYTES_MAX = 1 << 10,
 };
 
-struct ChatTemplate {
-    Arena arena; /* of the slices below */
+/* A template as it is rendered. */
+typedef struct Variant {
     JinjaTemplate *jinja;
-    Slice source, bos_token, eos_token;
+    ChatToolSupport support;
+} Variant;
+
+struct ChatTemplate {
+    Arena arena;               /* of the slices below */
+    Variant plain, with_tools; /* the latter without jinja: one for all conversations */
+    Slice source;              /* of the plain one */
+    Slice tokens[CHAT_TOKENS];
     Markup markup;
-    ChatToolSupport tools;
     bool is_default;
 };
 
-bool chat_template_create(Slice source, const char *name, Slice bos_token, Slice eos_token,
-                          ChatTemplate **out, Error *err)
+static const Variant *choose_variant(const ChatTemplate *tmpl, bool with_tools)
+{
+    return with_tools && tmpl->with_tools.jinja ? &tmpl->with_tools : &tmpl->plain;
+}
+
+static bool create_variant(const ChatSource *source, Variant *out, Error *err)
+{
+    chat_tools_find_support(source->text, &out->support);
+    return jinja_template_create(source->text, source->name, &out->jinja, err);
+}
+
+/* Calls are written as the template for tools has them. */
+static void find_markup(ChatTemplate *tmpl, const ChatSources *sources)
+{
+    chat_markup_find(sources->source.text, &tmpl->markup);
+    if (!tmpl->with_tools.jinja)
+        return;
+    Markup with_tools;
+    chat_markup_find(sources->tool_source.text, &with_tools);
+    tmpl->markup.calls = with_tools.calls;
+    if (tmpl->markup.think_open.len == 0) {
+        tmpl->markup.think_open = with_tools.think_open;
+        tmpl->markup.think_close = with_tools.think_close;
+    }
+}
+
+static bool copy_tokens(const ChatSources *sources, ChatTemplate *tmpl, Error *err)
+{
+    for (int i = 0; i < CHAT_TOKENS; i++) {
+        if (sources->tokens[i].len > TOKEN_BYTES_MAX)
+            return error_set(err, ERROR_LIMIT, "%s: %s exceeds %d bytes", sources->source.name,
+                             chat_token_name((ChatToken)i), TOKEN_BYTES_MAX);
+        if (!arena_copy_slice(&tmpl->arena, sources->tokens[i], &tmpl->tokens[i]))
+            return error_no_memory(err, "chat template");
+    }
+    return true;
+}
+
+static bool create(const ChatSources *sources, ChatTemplate **out, Error *err)
 {
     *out = NULL;
     ChatTemplate *tmpl = memory_allocate_zeroed(1, sizeof(*tmpl));
     if (!tmpl)
         return error_no_memory(err, "chat template");
     arena_init(&tmpl->arena, TEMPLATE_ARENA_BYTES_MAX);
-    if (!jinja_template_create(source, name, &tmpl->jinja, err))
-        goto fail;
-    if (bos_token.len > TOKEN_BYTES_MAX || eos_token.len > TOKEN_BYTES_MAX) {
-        error_set(err, ERROR_LIMIT, "%s: bos_token or eos_token exceeds %d bytes", name,
-                  TOKEN_BYTES_MAX);
-        goto fail;
+    bool ok = create_variant(&sources->source, &tmpl->plain, err) &&
+              (sources->tool_source.text.len == 0 ||
+               create_variant(&sources->tool_source, &tmpl->with_tools, err)) &&
+              copy_tokens(sources, tmpl, err);
+    if (ok && !arena_copy_slice(&tmpl->arena, sources->source.text, &tmpl->source))
+        ok = error_no_memory(err, "chat template");
+    if (!ok) {
+        chat_template_free(tmpl);
+        return false;
     }
-    if (!arena_copy_slice(&tmpl->arena, source, &tmpl->source) ||
-        !arena_copy_slice(&tmpl->arena, bos_token, &tmpl->bos_token) ||
-        !arena_copy_slice(&tmpl->arena, eos_token, &tmpl->eos_token)) {
-        error_no_memory(err, "chat template");
-        goto fail;
-    }
-    chat_markup_find(source, &tmpl->markup);
-    chat_tools_find_support(source, &tmpl->tools);
+    find_markup(tmpl, sources);
     *out = tmpl;
     return true;
-fail:
-    chat_template_free(tmpl);
-    return false;
+}
+
+bool chat_template_create(Slice source, const char *name, Slice bos_token, Slice eos_token,
+                          ChatTemplate **out, Error *err)
+{
+    const ChatSources sources = {
+        .source = {name, source},
+        .tokens = {[CHAT_TOKEN_BOS] = bos_token, [CHAT_TOKEN_EOS] = eos_token}};
+    return create(&sources, out, err);
 }
 
 void chat_template_free(ChatTemplate *tmpl)
 {
     if (!tmpl)
         return;
-    jinja_template_free(tmpl->jinja);
+    jinja_template_free(tmpl->plain.jinja);
+    jinja_template_free(tmpl->with_tools.jinja);
     arena_reset(&tmpl->arena);
     memory_free(tmpl);
-}
-
-/* bos_token and eos_token are strings or objects with a content. */
-static Slice token_of_config(const JsonValue *config, const char *key)
-{
-    const JsonValue *token = json_get_present(config, key);
-    if (json_is(token, JSON_OBJECT))
-        token = json_get_present(token, "content");
-    return json_is(token, JSON_STRING) ? token->as.string : SLICE_EMPTY;
-}
-
-/* chat_template is a string or a list of {name, template}, of which "default" (or the only one)
- * counts. */
-static Slice source_of_config(const JsonValue *config)
-{
-    const JsonValue *value = json_get_present(config, "chat_template");
-    if (json_is(value, JSON_STRING))
-        return value->as.string;
-    for (size_t i = 0; json_is(value, JSON_ARRAY) && i < value->as.array.count; i++) {
-        const JsonValue *name = json_get_present(&value->as.array.items[i], "name");
-        const JsonValue *text = json_get_present(&value->as.array.items[i], "template");
-        bool wanted =
-            value->as.array.count == 1 ||
-            (json_is(name, JSON_STRING) && slice_equal(name->as.string, SLICE("default")));
-        if (wanted && json_is(text, JSON_STRING))
-            return text->as.string;
-    }
-    return SLICE_EMPTY;
-}
-
-/* Reads tokenizer_config.json into arena; *config is NULL when the model has none. */
-static bool read_config(const char *directory, Buffer *bytes, Arena *arena,
-                        const JsonValue **config, Error *err)
-{
-    char path[PATH_BYTES_MAX];
-    *config = NULL;
-    if (!path_join(path, sizeof(path), directory, "tokenizer_config.json", err))
-        return false;
-    if (!file_exists(path))
-        return true;
-    if (!file_read(path, TOKENIZER_CONFIG_BYTES_MAX, bytes, err))
-        return false;
-    return json_parse(buffer_view(bytes), arena, config, err) || error_prefix(err, "%s", path);
 }
 
 bool chat_template_open(const char *model_directory, Slice model_type, ChatTemplate **out,
                         Error *err)
 {
-    char path[PATH_BYTES_MAX];
-    Arena arena;
-    Buffer config_bytes, file_bytes;
-    const JsonValue *config;
-    const char *name = "chat_template.jinja";
-    bool is_default = false, ok = false;
+    ChatFiles files;
     *out = NULL;
-    arena_init(&arena, (size_t)TOKENIZER_CONFIG_BYTES_MAX * 8);
-    buffer_init(&config_bytes, TOKENIZER_CONFIG_BYTES_MAX);
-    buffer_init(&file_bytes, JINJA_SOURCE_BYTES_MAX);
-    if (!read_config(model_directory, &config_bytes, &arena, &config, err) ||
-        !path_join(path, sizeof(path), model_directory, name, err))
-        goto cleanup;
-    Slice source;
-    if (file_exists(path)) {
-        if (!file_read(path, JINJA_SOURCE_BYTES_MAX, &file_bytes, err))
-            goto cleanup;
-        source = buffer_view(&file_bytes);
-    } else {
-        source = source_of_config(config);
-        name = "chat_template";
-    }
-    if (source.len == 0) {
-        source = chat_default_source(model_type);
-        name = "default chat template";
-        is_default = true;
-    }
-    ok = chat_template_create(source, name, token_of_config(config, "bos_token"),
-                              token_of_config(config, "eos_token"), out, err);
+    if (!chat_files_read(model_directory, &files, err))
+        return false;
+    bool is_default = files.sources.source.text.len == 0;
+    if (is_default)
+        files.sources.source =
+            (ChatSource){"default chat template", chat_default_source(model_type)};
+    bool ok = create(&files.sources, out, err);
     if (ok)
         (*out)->is_default = is_default;
-cleanup:
-    buffer_reset(&file_bytes);
-    buffer_reset(&config_bytes);
-    arena_reset(&arena);
+    chat_files_reset(&files);
     return ok;
 }
 
 Slice chat_template_bos_token(const ChatTemplate *tmpl)
 {
-    return tmpl->bos_token;
+    return tmpl->tokens[CHAT_TOKEN_BOS];
 }
 
 Slice chat_template_eos_token(const ChatTemplate *tmpl)
 {
-    return tmpl->eos_token;
+    return tmpl->tokens[CHAT_TOKEN_EOS];
 }
 
 Slice chat_template_source(const ChatTemplate *tmpl)
@@ -169,7 +148,7 @@ const Markup *chat_template_markup(const ChatTemplate *tmpl)
 
 bool chat_template_takes_one_call(const ChatTemplate *tmpl)
 {
-    return tmpl->tools.takes_one_call;
+    return choose_variant(tmpl, true)->support.takes_one_call;
 }
 
 /* ---- Rendering ---- */
@@ -183,39 +162,51 @@ static void add_variable(JsonMember *members, size_t *count, const char *name,
 }
 
 /* A token is only defined when there is one. */
-static void add_token(JsonMember *members, size_t *count, const char *name, const JsonValue *given,
-                      Slice own)
+static void add_token(const ChatTemplate *tmpl, ChatToken token, const JsonValue *given,
+                      JsonMember *members, size_t *count)
 {
+    Slice own = tmpl->tokens[token];
     JsonValue value = {.kind = JSON_STRING, .as.string = own};
     if (given)
         value = *given;
     if (given ? value.kind == JSON_STRING : own.len > 0)
-        add_variable(members, count, name, &value);
+        add_variable(members, count, chat_token_name(token), &value);
+}
+
+static void add_tokens(const ChatTemplate *tmpl, const ChatRequest *request, JsonMember *members,
+                       size_t *count)
+{
+    const JsonValue *given[CHAT_TOKENS] = {
+        [CHAT_TOKEN_BOS] = request->bos_token, [CHAT_TOKEN_EOS] = request->eos_token};
+    for (int i = 0; i < CHAT_TOKENS; i++)
+        add_token(tmpl, (ChatToken)i, given[i], members, count);
 }
 
 static bool render(const ChatTemplate *tmpl, const ChatRequest *request,
                    ChatPreparation preparation, Arena *scratch, Buffer *out, Error *err)
 {
-    JsonMember members[6];
+    enum { VARIABLES = 4 }; /* beside the tokens */
+    JsonMember members[VARIABLES + CHAT_TOKENS];
     size_t count = 0;
     JsonValue messages,
         generation = {.kind = JSON_BOOL, .as.boolean = request->add_generation_prompt};
     const JsonValue *tools = request->tools;
+    bool with_tools = tools && !(request->for_reply && tools->as.array.count == 0);
+    const Variant *variant = choose_variant(tmpl, with_tools);
     if (!chat_messages_prepare(request->messages, preparation, scratch, &messages, err))
         return false;
-    if (request->for_reply &&
-        !chat_tools_rewrite(&tmpl->tools, &tmpl->markup.calls, &tools, &messages, scratch, err))
+    if (request->for_reply && !chat_tools_rewrite(&variant->support, &tmpl->markup.calls, &tools,
+                                                  &messages, scratch, err))
         return false;
     add_variable(members, &count, "messages", &messages);
     add_variable(members, &count, "tools", tools);
     add_variable(members, &count, "documents", request->documents);
     add_variable(members, &count, "add_generation_prompt", &generation);
-    add_token(members, &count, "bos_token", request->bos_token, tmpl->bos_token);
-    add_token(members, &count, "eos_token", request->eos_token, tmpl->eos_token);
+    add_tokens(tmpl, request, members, &count);
     JsonValue variables = {.kind = JSON_OBJECT, .as.object = {members, count}};
     JinjaContext context = {
         .variables = &variables, .more = request->kwargs, .now_text = request->now_text};
-    return jinja_template_render(tmpl->jinja, &context, out, err);
+    return jinja_template_render(variant->jinja, &context, out, err);
 }
 
 static bool has_calls(const JsonValue *messages)

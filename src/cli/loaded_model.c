@@ -32,6 +32,12 @@ static bool open_model(const Arguments *arguments, Model **out, Error *err)
                model_create_random(config, (uint32_t)arguments->bits,
                                    (uint32_t)arguments->group_size, out, err);
     }
+    if (slice_ends_with(slice_of(arguments->model), SLICE(".gguf")) &&
+        file_exists(arguments->model))
+        return error_set(err, ERROR_UNSUPPORTED,
+                         "%.300s: a GGUF file (\"mlx-serve import FILE --out DIR\" makes a model "
+                         "directory of it)",
+                         arguments->model);
     if (!directory_exists(arguments->model))
         return error_set(err, ERROR_NOT_FOUND,
                          "%.300s: no such directory (a model is a directory with config.json)",
@@ -75,7 +81,7 @@ bool loaded_model_open(const Arguments *arguments, unsigned parts, LoadedModel *
         return false;
     if (parts & LOAD_TEXT) {
         Slice type = slice_of(out->model->config.model_type);
-        if (!tokenizer_open(arguments->model, &out->tokenizer, err) ||
+        if (!tokenizer_open_model(arguments->model, &out->tokenizer, err) ||
             !chat_template_open(arguments->model, type, &out->chat, err) || !show_marks(out, err) ||
             !add_tokenizer_eos(out, err))
             goto failed;

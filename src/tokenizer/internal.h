@@ -226,11 +226,27 @@ bool post_processor_load(Tokenizer *tokenizer, const JsonValue *config, Error *e
 /* decoder.c */
 bool decoder_load(Decoder *decoder, const JsonValue *config, Error *err) WARN_UNUSED;
 
-/* load.c */
-bool tokenizer_load(Tokenizer *tokenizer, Slice json, Error *err) WARN_UNUSED;
+/* extra_tokens.c: what a directory lists beside the tokenizer's file. */
+typedef struct ExtraTokens {
+    Arena arena; /* of tokens and contents */
+    AddedToken *tokens;
+    size_t count;
+} ExtraTokens;
 
-/* sentencepiece.c */
-bool tokenizer_load_pieces(Tokenizer *tokenizer, Slice model, Error *err) WARN_UNUSED;
+bool extra_tokens_read(const char *directory, ExtraTokens *out, Error *err) WARN_UNUSED;
+void extra_tokens_reset(ExtraTokens *extra);
+/* Enters the token unless the file has it as an added token already, or another one of its id or
+ * content. */
+bool extra_token_add(Vocabulary *vocabulary, const AddedToken *token, bool *added,
+                     Error *err) WARN_UNUSED;
+
+/* load.c */
+bool tokenizer_load(Tokenizer *tokenizer, Slice json, const ExtraTokens *extra,
+                    Error *err) WARN_UNUSED;
+
+/* sentencepiece.c. Extra tokens are searched for in the raw text, whatever they say. */
+bool tokenizer_load_pieces(Tokenizer *tokenizer, Slice model, const ExtraTokens *extra,
+                           Error *err) WARN_UNUSED;
 
 /* component.c: reading the small objects of the file. */
 typedef bool ComponentVisitor(void *to, Slice type, const JsonValue *config, Error *err);

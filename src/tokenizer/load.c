@@ -295,6 +295,15 @@ static bool read_added_member(Loader *loader, JsonReader *reader, AddedToken *to
     return json_reader_skip_value(reader);
 }
 
+static bool keep_added_token(Loader *loader, const AddedToken *token)
+{
+    if (!memory_grow_array((void **)&loader->added, loader->added_count, &loader->added_capacity,
+                           sizeof(*token)))
+        return error_no_memory(loader->err, "added tokens");
+    loader->added[loader->added_count++] = *token;
+    return true;
+}
+
 static bool read_added_token(Loader *loader, JsonReader *reader)
 {
     AddedToken added = {.order = (uint32_t)loader->added_count};
@@ -313,11 +322,7 @@ static bool read_added_token(Loader *loader, JsonReader *reader)
     if (!vocabulary_add(&loader->tokenizer->vocabulary, added.content, id, flags, loader->err))
         return error_prefix(loader->err, "added_tokens");
     added.id = (int32_t)id;
-    if (!memory_grow_array((void **)&loader->added, loader->added_count, &loader->added_capacity,
-                           sizeof(added)))
-        return error_no_memory(loader->err, "added tokens");
-    loader->added[loader->added_count++] = added;
-    return true;
+    return keep_added_token(loader, &added);
 }
 
 static bool read_added_tokens(Loader *loader, JsonReader *reader)
@@ -330,6 +335,20 @@ static bool read_added_tokens(Loader *loader, JsonReader *reader)
     while ((token = json_reader_next(reader)) != JSON_TOKEN_ARRAY_END) {
         if (!expect(reader, token, JSON_TOKEN_OBJECT_BEGIN, "an added token", loader->err) ||
             !read_added_token(loader, reader))
+            return false;
+    }
+    return true;
+}
+
+static bool add_extra_tokens(Loader *loader, const ExtraTokens *extra)
+{
+    for (size_t i = 0; i < extra->count; i++) {
+        AddedToken token = extra->tokens[i];
+        bool added;
+        if (!extra_token_add(&loader->tokenizer->vocabulary, &token, &added, loader->err))
+            return false;
+        token.order = (uint32_t)loader->added_count;
+        if (added && !keep_added_token(loader, &token))
             return false;
     }
     return true;
@@ -491,7 +510,7 @@ static bool finish_model(Loader *loader)
     return bpe_finish(bpe, loader->err);
 }
 
-bool tokenizer_load(Tokenizer *tokenizer, Slice json, Error *err)
+bool tokenizer_load(Tokenizer *tokenizer, Slice json, const ExtraTokens *extra, Error *err)
 {
     Loader loader = {.tokenizer = tokenizer, .json = json, .err = err};
     for (size_t i = 0; i < ARRAY_COUNT(loader.text); i++)
@@ -502,7 +521,7 @@ bool tokenizer_load(Tokenizer *tokenizer, Slice json, Error *err)
     /* Real files spend 30 to 130 bytes on a token and its merges. */
     bool ok = vocabulary_init(&tokenizer->vocabulary, json.len / 64, err) &&
               unicode_table_init(&tokenizer->unicode, err) && read_file(&loader) &&
-              load_pipeline(&loader) && finish_model(&loader) &&
+              add_extra_tokens(&loader, extra) && load_pipeline(&loader) && finish_model(&loader) &&
               build_added_set(&loader, false, &tokenizer->raw_added) &&
               build_added_set(&loader, true, &tokenizer->normalized_added);
     for (size_t i = 0; i < ARRAY_COUNT(loader.text); i++)

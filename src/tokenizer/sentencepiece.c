@@ -56,6 +56,8 @@ typedef struct SentencePiece {
     size_t count, capacity;
     uint64_t model_type;
     int64_t bos_id;
+    AddedToken *extra; /* tokens of the directory, which go with the control pieces */
+    size_t extra_count;
 } SentencePiece;
 
 /* ---- Wire format ---- */
@@ -322,9 +324,24 @@ static bool add_merges(SentencePiece *sp)
 
 /* ---- Added tokens, decoder ---- */
 
+static bool add_extra_tokens(SentencePiece *sp, const ExtraTokens *extra)
+{
+    sp->extra = memory_allocate_array(extra->count + 1, sizeof(*sp->extra));
+    if (!sp->extra)
+        return error_no_memory(sp->err, "added tokens");
+    for (size_t i = 0; i < extra->count; i++) {
+        bool added;
+        if (!extra_token_add(&sp->tokenizer->vocabulary, &extra->tokens[i], &added, sp->err))
+            return false;
+        if (added)
+            sp->extra[sp->extra_count++] = extra->tokens[i];
+    }
+    return true;
+}
+
 static bool build_set(SentencePiece *sp, PieceType type, AddedSet *set)
 {
-    AddedToken *tokens = memory_allocate_array(sp->count, sizeof(*tokens));
+    AddedToken *tokens = memory_allocate_array(sp->count + sp->extra_count, sizeof(*tokens));
     size_t count = 0;
     if (!tokens)
         return error_no_memory(sp->err, "added tokens");
@@ -335,6 +352,11 @@ static bool build_set(SentencePiece *sp, PieceType type, AddedSet *set)
                              .id = (int32_t)i,
                              .order = (uint32_t)i,
                              .special = type == PIECE_CONTROL};
+    }
+    for (size_t i = 0; type == PIECE_CONTROL && i < sp->extra_count; i++) {
+        tokens[count] = sp->extra[i];
+        tokens[count].content = vocabulary_content(&sp->tokenizer->vocabulary, sp->extra[i].id);
+        tokens[count++].order = (uint32_t)(sp->count + i);
     }
     added_set_build(set, tokens, count);
     return true;
@@ -376,7 +398,7 @@ static bool build_tokenizer(SentencePiece *sp)
     return true;
 }
 
-bool tokenizer_load_pieces(Tokenizer *tokenizer, Slice model, Error *err)
+bool tokenizer_load_pieces(Tokenizer *tokenizer, Slice model, const ExtraTokens *extra, Error *err)
 {
     enum { BYTES_PER_PIECE = 16 }; /* a guess at the vocabulary's size */
     SentencePiece sp = {
@@ -389,7 +411,8 @@ bool tokenizer_load_pieces(Tokenizer *tokenizer, Slice model, Error *err)
     buffer_init(&tokenizer->normalized_contents, NORMALIZED_BYTES_MAX);
     bool ok = vocabulary_init(&tokenizer->vocabulary, model.len / BYTES_PER_PIECE, err) &&
               unicode_table_init(&tokenizer->unicode, err) && read_model(&sp, model) &&
-              build_tokenizer(&sp);
+              add_extra_tokens(&sp, extra) && build_tokenizer(&sp);
+    memory_free(sp.extra);
     memory_free(sp.pieces);
     return ok;
 }

@@ -18,10 +18,10 @@ bool token_list_append(TokenList *list, int32_t id, Error *err)
 
 /* ---- Opening ---- */
 
-typedef bool TokenizerLoad(Tokenizer *tokenizer, Slice bytes, Error *err);
+typedef bool TokenizerLoad(Tokenizer *tokenizer, Slice bytes, const ExtraTokens *extra, Error *err);
 
-static bool create_with(TokenizerLoad *load, Slice bytes, const char *name, Tokenizer **out,
-                        Error *err)
+static bool create_with(TokenizerLoad *load, Slice bytes, const ExtraTokens *extra,
+                        const char *name, Tokenizer **out, Error *err)
 {
     *out = NULL;
     if (bytes.len > TOKENIZER_FILE_BYTES_MAX)
@@ -32,7 +32,7 @@ static bool create_with(TokenizerLoad *load, Slice bytes, const char *name, Toke
         error_no_memory(err, "tokenizer");
         return error_prefix(err, "%s", name);
     }
-    if (!load(tokenizer, bytes, err)) {
+    if (!load(tokenizer, bytes, extra, err)) {
         tokenizer_free(tokenizer);
         return error_prefix(err, "%s", name);
     }
@@ -42,12 +42,14 @@ static bool create_with(TokenizerLoad *load, Slice bytes, const char *name, Toke
 
 bool tokenizer_create(Slice json, const char *name, Tokenizer **out, Error *err)
 {
-    return create_with(tokenizer_load, json, name, out, err);
+    const ExtraTokens none = {0};
+    return create_with(tokenizer_load, json, &none, name, out, err);
 }
 
 bool tokenizer_create_pieces(Slice model, const char *name, Tokenizer **out, Error *err)
 {
-    return create_with(tokenizer_load_pieces, model, name, out, err);
+    const ExtraTokens none = {0};
+    return create_with(tokenizer_load_pieces, model, &none, name, out, err);
 }
 
 /* The tokenizer's file in a directory. */
@@ -65,23 +67,40 @@ static bool find_file(const char *directory, char file[PATH_BYTES_MAX], Error *e
     return path_join(file, PATH_BYTES_MAX, directory, "tokenizer.json", err);
 }
 
+static bool open_file(const char *path, const ExtraTokens *extra, Tokenizer **out, Error *err)
+{
+    FileMap map;
+    if (!file_map_open(path, &map, err))
+        return false;
+    bool has_pieces = slice_ends_with(slice_of(path), SLICE(".model"));
+    bool ok = create_with(has_pieces ? tokenizer_load_pieces : tokenizer_load,
+                          (Slice){(const char *)map.data, map.size}, extra, path, out, err);
+    file_map_close(&map);
+    return ok;
+}
+
 bool tokenizer_open(const char *path, Tokenizer **out, Error *err)
 {
+    const ExtraTokens none = {0};
     char file[PATH_BYTES_MAX];
-    FileMap map;
     *out = NULL;
     if (directory_exists(path)) {
         if (!find_file(path, file, err))
             return false;
         path = file;
     }
-    if (!file_map_open(path, &map, err))
+    return open_file(path, &none, out, err);
+}
+
+bool tokenizer_open_model(const char *directory, Tokenizer **out, Error *err)
+{
+    ExtraTokens extra;
+    char file[PATH_BYTES_MAX];
+    *out = NULL;
+    if (!find_file(directory, file, err) || !extra_tokens_read(directory, &extra, err))
         return false;
-    Slice bytes = {(const char *)map.data, map.size};
-    bool ok = slice_ends_with(slice_of(path), SLICE(".model"))
-                  ? tokenizer_create_pieces(bytes, path, out, err)
-                  : tokenizer_create(bytes, path, out, err);
-    file_map_close(&map);
+    bool ok = open_file(file, &extra, out, err);
+    extra_tokens_reset(&extra);
     return ok;
 }
 

@@ -4,7 +4,7 @@
  * A Tokenizer is loaded once and immutable: pipeline of added-token search, normaliser,
  * pre-tokeniser, BPE, post-processor, decoder. Ids and text equal those of the `tokenizers`
  * library; a component we do not know is an error at load that names it, never an approximation. It
- * knows nothing of chat templates or of tokenizer_config.json. Threads: a Tokenizer may be used by
+ * knows nothing of chat templates. Threads: a Tokenizer may be used by
  * any number of threads at once; a TokenDecoder belongs to one. */
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
@@ -33,6 +33,9 @@ enum {
  * of the `sentencepiece` library, but control pieces (<s>) are recognised in the text, and BOS is
  * what add_special adds. */
 bool tokenizer_open(const char *path, Tokenizer **out, Error *err) WARN_UNUSED;
+/* A model's directory: the same, and the added tokens that added_tokens_decoder of its
+ * tokenizer_config.json, or else its added_tokens.json, lists and the tokenizer's file lacks. */
+bool tokenizer_open_model(const char *directory, Tokenizer **out, Error *err) WARN_UNUSED;
 /* From bytes of a tokenizer.json; name is for messages. Nothing of json is kept. */
 bool tokenizer_create(Slice json, const char *name, Tokenizer **out, Error *err) WARN_UNUSED;
 /* From bytes of a tokenizer.model. */

@@ -107,6 +107,15 @@ static void test_refusals(void **state)
     assert_int_equal(err.code, ERROR_NOT_FOUND);
     file_map_close(&map);
 
+    assert_true(file_write(place("pointer"),
+                           SLICE("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+                           &err));
+    assert_false(file_map_open(place("pointer"), &map, &err));
+    assert_int_equal(err.code, ERROR_INVALID);
+    assert_non_null(strstr(err.message, "git lfs pull"));
+    assert_null(map.data);
+    assert_int_equal(unlink(place("pointer")), 0);
+
     /* A pipe nobody writes to is refused at once instead of waited for. */
     assert_int_equal(mkfifo(place("pipe"), 0600), 0);
     assert_false(file_read(place("pipe"), 100, &out, &err));

@@ -182,3 +182,15 @@ def test_wrong_gguf(tmp_path, data):
     line, = result.stderr.strip().splitlines()
     assert "bad.gguf" in line
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_pointers_of_git_lfs(model, name):
+    (model / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refuse(model, name, "git lfs pull")
+
+
+def test_gguf_file_as_model(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    refuse(path, "model.gguf", "import")
