@@ -22,7 +22,7 @@
 enum {
     ROW_TILES = 4,
     CHUNK_BLOCKS = 64,  /* 64 tokens * 2 planes * 2 KiB = 256 KiB; a multiple of any group */
-    WIDENED_BLOCKS = 8, /* at once, bytes to words: the longest group, 16 KiB */
+    WIDENED_BLOCKS = 8, /* at once, bytes to words: 32 KiB; a multiple of any group */
     SPAN_VECTORS = 4 * BLOCK_VECTORS,
     VECTORS_MAX = 4, /* of a packed register */
     TOKENS_AT_ONCE = 4,
