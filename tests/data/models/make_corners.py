@@ -62,9 +62,10 @@ MODELS = {
         dtype=mx.bfloat16, default=affine(4, 64), quantise=lambda path: affine(4, 64),
         extra={"vision_tower.patch_conv.weight": [4, 4], "multi_modal_projector.linear_1.weight": [4, 4]}),
     "mixtral-unstacked": dict(
-        config=dict(SHAPE, model_type="mixtral", num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False,
-                    rope_theta=1000000.0),
-        dtype=mx.float16, default=affine(4, 64), unstack=True,
+        config=dict(SHAPE, model_type="mixtral", num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2,
+                    tie_word_embeddings=False, rope_theta=1000000.0),
+        # A seed whose routers decide by margins wide enough for 8-bit activations to pick the same experts.
+        dtype=mx.float16, default=affine(4, 64), unstack=True, seed=1839,
         quantise=lambda path: affine(8, 64) if path.endswith("gate") else affine(4, 64)),
     "qwen3-vl-text": dict(
         config=dict(model_type="qwen3_vl", tie_word_embeddings=True,
@@ -243,7 +244,7 @@ def record(prompt_name, tokens, model, positions):
 
 def make(name):
     spec = MODELS[name]
-    rng = np.random.default_rng(sum(name.encode()))
+    rng = np.random.default_rng(spec.get("seed", sum(name.encode())))
     model = make_model(spec["config"])
     random_weights(model, rng)
     tensors, layouts = save(HERE / name, spec, model)
