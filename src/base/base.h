@@ -231,6 +231,9 @@ bool file_pattern_map(const FilePattern *pattern, size_t size, FileMap *out,
 
 /* Reads a whole regular file of at most max_bytes into out (replacing its content). */
 bool file_read(const char *path, size_t max_bytes, Buffer *out, Error *err) WARN_UNUSED;
+/* The text of directory/name, copied to arena; out->ptr is NULL when there is no such file. */
+bool file_read_optional(const char *directory, const char *name, size_t max_bytes, Arena *arena,
+                        Slice *out, Error *err) WARN_UNUSED;
 /* Writes a whole file through a temporary name and a rename, so that a reader never sees half of
  * it. */
 bool file_write(const char *path, Slice content, Error *err) WARN_UNUSED;

@@ -128,6 +128,24 @@ cleanup:
     return ok;
 }
 
+bool file_read_optional(const char *directory, const char *name, size_t max_bytes, Arena *arena,
+                        Slice *out, Error *err)
+{
+    char path[PATH_BYTES_MAX];
+    Buffer text;
+    *out = SLICE_EMPTY;
+    if (!path_join(path, sizeof(path), directory, name, err))
+        return false;
+    if (!file_exists(path))
+        return true;
+    buffer_init(&text, max_bytes);
+    bool ok = file_read(path, max_bytes, &text, err);
+    if (ok && !arena_copy_slice(arena, buffer_view(&text), out))
+        ok = error_no_memory(err, name);
+    buffer_reset(&text);
+    return ok;
+}
+
 bool file_write(const char *path, Slice content, Error *err)
 {
     char temporary[PATH_BYTES_MAX + 16];

@@ -25,38 +25,10 @@ const char *chat_token_name(ChatToken token)
     return TOKEN_NAMES[token];
 }
 
-/* Appends directory/name to the arena; *out is empty when there is no such file. */
-static bool read_file(ChatFiles *files, const char *directory, const char *name, size_t max,
-                      Slice *out, Error *err)
-{
-    char path[PATH_BYTES_MAX];
-    Buffer text;
-    *out = SLICE_EMPTY;
-    if (!path_join(path, sizeof(path), directory, name, err))
-        return false;
-    if (!file_exists(path))
-        return true;
-    buffer_init(&text, max);
-    bool ok = file_read(path, max, &text, err);
-    if (ok && !arena_copy_slice(&files->arena, buffer_view(&text), out))
-        ok = error_no_memory(err, name);
-    buffer_reset(&text);
-    return ok;
-}
-
-/* *out is NULL when there is no such file. */
 static bool read_json(ChatFiles *files, const char *directory, const char *name,
                       const JsonValue **out, Error *err)
 {
-    Slice text;
-    char path[PATH_BYTES_MAX];
-    *out = NULL;
-    if (!path_join(path, sizeof(path), directory, name, err) ||
-        !read_file(files, directory, name, CONFIG_BYTES_MAX, &text, err))
-        return false;
-    if (!file_exists(path))
-        return true;
-    return json_parse(text, &files->arena, out, err) || error_prefix(err, "%s", path);
+    return json_parse_optional(directory, name, CONFIG_BYTES_MAX, &files->arena, out, err);
 }
 
 /* ---- Templates ---- */
@@ -95,6 +67,12 @@ static void set_source(ChatSource *source, const char *name, Slice text)
         *source = (ChatSource){name, text};
 }
 
+static bool read_template(ChatFiles *files, const char *directory, const char *name, Slice *out,
+                          Error *err)
+{
+    return file_read_optional(directory, name, JINJA_SOURCE_BYTES_MAX, &files->arena, out, err);
+}
+
 static bool read_templates(ChatFiles *files, const char *directory, const JsonValue *config,
                            Error *err)
 {
@@ -104,10 +82,10 @@ static bool read_templates(ChatFiles *files, const char *directory, const JsonVa
     ChatSource *source = &files->sources.source, *tool_source = &files->sources.tool_source;
     const JsonValue *templates = json_get_present(config, "chat_template");
     Slice text;
-    if (!read_file(files, directory, file, JINJA_SOURCE_BYTES_MAX, &text, err))
+    if (!read_template(files, directory, file, &text, err))
         return false;
     set_source(source, file, text);
-    if (!read_file(files, directory, tool_file, JINJA_SOURCE_BYTES_MAX, &text, err))
+    if (!read_template(files, directory, tool_file, &text, err))
         return false;
     set_source(tool_source, tool_file, text);
     if (source->text.len > 0)

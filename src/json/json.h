@@ -70,6 +70,11 @@ struct JsonMember {
  * ERROR_LIMIT for depth; ERROR_MEMORY when the arena is exhausted. *out is NULL on failure. */
 bool json_parse(Slice text, Arena *arena, const JsonValue **out, Error *err) WARN_UNUSED;
 
+/* The same of directory/name, whose text goes to arena too; errors name the file. *out is NULL when
+ * there is no such file. */
+bool json_parse_optional(const char *directory, const char *name, size_t max_bytes, Arena *arena,
+                         const JsonValue **out, Error *err) WARN_UNUSED;
+
 /* The last member of that name, or NULL; NULL too when object is NULL or not an object. */
 const JsonValue *json_get(const JsonValue *object, Slice key);
 /* As json_get, but a member that is null counts as absent. */

@@ -58,28 +58,6 @@ static const Architecture ARCHITECTURES[] = {
         .rope_theta = 1000000.0,
     },
     {
-        .model_type = "mistral3",
-        .text_key = "text_config",
-        .text_type = "ministral3",
-        .tensor_prefix = "language_model.",
-        .tie = TIE_BY_KEY,
-        .reads_layer_types = true,
-        .has_query_scaling = true,
-        .max_position_embeddings = 262144,
-        .rope_theta = 1000000.0,
-    },
-    {
-        .model_type = "mistral3",
-        .text_key = "text_config",
-        .text_type = "mistral",
-        .tensor_prefix = "language_model.",
-        .tie = TIE_BY_KEY,
-        .reads_bias_keys = true,
-        .reads_layer_types = true,
-        .max_position_embeddings = 131072,
-        .rope_theta = 10000.0,
-    },
-    {
         .model_type = "mixtral",
         .tensor_prefix = "",
         .tie = TIE_BY_KEY,
@@ -130,29 +108,6 @@ static const Architecture ARCHITECTURES[] = {
         .experts = &QWEN_EXPERTS,
         .ignores_rope_scaling = true,
         .max_position_embeddings = 32768,
-    },
-    {
-        .model_type = "qwen3_vl",
-        .text_key = "text_config",
-        .tensor_prefix = "language_model.",
-        .tie = TIE_BY_KEY,
-        .default_tie_unknown = true,
-        .has_qk_norm = true,
-        .head_dim = 128,
-        .max_position_embeddings = 128000,
-        .rope_theta = 5000000.0,
-    },
-    {
-        .model_type = "qwen3_vl_moe",
-        .text_key = "text_config",
-        .tensor_prefix = "language_model.",
-        .tie = TIE_BY_KEY,
-        .default_tie_unknown = true,
-        .has_qk_norm = true,
-        .experts = &QWEN_EXPERTS,
-        .ignores_rope_scaling = true,
-        .max_position_embeddings = 128000,
-        .rope_theta = 5000000.0,
     },
     {
         .model_type = "gemma2",
@@ -240,21 +195,57 @@ static const Architecture ARCHITECTURES[] = {
     },
 };
 
-const Architecture *architecture_find(Slice model_type, Slice text_type)
+/* Multimodal models around a text model that has an entry of its own. */
+static const struct Wrapper {
+    const char *model_type;
+    const char *text_type; /* text_config's model_type; NULL: whatever it says */
+    const char *entry;
+    uint32_t max_position_embeddings; /* defaults in place of the entry's; 0: as there */
+    double rope_theta;
+} WRAPPERS[] = {
+    {"mistral3", "mistral", "mistral", 0, 0},
+    {"mistral3", "ministral3", "ministral3", 0, 0},
+    {"qwen3_vl", NULL, "qwen3", 128000, 5000000.0},
+    {"qwen3_vl_moe", NULL, "qwen3_moe", 128000, 5000000.0},
+};
+
+static bool find_entry(Slice model_type, Architecture *out)
 {
     for (size_t i = 0; i < ARRAY_COUNT(ARCHITECTURES); i++) {
-        const Architecture *a = &ARCHITECTURES[i];
-        if (slice_equal(slice_of(a->model_type), model_type) &&
-            (!a->text_type || slice_equal(slice_of(a->text_type), text_type)))
-            return a;
+        if (slice_equal(slice_of(ARCHITECTURES[i].model_type), model_type)) {
+            *out = ARCHITECTURES[i];
+            return true;
+        }
     }
-    return NULL;
+    return false;
 }
 
-bool architecture_has_type(Slice model_type)
+bool architecture_find(Slice model_type, Slice text_type, Architecture *out)
 {
-    for (size_t i = 0; i < ARRAY_COUNT(ARCHITECTURES); i++) {
-        if (slice_equal(slice_of(ARCHITECTURES[i].model_type), model_type))
+    if (text_type.len == 0)
+        text_type = SLICE("mistral"); /* mistral3's, where it is absent */
+    for (size_t i = 0; i < ARRAY_COUNT(WRAPPERS); i++) {
+        const struct Wrapper *w = &WRAPPERS[i];
+        if (!slice_equal(slice_of(w->model_type), model_type) ||
+            (w->text_type && !slice_equal(slice_of(w->text_type), text_type)))
+            continue;
+        bool found = find_entry(slice_of(w->entry), out);
+        out->model_type = w->model_type;
+        out->text_key = "text_config";
+        out->tensor_prefix = "language_model.";
+        if (w->max_position_embeddings)
+            out->max_position_embeddings = w->max_position_embeddings;
+        if (w->rope_theta > 0)
+            out->rope_theta = w->rope_theta;
+        return found;
+    }
+    return find_entry(model_type, out);
+}
+
+bool architecture_is_wrapper(Slice model_type)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(WRAPPERS); i++) {
+        if (slice_equal(slice_of(WRAPPERS[i].model_type), model_type))
             return true;
     }
     return false;

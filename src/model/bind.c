@@ -214,13 +214,11 @@ static bool bind_dense_mlp(Binder *b, LayerWeights *layer)
                        &layer->down_bias);
 }
 
-/* stacked, separate: the projection's name where experts share a tensor, and where each has its
- * own.
- */
+/* The projection's name where experts share a tensor, and where they have one each. */
 static bool bind_expert_stack(Binder *b, const char *stacked, const char *separate, size_t rows,
                               size_t cols, WeightMatrix *out)
 {
-    const char *module = b->draft->architecture->experts->module;
+    const char *module = b->draft->architecture.experts->module;
     char suffix[64], name[MODULE_NAME_MAX];
     uint32_t n_experts = b->model->config.num_experts;
     snprintf(suffix, sizeof suffix, "%s.experts.0.%s", module, separate);
@@ -244,7 +242,7 @@ static bool bind_expert_stack(Binder *b, const char *stacked, const char *separa
 static bool bind_experts(Binder *b, LayerWeights *layer)
 {
     const ModelConfig *c = &b->model->config;
-    const ExpertNames *names = b->draft->architecture->experts;
+    const ExpertNames *names = b->draft->architecture.experts;
     size_t hidden = c->hidden_size, inner = c->moe_intermediate_size;
     char router[64];
     snprintf(router, sizeof router, "%s.gate", names->module);
@@ -269,7 +267,7 @@ static bool bind_norms(Binder *b, LayerWeights *layer)
 
 static bool bind_layer(Binder *b, uint32_t index)
 {
-    snprintf(b->layer, sizeof b->layer, "%smodel.layers.%u.", b->draft->architecture->tensor_prefix,
+    snprintf(b->layer, sizeof b->layer, "%smodel.layers.%u.", b->draft->architecture.tensor_prefix,
              index);
     LayerWeights *layer = &b->model->weights.layers[index];
     if (!bind_norms(b, layer) || !bind_attention(b, layer))
@@ -294,7 +292,7 @@ static bool bind_embedding(Binder *b)
 {
     ModelConfig *c = &b->model->config;
     ModelWeights *w = &b->model->weights;
-    const char *prefix = b->draft->architecture->tensor_prefix;
+    const char *prefix = b->draft->architecture.tensor_prefix;
     char name[MODULE_NAME_MAX];
     snprintf(name, sizeof name, "%smodel.embed_tokens.weight", prefix);
     const TensorView *tensor = tensor_set_find(b->model->tensors, slice_of(name));
@@ -304,7 +302,7 @@ static bool bind_embedding(Binder *b)
     snprintf(name, sizeof name, "%smodel.embed_tokens", prefix);
     if (!bind_module(b, name, 1, c->vocab_size, c->hidden_size, &w->embedding))
         return false;
-    if (b->draft->architecture->embedding_scale == EMBEDDING_SCALE_WEIGHT_DTYPE)
+    if (b->draft->architecture.embedding_scale == EMBEDDING_SCALE_WEIGHT_DTYPE)
         round_embedding_scale(b);
 
     snprintf(name, sizeof name, "%slm_head.weight", prefix);
@@ -363,7 +361,7 @@ static bool account_for_unused(Binder *b)
         const TensorView *tensor = tensor_set_at(set, i);
         if (bsearch(&tensor, b->used, b->n_used, sizeof(const TensorView *), compare_pointers))
             continue;
-        Unused kind = judge_unused(tensor->name, b->draft->architecture,
+        Unused kind = judge_unused(tensor->name, &b->draft->architecture,
                                    b->model->config.tie_word_embeddings);
         if (kind == UNUSED_PART)
             return error_set(b->err, ERROR_UNSUPPORTED,
@@ -395,7 +393,7 @@ bool weights_bind(Model *model, const ModelDraft *draft, Error *err)
     if (!quantization_defaults(draft->quantization, &b.defaults, err) || !bind_embedding(&b))
         goto cleanup;
     char name[MODULE_NAME_MAX];
-    snprintf(name, sizeof name, "%smodel.norm.weight", draft->architecture->tensor_prefix);
+    snprintf(name, sizeof name, "%smodel.norm.weight", draft->architecture.tensor_prefix);
     if (!bind_vector(&b, name, model->config.hidden_size, model->config.norm_adds_one,
                      &w->final_norm))
         goto cleanup;

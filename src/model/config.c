@@ -52,7 +52,7 @@ static bool read_positive_float(const JsonValue *object, const char *key, double
     return true;
 }
 
-static bool find_architecture(const JsonValue *root, const Architecture **out, Error *err)
+static bool find_architecture(const JsonValue *root, Architecture *out, Error *err)
 {
     Slice type = SLICE_EMPTY;
     if (!json_read_string(root, "model_type", &type, err))
@@ -61,17 +61,18 @@ static bool find_architecture(const JsonValue *root, const Architecture **out, E
         return error_set(err, ERROR_INVALID, "key model_type is missing, expected one of %s",
                          model_supported_types());
     const JsonValue *text = json_get_present(root, "text_config");
-    Slice text_type = SLICE("mistral"); /* mistral3's, where it is absent */
+    Slice text_type = SLICE_EMPTY;
     if (json_is(text, JSON_OBJECT) && !json_read_string(text, "model_type", &text_type, err))
         return error_prefix(err, "text_config");
-    *out = architecture_find(type, text_type);
-    if (*out)
+    if (architecture_find(type, text_type, out))
         return true;
-    bool is_text = architecture_has_type(type);
+    if (architecture_is_wrapper(type))
+        return error_set(err, ERROR_UNSUPPORTED,
+                         "text_config: model_type \"%.*s\" is not supported within %.*s",
+                         SLICE_ARG(text_type), SLICE_ARG(type));
     return error_set(err, ERROR_UNSUPPORTED,
-                     "%smodel_type \"%.*s\" is not supported, expected one of %s",
-                     is_text ? "text_config: " : "", SLICE_ARG(is_text ? text_type : type),
-                     is_text ? "mistral, ministral3" : model_supported_types());
+                     "model_type \"%.*s\" is not supported, expected one of %s", SLICE_ARG(type),
+                     model_supported_types());
 }
 
 static bool read_head_shape(const JsonValue *text, const Architecture *architecture,
@@ -337,11 +338,9 @@ static bool read_experts(const JsonValue *text, const Architecture *architecture
         !config_read_dimension(text, "num_experts_per_tok", config->num_experts, 0,
                                &config->num_experts_per_tok, err) ||
         !config_read_dimension(text, names->width_key, MODEL_DIM_MAX, 0,
-                               &config->moe_intermediate_size, err))
-        return false;
-    if (!names->are_normalized &&
-        (!config_read_dimension(text, "decoder_sparse_step", 1u << 30, 1, &step, err) ||
-         !json_read_bool(text, "norm_topk_prob", &config->norm_topk_prob, err)))
+                               &config->moe_intermediate_size, err) ||
+        !config_read_dimension(text, "decoder_sparse_step", 1u << 30, 1, &step, err) ||
+        !json_read_bool(text, "norm_topk_prob", &config->norm_topk_prob, err))
         return false;
     for (uint32_t i = 0; i < config->num_hidden_layers; i++)
         config->layers[i].is_sparse = (i + 1) % step == 0;
@@ -358,7 +357,8 @@ static bool read_tie(const JsonValue *root, const JsonValue *text, const Archite
     draft->tie = architecture->tie;
     draft->is_tied = tied || architecture->tie == TIE_ALWAYS;
     if (architecture->tie == TIE_BY_KEY && architecture->default_tie_unknown &&
-        !json_get_present(root, "tie_word_embeddings"))
+        !json_get_present(root, "tie_word_embeddings") &&
+        !json_get_present(text, "tie_word_embeddings"))
         draft->tie = TIE_BY_TENSORS;
     return true;
 }
@@ -433,9 +433,9 @@ bool config_build(const JsonValue *root, const JsonValue *generation, Arena *are
     if (!json_is(root, JSON_OBJECT))
         return error_set(err, ERROR_INVALID, "config.json: is a %s, expected an object",
                          json_kind_name(root->kind));
-    const Architecture *architecture = NULL;
-    if (!find_architecture(root, &architecture, err))
+    if (!find_architecture(root, &draft->architecture, err))
         return error_prefix(err, "config.json");
+    const Architecture *architecture = &draft->architecture;
     const JsonValue *text = root;
     if (architecture->text_key) {
         text = json_get_present(root, architecture->text_key);
@@ -449,7 +449,6 @@ bool config_build(const JsonValue *root, const JsonValue *generation, Arena *are
     config->has_post_norms = architecture->has_post_norms;
     config->has_qk_norm = architecture->has_qk_norm;
     config->has_fused_qkv = config->has_fused_gate_up = architecture->has_fused_projections;
-    draft->architecture = architecture;
     draft->vocab_from_embedding = architecture->text_key != NULL;
     if (!build_from_text(root, text, architecture, arena, config, draft, err))
         return error_prefix(err, "config.json");

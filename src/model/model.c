@@ -7,35 +7,25 @@
 static const size_t MODEL_ARENA_BYTES_MAX = (size_t)1 << 31;
 static const size_t MODEL_TREE_BYTES_MAX = (size_t)1 << 29;
 
-/* Parses directory/name into trees; *out is NULL when the file is absent and optional. */
-static bool read_json_file(const char *directory, const char *name, bool optional, Buffer *text,
-                           Arena *trees, const JsonValue **out, Error *err)
+static bool read_json(const char *directory, const char *name, Arena *trees, const JsonValue **out,
+                      Error *err)
 {
-    char path[PATH_BYTES_MAX];
-    *out = NULL;
-    if (!path_join(path, sizeof path, directory, name, err))
-        return false;
-    if (!file_exists(path)) {
-        if (optional)
-            return true;
-        return error_set(
-            err, ERROR_NOT_FOUND,
-            "%s: not found, expected a model directory with config.json, *.safetensors "
-            "and tokenizer.json",
-            path);
-    }
-    return file_read(path, MODEL_CONFIG_BYTES_MAX, text, err) &&
-           (json_parse(buffer_view(text), trees, out, err) || error_prefix(err, "%s", path));
+    return json_parse_optional(directory, name, MODEL_CONFIG_BYTES_MAX, trees, out, err);
 }
 
-static bool load(const char *directory, Model *model, Buffer *config_text, Buffer *generation_text,
-                 Arena *trees, Error *err)
+static bool load(const char *directory, Model *model, Arena *trees, Error *err)
 {
     const JsonValue *root, *generation;
     ModelDraft draft;
-    return read_json_file(directory, "config.json", false, config_text, trees, &root, err) &&
-           read_json_file(directory, "generation_config.json", true, generation_text, trees,
-                          &generation, err) &&
+    if (!read_json(directory, "config.json", trees, &root, err))
+        return false;
+    if (!root)
+        return error_set(
+            err, ERROR_NOT_FOUND,
+            "%s/config.json: not found, expected a model directory with config.json, *.safetensors "
+            "and tokenizer.json",
+            directory);
+    return read_json(directory, "generation_config.json", trees, &generation, err) &&
            config_build(root, generation, &model->arena, &model->config, &draft, err) &&
            tensor_set_open(directory, &model->tensors, err) && weights_bind(model, &draft, err);
 }
@@ -56,15 +46,10 @@ bool model_open(const char *directory, Model **out, Error *err)
     Model *model = model_allocate(err);
     if (!model)
         return false;
-    Buffer config_text, generation_text;
-    buffer_init(&config_text, MODEL_CONFIG_BYTES_MAX);
-    buffer_init(&generation_text, MODEL_CONFIG_BYTES_MAX);
     Arena trees;
     arena_init(&trees, MODEL_TREE_BYTES_MAX);
-    bool ok = load(directory, model, &config_text, &generation_text, &trees, err);
+    bool ok = load(directory, model, &trees, err);
     arena_reset(&trees);
-    buffer_reset(&generation_text);
-    buffer_reset(&config_text);
     if (!ok) {
         model_close(model);
         return false;

@@ -32,14 +32,13 @@ typedef struct ExpertNames {
     const char *module;           /* in a layer */
     const char *gate, *up, *down; /* of an expert, where they are not stacked */
     const char *count_key, *width_key;
-    bool are_normalized; /* their shares, without a key for it */
+    bool are_normalized; /* their shares, where norm_topk_prob is absent */
 } ExpertNames;
 
 /* One model_type. Numbers are defaults for absent keys; 0 means that the key is required. */
 typedef struct Architecture {
     const char *model_type;
     const char *text_key;      /* key of the object that holds the text model's keys, or NULL */
-    const char *text_type;     /* that object's model_type; NULL: whatever it says */
     const char *tensor_prefix; /* in front of "model." and "lm_head" */
     Activation activation;
     TieRule tie;
@@ -70,18 +69,17 @@ typedef struct Architecture {
 } Architecture;
 
 typedef struct ModelDraft {
-    const Architecture *architecture;
+    Architecture architecture;
     const JsonValue *quantization; /* config.json's object, or NULL */
     TieRule tie;                   /* after the keys were read: BY_TENSORS or what follows */
     bool is_tied;                  /* meaningful unless tie is TIE_BY_TENSORS */
     bool vocab_from_embedding;     /* the embedding's rows overrule vocab_size */
 } ModelDraft;
 
-/* The table's entry, or NULL. text_type: the model_type within text_config. architecture.c */
-const Architecture *architecture_find(Slice model_type, Slice text_type);
-
-/* Whether any entry has the model_type. architecture.c */
-bool architecture_has_type(Slice model_type);
+/* text_type: the model_type within text_config, or empty. False: there is none. architecture.c */
+bool architecture_find(Slice model_type, Slice text_type, Architecture *out);
+/* Whether what text_config holds decides. architecture.c */
+bool architecture_is_wrapper(Slice model_type);
 
 /* Both trees were parsed already; generation may be NULL. Arrays of config go to arena. config.c */
 bool config_build(const JsonValue *root, const JsonValue *generation, Arena *arena,

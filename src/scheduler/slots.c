@@ -71,8 +71,7 @@ void slot_end(Scheduler *scheduler, Slot *slot, FinishReason reason, const Error
     Job *job = slot->job;
     size_t index = slot->choice;
     JobChoice *choice = &job->choices[index];
-    /* A single token took no time of its own, rather than what has passed since: no speed is told.
-     */
+    /* To the last token, not to now: a single one took no time, and no speed is told. */
     if (choice->first_token_at > 0)
         choice->progress.decode_seconds = choice->last_token_at - choice->first_token_at;
     else

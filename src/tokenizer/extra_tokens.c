@@ -9,25 +9,10 @@
 
 enum { CONFIG_BYTES_MAX = 64 << 20, CONFIG_TREE_BYTES_MAX = 512 << 20 };
 
-/* *out is NULL when there is no such file. */
 static bool read_json(const char *directory, const char *name, Arena *arena, const JsonValue **out,
                       Error *err)
 {
-    char path[PATH_BYTES_MAX];
-    Buffer text;
-    Slice copy;
-    *out = NULL;
-    if (!path_join(path, sizeof(path), directory, name, err))
-        return false;
-    if (!file_exists(path))
-        return true;
-    buffer_init(&text, CONFIG_BYTES_MAX);
-    bool ok = file_read(path, CONFIG_BYTES_MAX, &text, err);
-    if (ok && !arena_copy_slice(arena, buffer_view(&text), &copy))
-        ok = error_no_memory(err, name);
-    ok = ok && (json_parse(copy, arena, out, err) || error_prefix(err, "%s", path));
-    buffer_reset(&text);
-    return ok;
+    return json_parse_optional(directory, name, CONFIG_BYTES_MAX, arena, out, err);
 }
 
 static bool parse_id(Slice text, int64_t *out)

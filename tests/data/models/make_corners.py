@@ -68,12 +68,12 @@ MODELS = {
         dtype=mx.float16, default=affine(4, 64), unstack=True, seed=1839,
         quantise=lambda path: affine(8, 64) if path.endswith("gate") else affine(4, 64)),
     "qwen3-vl-text": dict(
-        config=dict(model_type="qwen3_vl", tie_word_embeddings=True,
+        config=dict(model_type="qwen3_vl",
                     text_config=dict(SHAPE, model_type="qwen3_vl_text", head_dim=32, tie_word_embeddings=True,
                                      rope_theta=5000000.0, rope_scaling=dict(rope_type="default", mrope_interleaved=True,
                                                                              mrope_section=[6, 5, 5]))),
         dtype=mx.bfloat16, default=affine(4, 64), quantise=lambda path: affine(4, 64),
-        extra={"vision_tower.patch_embed.proj.weight": [4, 4]}),
+        extra={"vision_tower.patch_embed.proj.weight": [4, 4], "language_model.lm_head.weight": [VOCAB, 64]}),
     "smollm3-unrotated-layers": dict(
         config=dict(SHAPE, model_type="smollm3", num_hidden_layers=4, tie_word_embeddings=True, rope_theta=5000000.0,
                     no_rope_layer_interval=4, no_rope_layers=[1, 0, 1, 0]),
