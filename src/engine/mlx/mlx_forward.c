@@ -210,17 +210,17 @@ typedef struct Heads {
     mlx_array q, k, v; /* [n, heads, dim] */
 } Heads;
 
-/* q [n, heads, dim] times what its tokens' positions ask for. */
-static mlx_array scale_queries(MlxEngine *engine, mlx_array q)
+/* What q [n, heads, dim] is multiplied by; empty where all positions have 1. */
+static mlx_array query_scales(MlxEngine *engine)
 {
     Graph *g = &engine->graph;
     const int shape[] = {(int)engine->n_tokens, 1, 1};
-    if (engine->model->config.query_scaling_length == 0 || g->failed)
-        return q;
+    if (engine->model->config.query_scaling_length == 0)
+        return mlx_array_new();
     float *scales = memory_allocate_array(engine->n_tokens, sizeof *scales);
     if (!scales) {
         g->failed = true;
-        return q;
+        return mlx_array_new();
     }
     for (size_t i = 0; i < engine->n_slices; i++) {
         const MlxSlice *slice = &engine->slices[i];
@@ -228,9 +228,9 @@ static mlx_array scale_queries(MlxEngine *engine, mlx_array q)
             scales[slice->first_token + t] =
                 (float)model_query_scale(&engine->model->config, slice->sequence->length + t);
     }
-    mlx_array factors = graph_data(g, scales, MLX_FLOAT32, shape, 3);
+    mlx_array result = graph_data(g, scales, MLX_FLOAT32, shape, 3);
     memory_free(scales);
-    return graph_multiply(g, q, graph_cast(g, factors, engine->type));
+    return graph_cast(g, result, engine->type);
 }
 
 static Heads project(MlxEngine *engine, const MlxLayer *layer, mlx_array x)
@@ -246,7 +246,6 @@ static Heads project(MlxEngine *engine, const MlxLayer *layer, mlx_array x)
         h.q = graph_rms_norm(g, h.q, layer->q_norm, c->rms_norm_eps);
         h.k = graph_rms_norm(g, h.k, layer->k_norm, c->rms_norm_eps);
     }
-    h.q = scale_queries(engine, h.q);
     return h;
 }
 
@@ -338,12 +337,14 @@ static mlx_array run_layers(MlxEngine *engine, mlx_array x)
     size_t n_layers = engine->model->config.num_hidden_layers;
     bool alone = engine->n_slices == 1;
     mlx_array positions = alone ? mlx_array_new() : token_positions(engine);
+    mlx_array scales = query_scales(engine);
     mlx_array *parts = memory_allocate_array(engine->n_slices, sizeof *parts);
     if (!parts)
         g->failed = true;
     for (size_t i = 0; i < n_layers && !g->failed; i++) {
         const MlxLayer *layer = &engine->layers[i];
         Heads h = project(engine, layer, norm_if(engine, x, layer->input_norm));
+        h.q = scales.ctx ? graph_multiply(g, h.q, scales) : h.q;
         mlx_array out =
             alone ? attend_alone(engine, i, &h) : attend_many(engine, i, &h, positions, parts);
         out = backend_product(engine, &layer->o, out);
