@@ -117,26 +117,28 @@ typedef struct KernelKind {
 /* Calls multiply(job, kind) with what fits the job. A macro, since each call must have constants to
  * be compiled for: a function would pass them at run time. The type of the scales is left to
  * branches, which go one way throughout a matrix: a third of the kernels. */
-#define KERNEL_BY_SPAN(multiply, job, format, bits)                                                \
+#define KERNEL_BY_SPAN(multiply, job, format, bits, planes, has_pairs)                             \
     do {                                                                                           \
-        const bool wide = (job)->matrix->group_blocks > 1;                                         \
-        if ((job)->x->planes == 2 && wide)                                                         \
-            multiply(job, (KernelKind){format, bits, 2, 2, false});                                \
-        else if ((job)->x->planes == 2)                                                            \
-            multiply(job, (KernelKind){format, bits, 1, 2, false});                                \
-        else if (wide)                                                                             \
-            multiply(job, (KernelKind){format, bits, 2, 1, false});                                \
+        if ((job)->matrix->group_blocks > 1)                                                       \
+            multiply(job, (KernelKind){format, bits, 2, planes, has_pairs});                       \
         else                                                                                       \
-            multiply(job, (KernelKind){format, bits, 1, 1, false});                                \
+            multiply(job, (KernelKind){format, bits, 1, planes, has_pairs});                       \
+    } while (0)
+#define KERNEL_BY_PLANES(multiply, job, format, bits)                                              \
+    do {                                                                                           \
+        if ((job)->x->planes == 2)                                                                 \
+            KERNEL_BY_SPAN(multiply, job, format, bits, 2, false);                                 \
+        else                                                                                       \
+            KERNEL_BY_SPAN(multiply, job, format, bits, 1, false);                                 \
     } while (0)
 #define KERNEL_BY_FORMAT(multiply, job)                                                            \
     do {                                                                                           \
         if ((job)->matrix->format == PACKED_NIBBLES)                                               \
-            KERNEL_BY_SPAN(multiply, job, PACKED_NIBBLES, 4);                                      \
+            KERNEL_BY_PLANES(multiply, job, PACKED_NIBBLES, 4);                                    \
         else if ((job)->matrix->format == PACKED_FP4)                                              \
-            KERNEL_BY_SPAN(multiply, job, PACKED_FP4, 4);                                          \
+            KERNEL_BY_PLANES(multiply, job, PACKED_FP4, 4);                                        \
         else                                                                                       \
-            KERNEL_BY_SPAN(multiply, job, PACKED_BYTES, 8);                                        \
+            KERNEL_BY_PLANES(multiply, job, PACKED_BYTES, 8);                                      \
     } while (0)
 
 static inline size_t scale_type_bytes(ScaleType type)

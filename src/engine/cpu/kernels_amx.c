@@ -221,7 +221,7 @@ void amx_multiply_quantized(const KernelJob *job)
     if (are_few(job) || (has_pairs && job->matrix->format != PACKED_NIBBLES))
         avx512_multiply_codes(job);
     else if (has_pairs)
-        PAIRS_BY_SPAN(multiply_kind, job, PACKED_NIBBLES, 4);
+        KERNEL_BY_SPAN(multiply_kind, job, PACKED_NIBBLES, 4, 2, true);
     else
         KERNEL_BY_FORMAT(multiply_kind, job);
 }

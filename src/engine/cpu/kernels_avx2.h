@@ -168,9 +168,9 @@ static FORCE_INLINE bool has_nibble_planes(KernelKind kind)
         if ((job)->matrix->format != PACKED_BYTES || (job)->matrix->code_bits == 8)                \
             KERNEL_BY_FORMAT(multiply, job);                                                       \
         else if ((job)->matrix->code_bits == 5)                                                    \
-            KERNEL_BY_SPAN(multiply, job, PACKED_BYTES, 5);                                        \
+            KERNEL_BY_PLANES(multiply, job, PACKED_BYTES, 5);                                      \
         else                                                                                       \
-            KERNEL_BY_SPAN(multiply, job, PACKED_BYTES, 6);                                        \
+            KERNEL_BY_PLANES(multiply, job, PACKED_BYTES, 6);                                      \
     } while (0)
 #endif
 #endif

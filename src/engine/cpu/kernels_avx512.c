@@ -135,6 +135,16 @@ static void quantize_block_int12(const float *x, int8_t *codes, ActivationScale 
     set_offsets(sums, scale);
 }
 
+void avx512_multiply_codes(const KernelJob *job)
+{
+    if (job->x->precision == ACTIVATIONS_INT12)
+        avx512_multiply_int12(job);
+    else if (job->x->planes == 2)
+        avx512_multiply_int16(job);
+    else
+        avx512_multiply_int8(job);
+}
+
 #define TABLE(set, multiply_codes)                                                                 \
     {                                                                                              \
         .name = set, .quantize_block = quantize_block,                                             \

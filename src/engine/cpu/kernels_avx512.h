@@ -12,6 +12,9 @@ enum { FLOATS_PER_SCALE = sizeof(ActivationScale) / 4 };
 
 void amx_multiply_quantized(const KernelJob *job);
 void avx512_multiply_codes(const KernelJob *job); /* quantised formats */
+void avx512_multiply_int8(const KernelJob *job);  /* ... with activations of one precision */
+void avx512_multiply_int12(const KernelJob *job);
+void avx512_multiply_int16(const KernelJob *job);
 void avx512_multiply_dense(const KernelJob *job); /* dense formats */
 void avx512_multiply_f32(const KernelJob *job);   /* every format, float32 products */
 
@@ -36,15 +39,6 @@ static FORCE_INLINE size_t block_code_bytes(KernelKind kind)
 {
     return kind.has_pairs ? ACTIVATION_INT12_BYTES : kind.planes * ACTIVATION_BLOCK;
 }
-
-/* KERNEL_BY_SPAN (kernels.h) where activations have pairs. */
-#define PAIRS_BY_SPAN(multiply, job, format, bits)                                                 \
-    do {                                                                                           \
-        if ((job)->matrix->group_blocks > 1)                                                       \
-            multiply(job, (KernelKind){format, bits, 2, 2, true});                                 \
-        else                                                                                       \
-            multiply(job, (KernelKind){format, bits, 1, 2, true});                                 \
-    } while (0)
 
 /* Four consecutive activation codes to every lane. */
 static FORCE_INLINE __m512i broadcast_codes(const int8_t *codes)

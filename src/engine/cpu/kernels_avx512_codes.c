@@ -1,4 +1,6 @@
-/* AVX-512 VNNI products of quantised weights, for any number of tokens.
+/* AVX-512 VNNI products of quantised weights, for any number of tokens. Compiled once for each
+ * precision of the activations, which AVX512_PLANES and AVX512_PAIRS say (KernelKind's), as
+ * AVX512_MULTIPLY: together they would take a compiler that also sanitises ten minutes.
  *
  * vpdpbusd multiplies 64 unsigned bytes with 64 signed ones and adds groups of four to 32-bit sums,
  * which cannot overflow: a vector of weights, 4 inputs of 16 rows, meets the activations' 4 codes
@@ -336,14 +338,13 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
     }
 }
 
-void avx512_multiply_codes(const KernelJob *job)
+void AVX512_MULTIPLY(const KernelJob *job)
 {
-    if (job->x->precision != ACTIVATIONS_INT12)
-        KERNEL_BY_FORMAT(multiply_kind, job);
-    else if (job->matrix->format == PACKED_NIBBLES)
-        PAIRS_BY_SPAN(multiply_kind, job, PACKED_NIBBLES, 4);
-    else if (job->matrix->format == PACKED_FP4)
-        PAIRS_BY_SPAN(multiply_kind, job, PACKED_FP4, 4);
+    const PackedFormat format = job->matrix->format;
+    if (format == PACKED_NIBBLES)
+        KERNEL_BY_SPAN(multiply_kind, job, PACKED_NIBBLES, 4, AVX512_PLANES, AVX512_PAIRS);
+    else if (format == PACKED_FP4)
+        KERNEL_BY_SPAN(multiply_kind, job, PACKED_FP4, 4, AVX512_PLANES, AVX512_PAIRS);
     else
-        PAIRS_BY_SPAN(multiply_kind, job, PACKED_BYTES, 8);
+        KERNEL_BY_SPAN(multiply_kind, job, PACKED_BYTES, 8, AVX512_PLANES, AVX512_PAIRS);
 }
