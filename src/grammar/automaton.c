@@ -118,6 +118,15 @@ uint32_t automaton_add_literal(Automaton *a, Slice bytes, uint32_t next)
     return next;
 }
 
+uint32_t automaton_add_mark(Automaton *a, Slice bytes, uint32_t next)
+{
+    uint8_t last = (uint8_t)bytes.ptr[bytes.len - 1];
+    next = automaton_add_bytes(a, last, last, next);
+    if (next != AUTOMATON_FAIL)
+        a->states[next].is_sole = true;
+    return automaton_add_literal(a, (Slice){bytes.ptr, bytes.len - 1}, next);
+}
+
 size_t automaton_bytes(const Automaton *a)
 {
     return a->states_capacity * sizeof(*a->states) + a->rules_capacity * sizeof(*a->rules) +

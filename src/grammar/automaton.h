@@ -38,6 +38,7 @@ typedef enum AutomatonKind {
 typedef struct AutomatonState {
     uint32_t out, other;
     uint8_t kind, low, high;
+    bool is_sole; /* where it reads a byte, states that are not sole do not */
     bool is_live; /* some text leads from here to RETURN (automaton_finish) */
 } AutomatonState;
 
@@ -76,6 +77,9 @@ void automaton_set_split(Automaton *a, uint32_t split, uint32_t out, uint32_t ot
 uint32_t automaton_add_either(Automaton *a, uint32_t one, uint32_t other);
 uint32_t automaton_add_call(Automaton *a, uint32_t rule, uint32_t next);
 uint32_t automaton_add_literal(Automaton *a, Slice bytes, uint32_t next);
+/* A literal, not empty, that means nothing else: once all of it has been read, alternatives that
+ * read the same bytes are given up. */
+uint32_t automaton_add_mark(Automaton *a, Slice bytes, uint32_t next);
 /* Marks the building as failed with a message of its own; returns AUTOMATON_FAIL. */
 uint32_t automaton_fail(Automaton *a, ErrorCode code, const char *message);
 

@@ -408,6 +408,24 @@ static uint32_t close_items(Machine *m, Error *err)
     return state;
 }
 
+/* Puts what follows the items that read the byte on the work list. false without memory. */
+static bool read_byte(Machine *m, const MachineState *s, uint8_t byte)
+{
+    bool is_sole = false;
+    for (size_t i = 0; i < s->n_items; i++) {
+        uint64_t item = m->items.ptr[s->first_item + i];
+        const AutomatonState *at = &m->automaton->states[item >> 32];
+        if (byte < at->low || byte > at->high || (is_sole && !at->is_sole))
+            continue;
+        if (at->is_sole && !is_sole)
+            m->work_list.count = 0;
+        is_sole = at->is_sole;
+        if (!array_push(&m->work_list, pair(at->out, (uint32_t)item)))
+            return false;
+    }
+    return true;
+}
+
 uint32_t machine_step_slowly(Machine *m, uint32_t state, uint8_t byte, Error *err)
 {
     if (state == MACHINE_DEAD)
@@ -426,13 +444,8 @@ uint32_t machine_step_slowly(Machine *m, uint32_t state, uint8_t byte, Error *er
     m->work += s->n_items;
     uint32_t to = MACHINE_DEAD;
     if (!m->allowed || m->allowed[byte]) {
-        for (size_t i = 0; i < s->n_items; i++) {
-            uint64_t item = m->items.ptr[s->first_item + i];
-            const AutomatonState *at = &a->states[item >> 32];
-            if (byte >= at->low && byte <= at->high &&
-                !array_push(&m->work_list, pair(at->out, (uint32_t)item)))
-                return fail_step(m, err);
-        }
+        if (!read_byte(m, s, byte))
+            return fail_step(m, err);
         if (m->work_list.count > 0)
             to = close_items(m, err);
     }

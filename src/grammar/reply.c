@@ -3,7 +3,8 @@
  *     free content    every place of the markup's scan is a state; a mark that opens calls leads
  *                     into them, all else stays. The text may end in any of them.
  *     bound content   [reasoning] then the source, or a trigger and calls; a trigger may follow a
- *                     line break or two, as templates write it behind reasoning.
+ *                     line break or two, as templates write it behind reasoning. What begins with
+ *                     a mark is what the mark opens, even where the source could write it too.
  *
  * The states of a scan are few (one for each beginning of a mark) and found by trying all bytes,
  * so the automaton and whoever runs the scan over the same text cannot disagree. */
@@ -139,7 +140,7 @@ static uint32_t add_trigger(Automaton *a, const GrammarReply *reply, const uint3
     for (size_t i = 0; i < MARKUP_TRIGGERS_MAX; i++) {
         Slice text = reply->markup->calls.triggers[i].text;
         if (text.len > 0)
-            start = automaton_add_either(a, start, automaton_add_literal(a, text, entries[i]));
+            start = automaton_add_either(a, start, automaton_add_mark(a, text, entries[i]));
     }
     uint32_t line = automaton_add_either(a, start, automaton_add_literal(a, SLICE("\n"), start));
     return automaton_add_either(a, start, automaton_add_literal(a, SLICE("\n"), line));
@@ -164,5 +165,5 @@ uint32_t reply_add(Text *text, const GrammarReply *reply, const uint32_t *tool_r
     uint32_t thinking = add_scan(a, reply, MARKUP_REASONING, entries, after, false);
     if (markup->begins_in_think)
         return thinking;
-    return automaton_add_either(a, after, automaton_add_literal(a, markup->think_open, thinking));
+    return automaton_add_either(a, after, automaton_add_mark(a, markup->think_open, thinking));
 }

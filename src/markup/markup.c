@@ -64,10 +64,11 @@ static bool is_looked_for(const Markup *markup, const MarkupScan *scan, size_t m
         return false;
     if (scan->region == MARKUP_REASONING)
         return mark < MARK_STRAY;
-    if (!scan->has_begun)
-        return true;
-    return !markup->only_at_start &&
-           (mark < MARK_TRIGGERS || !markup->calls.triggers[mark - MARK_TRIGGERS].at_start);
+    if (markup->only_at_start)
+        return !scan->has_begun &&
+               (mark >= MARK_TRIGGERS || (mark == MARK_THINK_OPEN && !scan->has_thought));
+    return !scan->has_begun || mark < MARK_TRIGGERS ||
+           !markup->calls.triggers[mark - MARK_TRIGGERS].at_start;
 }
 
 /* The longest beginning of the mark that its first `matched` bytes and byte end with. */
@@ -87,7 +88,7 @@ static bool is_white_space(char byte)
 }
 
 /* The mark is complete. */
-static void enter_region(MarkupScan *scan, size_t mark)
+static void enter_region(const Markup *markup, MarkupScan *scan, size_t mark)
 {
     memset(scan->matched, 0, sizeof(scan->matched));
     if (mark >= MARK_TRIGGERS) {
@@ -95,6 +96,7 @@ static void enter_region(MarkupScan *scan, size_t mark)
     } else if (mark != MARK_STRAY) {
         scan->region = mark == MARK_THINK_OPEN ? MARKUP_REASONING : MARKUP_CONTENT;
         scan->has_begun = scan->has_begun && mark == MARK_THINK_CLOSE;
+        scan->has_thought = markup->only_at_start && mark == MARK_THINK_CLOSE;
     }
 }
 
@@ -125,7 +127,7 @@ size_t markup_scan_step(const Markup *markup, MarkupScan *scan, char byte, size_
     if (longest > 0) {
         if (trigger && found >= MARK_TRIGGERS)
             *trigger = found - MARK_TRIGGERS;
-        enter_region(scan, found);
+        enter_region(markup, scan, found);
         return longest;
     }
     bool releases = held + 1 > markup_scan_held(scan);

@@ -39,7 +39,8 @@ typedef struct Markup {
     Slice think_open, think_close; /* both empty: the model does not think aloud */
     MarkupCalls calls;
     bool begins_in_think; /* the prompt has opened the block */
-    /* Content is bound to a form of its own: once it has begun, nothing in it is a mark. */
+    /* Content is bound to a form of its own: once it has begun, nothing in it is a mark; before,
+     * only what opens calls and, if there was no reasoning yet, what opens that. */
     bool only_at_start;
 } Markup;
 
@@ -56,6 +57,7 @@ typedef enum MarkupRegion { MARKUP_CONTENT, MARKUP_REASONING, MARKUP_CALLS } Mar
 typedef struct MarkupScan {
     uint8_t region;                    /* MarkupRegion */
     uint8_t has_begun;                 /* content that is no white space was met */
+    uint8_t has_thought;               /* with only_at_start: reasoning is over */
     uint8_t matched[MARKUP_MARKS_MAX]; /* bytes of each mark that the text ends with */
 } MarkupScan;
 

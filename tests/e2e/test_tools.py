@@ -373,6 +373,7 @@ def test_no_budget_is_none_at_all(thinker):
 
 
 @pytest.mark.parametrize("bound", [{"guided_regex": "[ab]{3}"}, {"guided_choice": ["yes", "no"]},
+                                   {"guided_regex": "<think>[ab]{3}"}, {"guided_choice": ["</think>yes"]},
                                    {"response_format": {"type": "json_schema", "json_schema": {
                                        "name": "n", "schema": {"enum": ["yes", "no"]}}}}])
 @pytest.mark.parametrize("kwargs", [{"open_thinking": True}, {}, {"enable_thinking": False}])
@@ -382,7 +383,7 @@ def test_constraints_begin_behind_the_reasoning(thinker, bound, kwargs):
             "reasoning_budget_tokens": 6, "chat_template_kwargs": kwargs, **bound})
         content = reply.choices[0].message.content
         assert reply.choices[0].finish_reason == "stop"
-        assert re.fullmatch(r'[ab]{3}|"?(yes|no)"?', content)
+        assert re.fullmatch(r'(<think>)?[ab]{3}|"?(</think>)?(yes|no)"?', content)
 
 
 def test_calls_behind_reasoning(thinker):

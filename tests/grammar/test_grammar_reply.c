@@ -125,6 +125,22 @@ static void test_bound_content(void **state)
     check_whole(&reply, "<t>x</t>ab", "!");
 }
 
+/* What a mark opens counts, so that nobody takes for reasoning what was written as content. */
+static void test_content_that_begins_like_a_mark(void **state)
+{
+    (void)state;
+    Markup markup = MARKUP;
+    const GrammarSource content = {.kind = GRAMMAR_REGEX, .text = TEXT("<t>a|<call>b|<\\w")};
+    GrammarReply reply = {.markup = &markup, .content = &content, .tools = TOOLS, .n_tools = 1};
+    markup.only_at_start = true;
+    check_whole(&reply, "<t", ".");
+    check_whole(&reply, "<t>", "");
+    check_whole(&reply, "<t>a", "");
+    check_whole(&reply, "<t>a</t><t>a", "!");
+    check(&reply, "<call>b", 6, "");
+    check_whole(&reply, "<t></t><x", "!");
+}
+
 static void test_impossible_parts(void **state)
 {
     (void)state;
@@ -211,6 +227,7 @@ int main(void)
         cmocka_unit_test(test_one_call),
         cmocka_unit_test(test_needed_call),
         cmocka_unit_test(test_bound_content),
+        cmocka_unit_test(test_content_that_begins_like_a_mark),
         cmocka_unit_test(test_impossible_parts),
         cmocka_unit_test(test_equal_replies_share_a_grammar),
         cmocka_unit_test(test_failing_allocations),

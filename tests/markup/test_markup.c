@@ -79,6 +79,11 @@ static void test_start_only(void **state)
     check(&bound, "x<call><t>", "cccccccccc");
     check(&bound, "<t>x</t>\n<call>", "cc|rrrr|cccccc|");
     check(&bound, "<t>x</t>{<call>", "cc|rrrr|ccccccc");
+    check(&bound, "<t>x</t><t>y</t>", "cc|rrrr|cccccccc"); /* there is one reasoning, before it */
+    check(&bound, "</t>", "cccc");
+    check(&bound, "</call>", "ccccccc");
+    bound.begins_in_think = true;
+    check(&bound, "x</t><t>", "rrrr|ccc");
 }
 
 static void test_begins_in_reasoning(void **state)
