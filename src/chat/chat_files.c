@@ -11,8 +11,6 @@
 #include "chat_internal.h"
 #include "jinja.h"
 
-enum { CONFIG_BYTES_MAX = 64 << 20, CONFIG_TREE_BYTES_MAX = 512 << 20 };
-
 static const char *const TOKEN_NAMES[CHAT_TOKENS] = {
     [CHAT_TOKEN_BOS] = "bos_token",   [CHAT_TOKEN_EOS] = "eos_token",
     [CHAT_TOKEN_UNK] = "unk_token",   [CHAT_TOKEN_SEP] = "sep_token",
@@ -23,12 +21,6 @@ static const char *const TOKEN_NAMES[CHAT_TOKENS] = {
 const char *chat_token_name(ChatToken token)
 {
     return TOKEN_NAMES[token];
-}
-
-static bool read_json(ChatFiles *files, const char *directory, const char *name,
-                      const JsonValue **out, Error *err)
-{
-    return json_parse_optional(directory, name, CONFIG_BYTES_MAX, &files->arena, out, err);
 }
 
 /* ---- Templates ---- */
@@ -94,8 +86,8 @@ static bool read_templates(ChatFiles *files, const char *directory, const JsonVa
     set_source(tool_source, "chat_template tool_use", named_template(templates, "tool_use"));
     if (source->text.len > 0)
         return true;
-    const JsonValue *old = NULL;
-    if (!read_json(files, directory, old_file, &old, err))
+    const JsonValue *old;
+    if (!json_parse_optional(directory, old_file, &files->arena, &old, err))
         return false;
     set_source(source, old_file, default_template(json_get_present(old, "chat_template")));
     if (source->text.len == 0 &&
@@ -127,11 +119,11 @@ static void take_tokens(const JsonValue *object, Slice tokens[CHAT_TOKENS])
 static bool read_tokens(ChatFiles *files, const char *directory, const JsonValue *config,
                         Error *err)
 {
-    const JsonValue *map = NULL;
+    const JsonValue *map;
     take_tokens(config, files->sources.tokens);
     if (json_get(config, SLICE("added_tokens_decoder")))
         return true;
-    if (!read_json(files, directory, "special_tokens_map.json", &map, err))
+    if (!json_parse_optional(directory, "special_tokens_map.json", &files->arena, &map, err))
         return false;
     take_tokens(map, files->sources.tokens);
     return true;
@@ -139,10 +131,10 @@ static bool read_tokens(ChatFiles *files, const char *directory, const JsonValue
 
 bool chat_files_read(const char *directory, ChatFiles *out, Error *err)
 {
-    const JsonValue *config = NULL;
+    const JsonValue *config;
     *out = (ChatFiles){0};
-    arena_init(&out->arena, CONFIG_TREE_BYTES_MAX);
-    if (read_json(out, directory, "tokenizer_config.json", &config, err) &&
+    arena_init(&out->arena, JSON_FILE_TREES_BYTES_MAX);
+    if (json_parse_optional(directory, "tokenizer_config.json", &out->arena, &config, err) &&
         read_templates(out, directory, config, err) && read_tokens(out, directory, config, err))
         return true;
     chat_files_reset(out);

@@ -130,19 +130,13 @@ bool loaded_model_context(const LoadedModel *loaded, const Arguments *arguments,
 
 void read_model_type(const char *directory, char out[MODEL_TYPE_BYTES_MAX])
 {
-    char path[PATH_BYTES_MAX];
-    Buffer text;
     Arena arena;
     const JsonValue *config;
     Slice type = SLICE_EMPTY;
     out[0] = '\0';
-    buffer_init(&text, MODEL_CONFIG_BYTES_MAX);
-    arena_init(&arena, (size_t)MODEL_CONFIG_BYTES_MAX * 8);
-    if (path_join(path, sizeof(path), directory, "config.json", NULL) &&
-        file_read(path, MODEL_CONFIG_BYTES_MAX, &text, NULL) &&
-        json_parse(buffer_view(&text), &arena, &config, NULL) &&
+    arena_init(&arena, JSON_FILE_TREES_BYTES_MAX);
+    if (json_parse_optional(directory, "config.json", &arena, &config, NULL) &&
         json_read_string(config, "model_type", &type, NULL))
         snprintf(out, MODEL_TYPE_BYTES_MAX, "%.*s", SLICE_ARG(type));
     arena_reset(&arena);
-    buffer_reset(&text);
 }

@@ -17,7 +17,9 @@
 #include "base.h"
 
 enum {
-    JSON_DEPTH_MAX = 256, /* nested arrays and objects, requests and files alike */
+    JSON_DEPTH_MAX = 256,                  /* nested arrays and objects, requests and files alike */
+    JSON_FILE_BYTES_MAX = 64 << 20,        /* json_parse_optional */
+    JSON_FILE_TREES_BYTES_MAX = 512 << 20, /* an arena for such files */
 };
 
 /* ---- Values ---- */
@@ -72,7 +74,7 @@ bool json_parse(Slice text, Arena *arena, const JsonValue **out, Error *err) WAR
 
 /* The same of directory/name, whose text goes to arena too; errors name the file. *out is NULL when
  * there is no such file. */
-bool json_parse_optional(const char *directory, const char *name, size_t max_bytes, Arena *arena,
+bool json_parse_optional(const char *directory, const char *name, Arena *arena,
                          const JsonValue **out, Error *err) WARN_UNUSED;
 
 /* The last member of that name, or NULL; NULL too when object is NULL or not an object. */

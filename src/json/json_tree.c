@@ -163,12 +163,12 @@ cleanup:
     return ok;
 }
 
-bool json_parse_optional(const char *directory, const char *name, size_t max_bytes, Arena *arena,
+bool json_parse_optional(const char *directory, const char *name, Arena *arena,
                          const JsonValue **out, Error *err)
 {
     Slice text;
     *out = NULL;
-    if (!file_read_optional(directory, name, max_bytes, arena, &text, err))
+    if (!file_read_optional(directory, name, JSON_FILE_BYTES_MAX, arena, &text, err))
         return false;
     return !text.ptr || json_parse(text, arena, out, err) ||
            error_prefix(err, "%s/%s", directory, name);

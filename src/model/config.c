@@ -10,8 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { CONFIG_TREE_BYTES_MAX = 512 << 20 };
-
 bool config_read_dimension(const JsonValue *object, const char *key, uint32_t max, uint32_t def,
                            uint32_t *out, Error *err)
 {
@@ -460,7 +458,7 @@ bool model_config_parse(Slice config_json, Slice generation_config_json, Arena *
                         ModelConfig *out, Error *err)
 {
     Arena trees;
-    arena_init(&trees, CONFIG_TREE_BYTES_MAX);
+    arena_init(&trees, JSON_FILE_TREES_BYTES_MAX);
     const JsonValue *root = NULL, *generation = NULL;
     ModelDraft draft;
     bool ok = false;

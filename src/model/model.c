@@ -5,19 +5,12 @@
 #include <string.h>
 
 static const size_t MODEL_ARENA_BYTES_MAX = (size_t)1 << 31;
-static const size_t MODEL_TREE_BYTES_MAX = (size_t)1 << 29;
-
-static bool read_json(const char *directory, const char *name, Arena *trees, const JsonValue **out,
-                      Error *err)
-{
-    return json_parse_optional(directory, name, MODEL_CONFIG_BYTES_MAX, trees, out, err);
-}
 
 static bool load(const char *directory, Model *model, Arena *trees, Error *err)
 {
     const JsonValue *root, *generation;
     ModelDraft draft;
-    if (!read_json(directory, "config.json", trees, &root, err))
+    if (!json_parse_optional(directory, "config.json", trees, &root, err))
         return false;
     if (!root)
         return error_set(
@@ -25,7 +18,7 @@ static bool load(const char *directory, Model *model, Arena *trees, Error *err)
             "%s/config.json: not found, expected a model directory with config.json, *.safetensors "
             "and tokenizer.json",
             directory);
-    return read_json(directory, "generation_config.json", trees, &generation, err) &&
+    return json_parse_optional(directory, "generation_config.json", trees, &generation, err) &&
            config_build(root, generation, &model->arena, &model->config, &draft, err) &&
            tensor_set_open(directory, &model->tensors, err) && weights_bind(model, &draft, err);
 }
@@ -47,7 +40,7 @@ bool model_open(const char *directory, Model **out, Error *err)
     if (!model)
         return false;
     Arena trees;
-    arena_init(&trees, MODEL_TREE_BYTES_MAX);
+    arena_init(&trees, JSON_FILE_TREES_BYTES_MAX);
     bool ok = load(directory, model, &trees, err);
     arena_reset(&trees);
     if (!ok) {
@@ -66,7 +59,7 @@ bool model_create_random(Slice config_json, uint32_t bits, uint32_t group_size, 
     if (!model)
         return false;
     Arena trees;
-    arena_init(&trees, MODEL_TREE_BYTES_MAX);
+    arena_init(&trees, JSON_FILE_TREES_BYTES_MAX);
     const JsonValue *root;
     ModelDraft draft;
     bool ok = json_parse(config_json, &trees, &root, err) &&

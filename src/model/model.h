@@ -21,7 +21,6 @@ enum {
     MODEL_HEADS_MAX = 1024,
     MODEL_EXPERTS_MAX = 1024,
     MODEL_EOS_MAX = 16,
-    MODEL_CONFIG_BYTES_MAX = 16 << 20,
 };
 
 typedef enum Activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH } Activation;

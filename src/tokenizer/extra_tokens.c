@@ -7,14 +7,6 @@
 
 #include <stdlib.h>
 
-enum { CONFIG_BYTES_MAX = 64 << 20, CONFIG_TREE_BYTES_MAX = 512 << 20 };
-
-static bool read_json(const char *directory, const char *name, Arena *arena, const JsonValue **out,
-                      Error *err)
-{
-    return json_parse_optional(directory, name, CONFIG_BYTES_MAX, arena, out, err);
-}
-
 static bool parse_id(Slice text, int64_t *out)
 {
     *out = 0;
@@ -98,11 +90,11 @@ static bool read_list(const char *directory, const JsonValue *config, ExtraToken
                       Error *err)
 {
     const JsonValue *list, *map;
-    if (!read_json(directory, "added_tokens.json", &extra->arena, &list, err))
+    if (!json_parse_optional(directory, "added_tokens.json", &extra->arena, &list, err))
         return false;
     if (!json_is(list, JSON_OBJECT))
         return true;
-    if (!read_json(directory, "special_tokens_map.json", &extra->arena, &map, err) ||
+    if (!json_parse_optional(directory, "special_tokens_map.json", &extra->arena, &map, err) ||
         !allocate_tokens(extra, list->as.object.count, err))
         return false;
     for (size_t i = 0; i < list->as.object.count; i++) {
@@ -126,8 +118,8 @@ bool extra_tokens_read(const char *directory, ExtraTokens *out, Error *err)
 {
     const JsonValue *config;
     *out = (ExtraTokens){0};
-    arena_init(&out->arena, CONFIG_TREE_BYTES_MAX);
-    bool ok = read_json(directory, "tokenizer_config.json", &out->arena, &config, err);
+    arena_init(&out->arena, JSON_FILE_TREES_BYTES_MAX);
+    bool ok = json_parse_optional(directory, "tokenizer_config.json", &out->arena, &config, err);
     const JsonValue *decoder = ok ? json_get_present(config, "added_tokens_decoder") : NULL;
     if (decoder)
         ok = read_decoder(decoder, out, err) ||
