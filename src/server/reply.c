@@ -50,10 +50,20 @@ static bool check_outcome(const JobStatus *status, HttpError *error)
     return true;
 }
 
+static bool check_calls(const ReplyChoice *choice, Error *err)
+{
+    for (size_t i = 0; i < choice->n_calls; i++) {
+        if (!buffer_check(&choice->calls[i].name, "the reply", err) ||
+            !buffer_check(&choice->calls[i].arguments, "the reply", err))
+            return false;
+    }
+    return true;
+}
+
 static bool check_memory(const ReplyChoice *choice, HttpError *error)
 {
     Error err;
-    if (buffer_check(&choice->text, "the reply", &err) &&
+    if (check_calls(choice, &err) && buffer_check(&choice->text, "the reply", &err) &&
         buffer_check(&choice->raw, "the reply", &err) &&
         buffer_check(&choice->reasoning, "the reply", &err) &&
         logprob_list_check(&choice->entries.pending, &err) &&
