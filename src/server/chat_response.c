@@ -2,7 +2,7 @@
 
 #include "openai_json.h"
 
-#define ID_PREFIX "chatcmpl-"
+static const OpenaiNames NAMES = {"chatcmpl-", "chat.completion", "chat.completion.chunk"};
 
 /* ---- Log-probabilities ---- */
 
@@ -70,16 +70,6 @@ static void write_logprobs(const Reply *reply, const LogprobList *list, JsonWrit
     json_write_object_end(writer);
 }
 
-/* finish: NULL while the choice runs. */
-static void write_finish(const char *finish, JsonWriter *writer)
-{
-    json_write_key(writer, "finish_reason");
-    if (finish)
-        json_write_text(writer, finish);
-    else
-        json_write_null(writer);
-}
-
 /* ---- Calls ---- */
 
 /* The members of a call that its first delta has; arguments follow, or come whole. */
@@ -134,42 +124,25 @@ static void write_choice(const Reply *reply, const ReplyChoice *choice, JsonWrit
         write_calls(choice, writer);
     json_write_object_end(writer);
     write_logprobs(reply, &choice->logprobs, writer);
-    write_finish(reply_finish_name(choice), writer);
+    openai_write_finish(reply_finish_name(choice), writer);
     json_write_object_end(writer);
 }
 
 static void write_whole(const Reply *reply, Buffer *out)
 {
     JsonWriter writer;
-    json_writer_init(&writer, out, 0);
-    json_write_object_begin(&writer);
-    openai_write_head(reply, ID_PREFIX, "chat.completion", &writer);
-    json_write_key(&writer, "choices");
-    json_write_array_begin(&writer);
+    openai_begin_whole(reply, &NAMES, &writer, out);
     for (size_t i = 0; i < reply->n_choices; i++)
         write_choice(reply, &reply->choices[i], &writer);
-    json_write_array_end(&writer);
-    json_write_key(&writer, "usage");
-    openai_write_usage(reply, &writer);
-    json_write_key(&writer, "timings");
-    openai_write_timings(reply, &writer);
-    json_write_object_end(&writer);
+    openai_end_whole(reply, &writer);
 }
 
 /* ---- Chunks ---- */
 
-static void begin_chunk(const Reply *reply, JsonWriter *writer, Buffer *out)
-{
-    openai_begin_event(writer, out);
-    openai_write_head(reply, ID_PREFIX, "chat.completion.chunk", writer);
-    json_write_key(writer, "choices");
-    json_write_array_begin(writer);
-}
-
 /* A chunk of one choice, open for the members of its delta. */
 static void begin_delta(const Reply *reply, size_t index, JsonWriter *writer, Buffer *out)
 {
-    begin_chunk(reply, writer, out);
+    openai_begin_chunk(reply, &NAMES, writer, out);
     json_write_object_begin(writer);
     json_write_key(writer, "index");
     json_write_uint(writer, index);
@@ -183,14 +156,9 @@ static void end_delta(const Reply *reply, const LogprobList *list, const char *f
 {
     json_write_object_end(writer);
     write_logprobs(reply, list, writer);
-    write_finish(finish, writer);
+    openai_write_finish(finish, writer);
     json_write_object_end(writer);
-    json_write_array_end(writer);
-    if (reply->include_usage) {
-        json_write_key(writer, "usage");
-        json_write_null(writer);
-    }
-    openai_end_event(writer, out);
+    openai_end_chunk(reply, writer, out);
 }
 
 static void stream_begin(const Reply *reply, Buffer *out)
@@ -275,17 +243,7 @@ static void stream_choice_end(const Reply *reply, const ReplyChoice *choice, Buf
 
 static void stream_end(const Reply *reply, Buffer *out)
 {
-    if (reply->include_usage) {
-        JsonWriter writer;
-        begin_chunk(reply, &writer, out);
-        json_write_array_end(&writer);
-        json_write_key(&writer, "usage");
-        openai_write_usage(reply, &writer);
-        json_write_key(&writer, "timings");
-        openai_write_timings(reply, &writer);
-        openai_end_event(&writer, out);
-    }
-    buffer_append_text(out, "data: [DONE]\n\n");
+    openai_end_stream(reply, &NAMES, out);
 }
 
 const ReplyDialect CHAT_DIALECT = {

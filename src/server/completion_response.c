@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-#define ID_PREFIX "cmpl-"
+static const OpenaiNames NAMES = {"cmpl-", "text_completion", "text_completion"};
 
 /* Entries that follow each other in a choice's text: those of the prompt, those of the reply. */
 typedef struct Part {
@@ -290,15 +290,6 @@ static Part reply_part(const Reply *reply, const ReplyChoice *choice)
 
 /* ---- Whole ---- */
 
-static void write_finish(FinishReason finish, JsonWriter *writer)
-{
-    json_write_key(writer, "finish_reason");
-    if (finish == FINISH_NONE)
-        json_write_null(writer);
-    else
-        json_write_text(writer, finish_reason_name(finish));
-}
-
 static void write_text(const Reply *reply, const ReplyChoice *choice, JsonWriter *writer)
 {
     Slice echo = reply->prompts[choice->prompt].echo;
@@ -319,11 +310,7 @@ static void write_text(const Reply *reply, const ReplyChoice *choice, JsonWriter
 static void write_whole(const Reply *reply, Buffer *out)
 {
     JsonWriter writer;
-    json_writer_init(&writer, out, 0);
-    json_write_object_begin(&writer);
-    openai_write_head(reply, ID_PREFIX, "text_completion", &writer);
-    json_write_key(&writer, "choices");
-    json_write_array_begin(&writer);
+    openai_begin_whole(reply, &NAMES, &writer, out);
     for (size_t i = 0; i < reply->n_choices; i++) {
         const ReplyChoice *choice = &reply->choices[i];
         Part parts[COMPLETION_PARTS_MAX] = {prompt_part(reply, choice), reply_part(reply, choice)};
@@ -333,47 +320,29 @@ static void write_whole(const Reply *reply, Buffer *out)
         json_write_uint(&writer, choice->index);
         write_text(reply, choice, &writer);
         write_logprobs(reply, parts + first, COMPLETION_PARTS_MAX - first, &writer);
-        write_finish(choice->status.finish, &writer);
+        openai_write_finish(reply_finish_name(choice), &writer);
         json_write_object_end(&writer);
     }
-    json_write_array_end(&writer);
-    json_write_key(&writer, "usage");
-    openai_write_usage(reply, &writer);
-    json_write_key(&writer, "timings");
-    openai_write_timings(reply, &writer);
-    json_write_object_end(&writer);
+    openai_end_whole(reply, &writer);
 }
 
 /* ---- Chunks ---- */
 
-static void begin_chunk(const Reply *reply, JsonWriter *writer, Buffer *out)
-{
-    openai_begin_event(writer, out);
-    openai_write_head(reply, ID_PREFIX, "text_completion", writer);
-    json_write_key(writer, "choices");
-    json_write_array_begin(writer);
-}
-
 static void write_chunk(const Reply *reply, const ReplyChoice *choice, Slice text, const Part *part,
-                        FinishReason finish, Buffer *out)
+                        const char *finish, Buffer *out)
 {
     JsonWriter writer;
     bool has_list = part && logprob_list_count(part->list) > 0;
-    begin_chunk(reply, &writer, out);
+    openai_begin_chunk(reply, &NAMES, &writer, out);
     json_write_object_begin(&writer);
     json_write_key(&writer, "index");
     json_write_uint(&writer, choice->index);
     json_write_key(&writer, "text");
     json_write_string(&writer, text);
     write_logprobs(reply, part, has_list ? 1 : 0, &writer);
-    write_finish(finish, &writer);
+    openai_write_finish(finish, &writer);
     json_write_object_end(&writer);
-    json_write_array_end(&writer);
-    if (reply->include_usage) {
-        json_write_key(&writer, "usage");
-        json_write_null(&writer);
-    }
-    openai_end_event(&writer, out);
+    openai_end_chunk(reply, &writer, out);
 }
 
 static void stream_begin(const Reply *reply, Buffer *out)
@@ -381,35 +350,25 @@ static void stream_begin(const Reply *reply, Buffer *out)
     for (size_t i = 0; i < reply->n_choices && reply->echo; i++) {
         const ReplyChoice *choice = &reply->choices[i];
         Part part = prompt_part(reply, choice);
-        write_chunk(reply, choice, reply->prompts[choice->prompt].echo, &part, FINISH_NONE, out);
+        write_chunk(reply, choice, reply->prompts[choice->prompt].echo, &part, NULL, out);
     }
 }
 
 static void stream_delta(const Reply *reply, const ReplyChoice *choice, Buffer *out)
 {
     Part part = reply_part(reply, choice);
-    write_chunk(reply, choice, buffer_view(&choice->text), &part, FINISH_NONE, out);
+    write_chunk(reply, choice, buffer_view(&choice->text), &part, NULL, out);
 }
 
 static void stream_choice_end(const Reply *reply, const ReplyChoice *choice, Buffer *out)
 {
     Part part = reply_part(reply, choice);
-    write_chunk(reply, choice, SLICE(""), &part, choice->status.finish, out);
+    write_chunk(reply, choice, SLICE(""), &part, reply_finish_name(choice), out);
 }
 
 static void stream_end(const Reply *reply, Buffer *out)
 {
-    if (reply->include_usage) {
-        JsonWriter writer;
-        begin_chunk(reply, &writer, out);
-        json_write_array_end(&writer);
-        json_write_key(&writer, "usage");
-        openai_write_usage(reply, &writer);
-        json_write_key(&writer, "timings");
-        openai_write_timings(reply, &writer);
-        openai_end_event(&writer, out);
-    }
-    buffer_append_text(out, "data: [DONE]\n\n");
+    openai_end_stream(reply, &NAMES, out);
 }
 
 const ReplyDialect COMPLETION_DIALECT = {

@@ -3,11 +3,14 @@
 #include <math.h>
 #include <stdio.h>
 
-void openai_write_head(const Reply *reply, const char *prefix, const char *object,
-                       JsonWriter *writer)
+/* The object up to the first choice. */
+static void begin_object(const Reply *reply, const char *id_prefix, const char *object,
+                         JsonWriter *writer, Buffer *out)
 {
     char id[48];
-    snprintf(id, sizeof(id), "%s%lld", prefix, (long long)reply->id);
+    snprintf(id, sizeof(id), "%s%lld", id_prefix, (long long)reply->id);
+    json_writer_init(writer, out, 0);
+    json_write_object_begin(writer);
     json_write_key(writer, "id");
     json_write_text(writer, id);
     json_write_key(writer, "object");
@@ -18,6 +21,8 @@ void openai_write_head(const Reply *reply, const char *prefix, const char *objec
     json_write_string(writer, reply->model);
     json_write_key(writer, "system_fingerprint");
     json_write_text(writer, reply->fingerprint);
+    json_write_key(writer, "choices");
+    json_write_array_begin(writer);
 }
 
 typedef struct Totals {
@@ -51,18 +56,19 @@ static void write_detail(const char *group, const char *name, size_t count, Json
     json_write_object_end(writer);
 }
 
-void openai_write_usage(const Reply *reply, JsonWriter *writer)
+/* Prompts are counted once, completions over all choices. */
+static void write_usage(const Totals *totals, JsonWriter *writer)
 {
-    Totals totals = sum_up(reply);
+    json_write_key(writer, "usage");
     json_write_object_begin(writer);
     json_write_key(writer, "prompt_tokens");
-    json_write_uint(writer, totals.prompt);
+    json_write_uint(writer, totals->prompt);
     json_write_key(writer, "completion_tokens");
-    json_write_uint(writer, totals.completion);
+    json_write_uint(writer, totals->completion);
     json_write_key(writer, "total_tokens");
-    json_write_uint(writer, totals.prompt + totals.completion);
-    write_detail("prompt_tokens_details", "cached_tokens", totals.cached, writer);
-    write_detail("completion_tokens_details", "reasoning_tokens", totals.reasoning, writer);
+    json_write_uint(writer, totals->prompt + totals->completion);
+    write_detail("prompt_tokens_details", "cached_tokens", totals->cached, writer);
+    write_detail("completion_tokens_details", "reasoning_tokens", totals->reasoning, writer);
     json_write_object_end(writer);
 }
 
@@ -83,17 +89,41 @@ static void write_timing(const char *const keys[3], size_t tokens, double second
     json_write_double(writer, seconds > 0 ? round_to_microsecond((double)tokens / seconds) : 0.0);
 }
 
-void openai_write_timings(const Reply *reply, JsonWriter *writer)
+static void write_timings(const Totals *totals, JsonWriter *writer)
 {
     static const char *const PROMPT[] = {"prompt_n", "prompt_ms", "prompt_per_second"};
     static const char *const PREDICTED[] = {"predicted_n", "predicted_ms", "predicted_per_second"};
-    Totals totals = sum_up(reply);
+    json_write_key(writer, "timings");
     json_write_object_begin(writer);
     json_write_key(writer, "cache_n");
-    json_write_uint(writer, totals.cached);
-    write_timing(PROMPT, totals.prompt - totals.cached, totals.prompt_seconds, writer);
-    write_timing(PREDICTED, totals.completion, totals.decode_seconds, writer);
+    json_write_uint(writer, totals->cached);
+    write_timing(PROMPT, totals->prompt - totals->cached, totals->prompt_seconds, writer);
+    write_timing(PREDICTED, totals->completion, totals->decode_seconds, writer);
     json_write_object_end(writer);
+}
+
+void openai_end_whole(const Reply *reply, JsonWriter *writer)
+{
+    Totals totals = sum_up(reply);
+    json_write_array_end(writer);
+    write_usage(&totals, writer);
+    write_timings(&totals, writer);
+    json_write_object_end(writer);
+}
+
+void openai_begin_whole(const Reply *reply, const OpenaiNames *names, JsonWriter *writer,
+                        Buffer *out)
+{
+    begin_object(reply, names->id_prefix, names->whole, writer, out);
+}
+
+void openai_write_finish(const char *finish, JsonWriter *writer)
+{
+    json_write_key(writer, "finish_reason");
+    if (finish)
+        json_write_text(writer, finish);
+    else
+        json_write_null(writer);
 }
 
 void openai_write_logprob(float logprob, JsonWriter *writer)
@@ -103,17 +133,33 @@ void openai_write_logprob(float logprob, JsonWriter *writer)
 
 /* ---- Events ---- */
 
-void openai_begin_event(JsonWriter *writer, Buffer *out)
+void openai_begin_chunk(const Reply *reply, const OpenaiNames *names, JsonWriter *writer,
+                        Buffer *out)
 {
     buffer_append_text(out, "data: ");
-    json_writer_init(writer, out, 0);
-    json_write_object_begin(writer);
+    begin_object(reply, names->id_prefix, names->chunk, writer, out);
 }
 
-void openai_end_event(JsonWriter *writer, Buffer *out)
+void openai_end_chunk(const Reply *reply, JsonWriter *writer, Buffer *out)
 {
+    json_write_array_end(writer);
+    if (reply->include_usage) {
+        json_write_key(writer, "usage");
+        json_write_null(writer);
+    }
     json_write_object_end(writer);
     buffer_append_text(out, "\n\n");
+}
+
+void openai_end_stream(const Reply *reply, const OpenaiNames *names, Buffer *out)
+{
+    JsonWriter writer;
+    if (reply->include_usage) {
+        openai_begin_chunk(reply, names, &writer, out);
+        openai_end_whole(reply, &writer);
+        buffer_append_text(out, "\n\n");
+    }
+    buffer_append_text(out, "data: [DONE]\n\n");
 }
 
 void openai_write_error_event(const HttpError *error, Buffer *out)
