@@ -40,7 +40,6 @@ typedef struct InfoReport {
     size_t kv_bytes; /* parallel sequences of ctx tokens, as the engine reserves */
 } InfoReport;
 
-const char *info_mode_name(QuantMode mode);
 void info_print_text(const InfoReport *report);
 bool info_print_json(const InfoReport *report, Error *err) WARN_UNUSED;
 

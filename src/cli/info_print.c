@@ -8,7 +8,7 @@
 
 enum { OUTPUT_BYTES_MAX = 1 << 20 };
 
-const char *info_mode_name(QuantMode mode)
+static const char *mode_name(QuantMode mode)
 {
     static const char *const NAMES[] = {"none", "affine", "mxfp4", "mxfp8", "nvfp4"};
     return (size_t)mode < ARRAY_COUNT(NAMES) ? NAMES[mode] : "?";
@@ -39,7 +39,7 @@ static void print_layout(const InfoLayout *layout)
         printf("%u-bit affine, group %u, %s scales", (unsigned)layout->bits,
                (unsigned)layout->group_size, dtype_name(layout->dtype));
     else
-        printf("%s", info_mode_name(layout->mode));
+        printf("%s", mode_name(layout->mode));
 }
 
 static void print_kinds(const InfoReport *report)
@@ -160,7 +160,7 @@ static void write_slice(JsonWriter *w, const char *key, Slice value)
 static void write_layout(JsonWriter *w, const InfoLayout *layout)
 {
     json_write_object_begin(w);
-    write_slice(w, "mode", slice_of(info_mode_name(layout->mode)));
+    write_slice(w, "mode", slice_of(mode_name(layout->mode)));
     if (layout->mode != QUANT_NONE) {
         write_uint(w, "bits", layout->bits);
         write_uint(w, "group_size", layout->group_size);

@@ -56,7 +56,8 @@ static bool grow_slots(SchemaCompiler *c)
     return true;
 }
 
-uint32_t schema_get_rule(SchemaCompiler *c, SchemaList flat)
+/* The rule of any document that the list accepts, made when first asked for. */
+static uint32_t get_rule(SchemaCompiler *c, SchemaList flat)
 {
     Automaton *a = c->automaton;
     if (a->failed)
@@ -219,7 +220,7 @@ uint32_t schema_add_list(SchemaCompiler *c, SchemaList list, uint32_t next)
         return text_add_rule(c->text, TEXT_RULE_VALUE, next);
     if (is_simple(c, flat))
         return add_flat(c, flat, next);
-    return automaton_add_call(a, schema_get_rule(c, flat), next);
+    return automaton_add_call(a, get_rule(c, flat), next);
 }
 
 /* ---- The whole ---- */

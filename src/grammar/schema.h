@@ -175,8 +175,6 @@ int schema_compare_numbers(const JsonValue *a, const JsonValue *b);
 
 /* Any document that the list accepts: schema.c */
 uint32_t schema_add_list(SchemaCompiler *c, SchemaList list, uint32_t next);
-/* A rule of the same. */
-uint32_t schema_get_rule(SchemaCompiler *c, SchemaList flat);
 uint32_t schema_add_numbers(SchemaCompiler *c, const SchemaLimits *limits, uint32_t next);
 uint32_t schema_add_strings(SchemaCompiler *c, SchemaList list, const SchemaLimits *limits,
                             uint32_t next);

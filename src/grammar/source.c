@@ -74,7 +74,9 @@ static bool build_choice(Text *text, const GrammarSource *source, Error *err)
     return true;
 }
 
-bool source_add_rule(SourceCompiler *c, const GrammarSource *source, uint32_t *rule,
+/* A rule of what the source accepts, not for GRAMMAR_REPLY. contradiction gets what makes a schema
+ * impossible, if anything is found to. */
+static bool add_rule(SourceCompiler *c, const GrammarSource *source, uint32_t *rule,
                      char contradiction[SOURCE_CONTRADICTION_BYTES_MAX], Error *err)
 {
     Automaton *a = c->text->automaton;
@@ -136,7 +138,7 @@ static bool compile_parts(SourceCompiler *c, const GrammarReply *reply, ReplyPar
         ReplyPart *part = &parts[i];
         bool is_tool = i < reply->n_tools;
         part->source = is_tool ? &reply->tools[i].arguments : reply->content;
-        if (!source_add_rule(c, part->source, &part->rule, part->contradiction, err))
+        if (!add_rule(c, part->source, &part->rule, part->contradiction, err))
             return is_tool ? error_prefix(err, "tool %.*s", SLICE_ARG(reply->tools[i].name))
                            : false;
         if (is_tool)
@@ -181,7 +183,7 @@ bool source_compile(SourceCompiler *c, const GrammarSource *source, const bool *
     bool is_empty;
     if (source->kind == GRAMMAR_REPLY)
         return compile_reply(c, source->reply, allowed, err);
-    if (!source_add_rule(c, source, &rule, contradiction, err) ||
+    if (!add_rule(c, source, &rule, contradiction, err) ||
         !automaton_finish(c->text->automaton, allowed, &is_empty, err))
         return false;
     return !is_empty || fail_empty(source, contradiction, err);

@@ -23,11 +23,6 @@ typedef struct SourceCompiler {
 bool source_compile(SourceCompiler *c, const GrammarSource *source, const bool *allowed,
                     Error *err) WARN_UNUSED;
 
-/* A rule of what the source accepts, not for GRAMMAR_REPLY. contradiction gets what makes a schema
- * impossible, if anything is found to. */
-bool source_add_rule(SourceCompiler *c, const GrammarSource *source, uint32_t *rule,
-                     char contradiction[SOURCE_CONTRADICTION_BYTES_MAX], Error *err) WARN_UNUSED;
-
 /* ---- reply.c ---- */
 
 /* The start of a whole reply. tool_rules [reply->n_tools]: the rules of the tools' arguments;

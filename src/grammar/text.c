@@ -237,28 +237,21 @@ uint32_t text_add_ranges(Text *text, TextSpelling spelling, const CharRange *ran
     return result;
 }
 
-uint32_t text_add_literal(Text *text, TextSpelling spelling, Slice s, uint32_t next)
+uint32_t text_add_json_string(Text *text, Slice s, uint32_t next)
 {
-    if (spelling == TEXT_RAW)
-        return automaton_add_literal(text->automaton, s, next);
+    Automaton *a = text->automaton;
+    next = automaton_add_bytes(a, '"', '"', next);
     for (size_t end = s.len; end > 0;) {
         size_t at = end - 1;
         while (at > 0 && ((uint8_t)s.ptr[at] & 0xc0) == 0x80)
             at--;
         uint32_t c;
         if (utf8_decode(s.ptr + at, end - at, &c) != end - at)
-            return automaton_fail(text->automaton, ERROR_INVALID, "a string is not UTF-8");
+            return automaton_fail(a, ERROR_INVALID, "a string is not UTF-8");
         next = text_add_ranges(text, TEXT_JSON, &(CharRange){c, c}, 1, next);
         end = at;
     }
-    return next;
-}
-
-uint32_t text_add_json_string(Text *text, Slice s, uint32_t next)
-{
-    Automaton *a = text->automaton;
-    next = automaton_add_bytes(a, '"', '"', next);
-    return automaton_add_bytes(a, '"', '"', text_add_literal(text, TEXT_JSON, s, next));
+    return automaton_add_bytes(a, '"', '"', next);
 }
 
 /* ---- Choices ---- */
@@ -318,7 +311,8 @@ uint32_t text_add_choice(Text *text, Slice *strings, size_t count, uint32_t next
 
 /* ---- Numbers ---- */
 
-uint32_t text_add_digits(Text *text, size_t min, size_t max, uint32_t next)
+/* [0-9]{min,max}; max SIZE_MAX: no end. */
+static uint32_t add_digits(Text *text, size_t min, size_t max, uint32_t next)
 {
     Automaton *a = text->automaton;
     uint32_t at = next;
@@ -338,7 +332,7 @@ uint32_t text_add_digits(Text *text, size_t min, size_t max, uint32_t next)
 static uint32_t add_whole(Text *text, bool may_be_negative, uint32_t next)
 {
     Automaton *a = text->automaton;
-    uint32_t at = automaton_add_bytes(a, '1', '9', text_add_digits(text, 0, SIZE_MAX, next));
+    uint32_t at = automaton_add_bytes(a, '1', '9', add_digits(text, 0, SIZE_MAX, next));
     at = automaton_add_split(a, automaton_add_bytes(a, '0', '0', next), at);
     if (may_be_negative)
         at = automaton_add_split(a, automaton_add_bytes(a, '-', '-', at), at);
@@ -360,9 +354,9 @@ static uint32_t add_exponent(Text *text, uint32_t next)
     uint32_t up_to_7 = automaton_add_bytes(a, '0', '0', automaton_add_bytes(a, '0', '7', next));
     uint32_t large = automaton_add_either(a, automaton_add_bytes(a, '0', '2', two),
                                           automaton_add_bytes(a, '3', '3', up_to_7));
-    uint32_t positive = automaton_add_either(a, text_add_digits(text, 1, 2, next), large);
+    uint32_t positive = automaton_add_either(a, add_digits(text, 1, 2, next), large);
     /* Below: 324 is the least that is not 0, but 0 is as finite. */
-    uint32_t small = automaton_add_either(a, text_add_digits(text, 1, 2, next),
+    uint32_t small = automaton_add_either(a, add_digits(text, 1, 2, next),
                                           automaton_add_bytes(a, '0', '3', two));
     uint32_t at = automaton_add_either(a, positive, automaton_add_bytes(a, '+', '+', positive));
     at = automaton_add_either(a, at, automaton_add_bytes(a, '-', '-', small));
@@ -374,7 +368,7 @@ uint32_t text_add_number(Text *text, bool may_be_negative, uint32_t next)
 {
     Automaton *a = text->automaton;
     uint32_t tail = automaton_add_split(a, add_exponent(text, next), next);
-    uint32_t fraction = automaton_add_bytes(a, '.', '.', text_add_digits(text, 1, SIZE_MAX, tail));
+    uint32_t fraction = automaton_add_bytes(a, '.', '.', add_digits(text, 1, SIZE_MAX, tail));
     return add_whole(text, may_be_negative, automaton_add_split(a, fraction, tail));
 }
 

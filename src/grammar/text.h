@@ -51,8 +51,6 @@ uint32_t text_add_rule(Text *text, TextRule rule, uint32_t next);
 /* One character of the ranges (sorted, apart; surrogates in them are left out), then next. */
 uint32_t text_add_ranges(Text *text, TextSpelling spelling, const CharRange *ranges, size_t count,
                          uint32_t next);
-/* Exactly these characters (s is UTF-8). */
-uint32_t text_add_literal(Text *text, TextSpelling spelling, Slice s, uint32_t next);
 /* A literal in quotes. */
 uint32_t text_add_json_string(Text *text, Slice s, uint32_t next);
 
@@ -63,7 +61,5 @@ uint32_t text_add_choice(Text *text, Slice *strings, size_t count, uint32_t next
 /* -?(0|[1-9][0-9]*) and the same with fraction and exponent. */
 uint32_t text_add_integer(Text *text, uint32_t next);
 uint32_t text_add_number(Text *text, bool may_be_negative, uint32_t next);
-/* [0-9]{min,max}; max SIZE_MAX: no end. */
-uint32_t text_add_digits(Text *text, size_t min, size_t max, uint32_t next);
 
 #endif

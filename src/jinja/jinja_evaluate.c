@@ -57,7 +57,8 @@ bool jinja_scope_set(JinjaMachine *m, uint32_t name, const JinjaValue *value)
     return true;
 }
 
-JinjaValue jinja_scope_get(JinjaMachine *m, uint32_t name)
+/* ABSENT when unset. */
+static JinjaValue get_variable(JinjaMachine *m, uint32_t name)
 {
     for (const JinjaScope *scope = m->scope; scope; scope = scope->parent) {
         for (size_t i = 0; i < scope->count; i++) {
@@ -102,7 +103,7 @@ bool jinja_assign(JinjaMachine *m, const JinjaNode *target, const JinjaValue *va
     if (target->kind == NODE_TUPLE)
         return assign_tuple(m, &target->as.nodes, value);
     m->line = target->line;
-    JinjaValue object = jinja_scope_get(m, target->as.target.id);
+    JinjaValue object = get_variable(m, target->as.target.id);
     if (object.kind != JINJA_NAMESPACE)
         return jinja_fail(m, "cannot assign attribute on non-namespace object");
     if (slice_starts_with(target->as.target.attribute, SLICE("_")))
@@ -279,7 +280,7 @@ static bool evaluate_apply(JinjaMachine *m, const JinjaNode *node, JinjaValue *o
 
 static bool evaluate_name(JinjaMachine *m, const JinjaNode *node, JinjaValue *out)
 {
-    *out = jinja_scope_get(m, node->as.name.id);
+    *out = get_variable(m, node->as.name.id);
     if (out->kind == JINJA_ABSENT)
         *out = jinja_undefined(JINJA_MISSING_VARIABLE, node->as.name.text);
     return true;

@@ -159,7 +159,6 @@ bool jinja_enter(JinjaMachine *m)
     WARN_UNUSED; /* counts evaluation depth and a step; pair with depth-- */
 JinjaScope *jinja_scope_push(JinjaMachine *m) WARN_UNUSED;
 bool jinja_scope_set(JinjaMachine *m, uint32_t name, const JinjaValue *value) WARN_UNUSED;
-JinjaValue jinja_scope_get(JinjaMachine *m, uint32_t name); /* ABSENT when unset */
 bool jinja_macro_call(JinjaMachine *m, JinjaMacro *macro, const JinjaArguments *given,
                       JinjaValue *out) WARN_UNUSED;
 /* loop(items) of a recursive loop. */

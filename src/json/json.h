@@ -177,8 +177,6 @@ void json_write_float(JsonWriter *writer, float value);
 void json_write_string(JsonWriter *writer, Slice value);
 void json_write_text(JsonWriter *writer, const char *c_string);
 void json_write_value(JsonWriter *writer, const JsonValue *value);
-/* Already valid JSON text, copied as one value. */
-void json_write_raw(JsonWriter *writer, Slice json);
 
 /* Appends s as a quoted JSON string by the writer's rules. */
 void json_append_string(Buffer *out, Slice s);

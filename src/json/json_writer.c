@@ -226,20 +226,20 @@ void json_write_key_slice(JsonWriter *writer, Slice key)
 
 /* ---- Values ---- */
 
-void json_write_raw(JsonWriter *writer, Slice json)
+static void write_scalar(JsonWriter *writer, Slice text)
 {
     begin_value(writer);
-    buffer_append_slice(writer->out, json);
+    buffer_append_slice(writer->out, text);
 }
 
 void json_write_null(JsonWriter *writer)
 {
-    json_write_raw(writer, SLICE("null"));
+    write_scalar(writer, SLICE("null"));
 }
 
 void json_write_bool(JsonWriter *writer, bool value)
 {
-    json_write_raw(writer, value ? SLICE("true") : SLICE("false"));
+    write_scalar(writer, value ? SLICE("true") : SLICE("false"));
 }
 
 void json_write_int(JsonWriter *writer, int64_t value)
@@ -249,25 +249,25 @@ void json_write_int(JsonWriter *writer, int64_t value)
     text[0] = '-';
     uint64_t magnitude = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
     size_t len = json_number_format_uint(magnitude, text + sign);
-    json_write_raw(writer, (Slice){text, sign + len});
+    write_scalar(writer, (Slice){text, sign + len});
 }
 
 void json_write_uint(JsonWriter *writer, uint64_t value)
 {
     char text[JSON_NUMBER_TEXT_MAX];
-    json_write_raw(writer, (Slice){text, json_number_format_uint(value, text)});
+    write_scalar(writer, (Slice){text, json_number_format_uint(value, text)});
 }
 
 void json_write_double(JsonWriter *writer, double value)
 {
     char text[JSON_NUMBER_TEXT_MAX];
-    json_write_raw(writer, (Slice){text, json_format_double(value, text)});
+    write_scalar(writer, (Slice){text, json_format_double(value, text)});
 }
 
 void json_write_float(JsonWriter *writer, float value)
 {
     char text[JSON_NUMBER_TEXT_MAX];
-    json_write_raw(writer, (Slice){text, json_number_format_float(value, text)});
+    write_scalar(writer, (Slice){text, json_number_format_float(value, text)});
 }
 
 void json_write_string(JsonWriter *writer, Slice value)

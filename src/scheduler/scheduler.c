@@ -255,7 +255,7 @@ void scheduler_free(Scheduler *scheduler)
     if (!scheduler)
         return;
     pthread_mutex_lock(&scheduler->mutex);
-    scheduler->stopping = scheduler->draining = true;
+    scheduler->stopping = true;
     pthread_cond_signal(&scheduler->work);
     pthread_mutex_unlock(&scheduler->mutex);
     pthread_join(scheduler->thread, NULL);
@@ -267,13 +267,6 @@ void scheduler_free(Scheduler *scheduler)
 size_t scheduler_max_context(const Scheduler *scheduler)
 {
     return scheduler->max_context;
-}
-
-void scheduler_drain(Scheduler *scheduler)
-{
-    pthread_mutex_lock(&scheduler->mutex);
-    scheduler->draining = true;
-    pthread_mutex_unlock(&scheduler->mutex);
 }
 
 static bool check_request(const Scheduler *scheduler, const JobRequest *request, Error *err)
@@ -297,7 +290,7 @@ static bool check_request(const Scheduler *scheduler, const JobRequest *request,
     return true;
 }
 
-/* Fails with ERROR_BUSY when the queue is full or closed; else the queue has the scheduler's
+/* Fails with ERROR_BUSY when the queue is full; else the queue has the scheduler's
  * reference. */
 static bool enqueue(Scheduler *scheduler, Job *job, Error *err)
 {
@@ -305,9 +298,7 @@ static bool enqueue(Scheduler *scheduler, Job *job, Error *err)
     pthread_mutex_lock(&scheduler->mutex);
     if (scheduler->queue_length >= SCHEDULER_QUEUE_MAX)
         queue_purge(scheduler, false);
-    if (scheduler->draining) {
-        error_set(err, ERROR_BUSY, "the server is shutting down");
-    } else if (scheduler->queue_length >= SCHEDULER_QUEUE_MAX) {
+    if (scheduler->queue_length >= SCHEDULER_QUEUE_MAX) {
         error_set(err, ERROR_BUSY, "%d requests are waiting already", SCHEDULER_QUEUE_MAX);
     } else {
         queue_append(scheduler, job);

@@ -57,8 +57,6 @@ bool scheduler_create(Engine *engine, const Tokenizer *tokenizer, const ModelCon
 void scheduler_free(Scheduler *scheduler);
 /* Tokens of one choice: what options.max_context came to. */
 size_t scheduler_max_context(const Scheduler *scheduler);
-/* No new jobs from now on (submit fails with ERROR_BUSY); running ones continue. */
-void scheduler_drain(Scheduler *scheduler);
 
 /* ---- Jobs ---- */
 
@@ -82,7 +80,7 @@ typedef struct JobRequest {
 } JobRequest;
 
 /* ERROR_LIMIT: the prompt does not fit the context (the message names both counts).
- * ERROR_BUSY: the queue is full, or draining. ERROR_INVALID: a token outside the vocabulary, too
+ * ERROR_BUSY: the queue is full. ERROR_INVALID: a token outside the vocabulary, too
  * many choices, or what generation_create refuses. *out is NULL on failure. notify may be called
  * before submit returns. */
 bool scheduler_submit(Scheduler *scheduler, const JobRequest *request, Job **out,

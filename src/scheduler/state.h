@@ -59,13 +59,13 @@ struct Scheduler {
     size_t max_batch_tokens; /* of the engine's pass */
     pthread_t thread;
 
-    /* mutex guards the queue, draining, stopping and what statistics reads; work is signalled when
+    /* mutex guards the queue, stopping and what statistics reads; work is signalled when
      * they change. */
     pthread_mutex_t mutex;
     pthread_cond_t work;
     Job *queue_head, *queue_tail;
     size_t queue_length; /* jobs of which no choice was admitted yet */
-    bool draining, stopping;
+    bool stopping;
     uint64_t purged_total; /* jobs cancelled while they waited */
     SchedulerStatistics published;
     SchedulerSlot *published_slots; /* [slot_count] */

@@ -96,11 +96,6 @@ unsigned http_fault_status(HttpFault fault)
     return FAULTS[fault].status;
 }
 
-const char *http_fault_type(HttpFault fault)
-{
-    return FAULTS[fault].type;
-}
-
 const char *http_fault_code(HttpFault fault)
 {
     return FAULTS[fault].code;

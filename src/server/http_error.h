@@ -67,7 +67,6 @@ bool http_error_from(HttpError *out, const Error *err, HttpFault invalid, HttpFa
                      const char *param);
 
 unsigned http_fault_status(HttpFault fault);
-const char *http_fault_type(HttpFault fault);
 const char *http_fault_code(HttpFault fault);
 /* Appends {"error":{...}} in the OpenAI dialect. */
 void http_error_write(const HttpError *error, Buffer *out);

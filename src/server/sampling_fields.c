@@ -2,17 +2,12 @@
 
 #include <stdio.h>
 
-static bool is_absent(const JsonValue *value)
-{
-    return !value || value->kind == JSON_NULL;
-}
-
 /* ---- Sampling ---- */
 
 /* Any 64 bits, signed or not: above an int64_t also as a number like 1e19. */
 static bool read_seed(const JsonValue *value, GenerationOptions *out, HttpError *error)
 {
-    if (is_absent(value))
+    if (!value)
         return true;
     out->has_seed = true;
     if (value->kind == JSON_UINT) {
@@ -124,7 +119,7 @@ static bool check_stop(const JsonValue *value, const char *param, Slice *out, Ht
 static bool read_stop(const JsonValue *value, size_t max_stop, Arena *arena, GenerationOptions *out,
                       HttpError *error)
 {
-    if (is_absent(value))
+    if (!value)
         return true;
     bool is_array = value->kind == JSON_ARRAY;
     if (!is_array && value->kind != JSON_STRING)

@@ -32,11 +32,6 @@ ScannerKind scanner_recognise(Slice pattern)
     return SCANNER_NONE;
 }
 
-const char *scanner_pattern(ScannerKind kind)
-{
-    return patterns[kind];
-}
-
 /* The character at `at`: its class, and *next behind it. At the end: class 0 and *next == at. The
  * first block of the table is ASCII. */
 static inline unsigned peek(const UnicodeTable *unicode, Slice text, size_t at, size_t *next)

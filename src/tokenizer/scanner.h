@@ -17,7 +17,6 @@ typedef enum ScannerKind {
 
 /* The scanner for exactly this pattern, or SCANNER_NONE. */
 ScannerKind scanner_recognise(Slice pattern);
-const char *scanner_pattern(ScannerKind kind);
 size_t scanner_next(ScannerKind kind, const UnicodeTable *unicode, Slice text, size_t at);
 
 #endif
