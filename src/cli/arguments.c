@@ -1,7 +1,7 @@
 /* One table says everything about an option: its name, which commands take it, how its value is
- * read and where it goes, and its line of help. The seed's form has no command word: `--serve`
- * makes it serve, else it is run. Both --name VALUE and --name=VALUE are accepted; "--" ends the
- * options. */
+ * read and where it goes, and its line of help. Without a command word, --serve means
+ * serve, and all else run. Both --name VALUE and --name=VALUE are accepted; "--" ends the options.
+ */
 #include "cli.h"
 
 #include <errno.h>
@@ -464,13 +464,13 @@ bool arguments_parse(int argc, char **argv, Arguments *out, Error *err)
     if (out->command == COMMAND_HELP || out->command == COMMAND_VERSION)
         return true;
     bool options_ended = false;
-    bool seed_form = at == 1;
-    out->prompt_from_stdin = !seed_form;
+    bool is_wordless = at == 1;
+    out->prompt_from_stdin = !is_wordless;
     for (; at < argc; at++) {
         bool is_option = !options_ended && strncmp(argv[at], "--", 2) == 0;
         if (is_option && argv[at][2] == '\0')
             options_ended = true;
-        else if (is_option && seed_form && strcmp(argv[at], "--serve") == 0)
+        else if (is_option && is_wordless && strcmp(argv[at], "--serve") == 0)
             continue;
         else if (is_option ? !parse_option(argc, argv, &at, out, err)
                            : !store_positional(argv[at], out, err))

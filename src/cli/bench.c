@@ -11,7 +11,6 @@
 #include "progress.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 enum {

@@ -170,9 +170,7 @@ static bool print_machine_readable(const BenchReport *report, Error *err)
             }
         }
     }
-    bool ok = buffer_check(&out, "output", err);
-    if (ok)
-        fwrite(out.ptr, 1, out.len, stdout);
+    bool ok = write_output(&out, err);
     buffer_reset(&out);
     return ok;
 }

@@ -88,6 +88,8 @@ bool stop_requested(void);
 bool stop_watch_begin(sigset_t *signals, pthread_t *watch);
 void stop_watch_end(pthread_t watch);
 
+/* Hands text to standard output at once, and clears it. A failed append is an error here, too. */
+bool write_output(Buffer *text, Error *err) WARN_UNUSED;
 /* Prints "mlx-serve: message" and returns the exit code that fits it. */
 int report_error(const Error *err);
 

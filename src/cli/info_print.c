@@ -254,9 +254,7 @@ bool info_print_json(const InfoReport *report, Error *err)
     write_kinds(&writer, report);
     json_write_object_end(&writer);
     buffer_append_byte(&out, '\n');
-    bool ok = buffer_check(&out, "output", err);
-    if (ok)
-        fwrite(out.ptr, 1, out.len, stdout); /* main reports a failing flush */
+    bool ok = write_output(&out, err);
     buffer_reset(&out);
     return ok;
 }

@@ -3,7 +3,6 @@
 #include "cli.h"
 #include "line_reader.h"
 
-#include <stdio.h>
 #include <unistd.h>
 
 static bool answer_line(Slice line, AnswerLine answer, void *context, Buffer *out, Error *err)
@@ -51,16 +50,13 @@ bool json_lines_answer(AnswerLine answer, void *context, Error *err)
         if (!has_line || stop_requested())
             break;
         Error fault = {0};
-        buffer_clear(&out);
         if (!answer_line(line, answer, context, &out, &fault)) {
             buffer_clear(&out);
             write_error_line(&out, &fault);
         }
         buffer_append_byte(&out, '\n');
-        if (fwrite(out.ptr, 1, out.len, stdout) != out.len || fflush(stdout) != 0) {
-            error_set(err, ERROR_IO, "cannot write to standard output");
+        if (!write_output(&out, err))
             goto cleanup;
-        }
     }
     ok = true;
 cleanup:

@@ -38,16 +38,6 @@ static bool parse_tokens(const char *text, size_t vocab_size, TokenList *out, Er
     }
 }
 
-static bool flush_output(Buffer *out, Error *err)
-{
-    if (!buffer_check(out, "output", err))
-        return false;
-    if (out->len > 0 && fwrite(out->ptr, 1, out->len, stdout) != out->len)
-        return error_set(err, ERROR_IO, "cannot write to standard output");
-    buffer_clear(out);
-    return true;
-}
-
 static bool write_position(JsonWriter *writer, size_t position, const float *logits, size_t count,
                            Error *err)
 {
@@ -58,7 +48,7 @@ static bool write_position(JsonWriter *writer, size_t position, const float *log
     json_write_array_begin(writer);
     for (size_t i = 0; i < count; i++) {
         json_write_float(writer, logits[i]);
-        if (writer->out->len >= OUTPUT_PIECE_BYTES && !flush_output(writer->out, err))
+        if (writer->out->len >= OUTPUT_PIECE_BYTES && !write_output(writer->out, err))
             return false;
     }
     json_write_array_end(writer);
@@ -144,7 +134,7 @@ static bool write_logits(const LoadedModel *loaded, const Arguments *arguments, 
         goto cleanup;
     json_write_object_end(&writer);
     buffer_append_byte(&out, '\n');
-    ok = flush_output(&out, err);
+    ok = write_output(&out, err);
 cleanup:
     memory_free(logits);
     engine_sequence_free(loaded->engine, sequence);

@@ -53,6 +53,17 @@ void stop_watch_end(pthread_t watch)
     pthread_join(watch, NULL);
 }
 
+bool write_output(Buffer *text, Error *err)
+{
+    if (!buffer_check(text, "output", err))
+        return false;
+    if (text->len > 0 &&
+        (fwrite(text->ptr, 1, text->len, stdout) != text->len || fflush(stdout) != 0))
+        return error_set(err, ERROR_IO, "cannot write to standard output");
+    buffer_clear(text);
+    return true;
+}
+
 int report_error(const Error *err)
 {
     fprintf(stderr, "mlx-serve: %s\n", err->message);

@@ -169,9 +169,7 @@ static bool print_result(const Scoring *s, bool json, Error *err)
     json_write_uint(&writer, s->window_max);
     json_write_object_end(&writer);
     buffer_append_byte(&out, '\n');
-    bool ok = buffer_check(&out, "output", err);
-    if (ok)
-        fwrite(out.ptr, 1, out.len, stdout); /* main reports a failing flush */
+    bool ok = write_output(&out, err);
     buffer_reset(&out);
     return ok;
 }

@@ -6,6 +6,7 @@
 #include "json.h"
 #include "loaded_model.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -54,17 +55,6 @@ static bool encode_prompt(const LoadedModel *loaded, const Arguments *arguments,
     return ok;
 }
 
-static bool write_piece(Buffer *text, Error *err)
-{
-    if (text->len > 0 &&
-        (fwrite(text->ptr, 1, text->len, stdout) != text->len || fflush(stdout) != 0))
-        return error_set(err, ERROR_IO, "cannot write to standard output");
-    if (!buffer_check(text, "reply text", err))
-        return false;
-    buffer_clear(text);
-    return true;
-}
-
 /* Feeds the prompt; logits are those after its last token. Stops early when asked to. */
 static bool prefill(Engine *engine, EngineSequence *sequence, const TokenList *prompt,
                     float *logits, Error *err)
@@ -97,7 +87,7 @@ static bool decode(const LoadedModel *loaded, EngineSequence *sequence, Generati
     while (ok && !stop_requested()) {
         ok = chosen ? generation_accept(generation, id, &text, err)
                     : generation_step(generation, logits, &id, &text, err);
-        ok = ok && write_piece(&text, err);
+        ok = ok && write_output(&text, err);
         if (!ok || generation_finish_reason(generation) != FINISH_NONE)
             break;
         if (*steps == room) {
@@ -115,7 +105,7 @@ static bool decode(const LoadedModel *loaded, EngineSequence *sequence, Generati
     if (ok && stop_requested())
         ok = generation_end(generation, FINISH_CANCELLED, &text, err);
     if (ok)
-        ok = write_piece(&text, err);
+        ok = write_output(&text, err);
     buffer_reset(&text);
     return ok;
 }
@@ -204,6 +194,8 @@ static bool read_prompt(const Arguments *arguments, Buffer *out, Error *err)
     size_t n;
     while ((n = fread(chunk, 1, sizeof(chunk), stdin)) > 0)
         buffer_append(out, chunk, n);
+    if (ferror(stdin) && !stop_requested())
+        return error_set(err, ERROR_IO, "standard input: %s", strerror(errno));
     return buffer_check(out, "prompt on standard input", err);
 }
 

@@ -1,6 +1,5 @@
 /* tokenize, detokenize, render: one JSON object a line in, one out, in order. A bad line is
- * answered with
- * {"error": ...} and the next one is served. */
+ * answered with {"error": ...} and the next one is served. */
 #include "cli.h"
 
 #include "chat.h"
@@ -8,10 +7,6 @@
 #include "json_lines.h"
 #include "loaded_model.h"
 #include "tokenizer.h"
-
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
 
 enum { TEMPLATE_BYTES_MAX = 1 << 20 };
 

@@ -1,6 +1,7 @@
 """The command line as a new user meets it."""
 import csv
 import json
+import os
 import signal
 import subprocess
 import time
@@ -18,7 +19,7 @@ def one_line(result, code):
     return line
 
 
-def test_seed_form_answers():
+def test_wordless_form_answers():
     result = run("--model", MODEL, "--prompt", "What is the capital of France?", "--max-tokens", 40)
     assert result.returncode == 0
     assert "Paris" in result.stdout
@@ -93,6 +94,21 @@ def test_failures_are_one_line(arguments, part):
 def test_prompt_beyond_the_context():
     line = one_line(run("--model", MODEL, "--ctx", 64, "--prompt", "word " * 100), 1)
     assert "64" in line
+
+
+def test_prompt_that_cannot_be_read(tmp_path):
+    directory = os.open(tmp_path, os.O_RDONLY)
+    assert "standard input" in one_line(run("run", MODEL, stdin=directory), 1)
+    os.close(directory)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+def test_output_that_cannot_be_written():
+    with open("/dev/full", "w") as full:
+        for arguments in (["info", MODEL], ["info", MODEL, "--json"], ["logits", MODEL, "--tokens", "1", "--json"],
+                          ["run", MODEL, "Hello", "--max-tokens", "2"]):
+            result = subprocess.run([BINARY, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+            assert result.returncode == 1 and "cannot write to standard output" in result.stderr
 
 
 def test_interrupt_ends_a_reply_cleanly():
