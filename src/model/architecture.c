@@ -29,9 +29,6 @@ static const ExpertNames MIXTRAL_EXPERTS = {
 static const Architecture ARCHITECTURES[] = {
     {
         .model_type = "llama",
-        .tensor_prefix = "",
-        .tie = TIE_BY_KEY,
-        .default_tie_unknown = true,
         .reads_bias_keys = true,
         .reads_layer_types = true,
         .max_position_embeddings = 2048,
@@ -39,9 +36,6 @@ static const Architecture ARCHITECTURES[] = {
     },
     {
         .model_type = "mistral",
-        .tensor_prefix = "",
-        .tie = TIE_BY_KEY,
-        .default_tie_unknown = true,
         .reads_bias_keys = true,
         .reads_layer_types = true,
         .max_position_embeddings = 131072,
@@ -49,9 +43,6 @@ static const Architecture ARCHITECTURES[] = {
     },
     {
         .model_type = "ministral3",
-        .tensor_prefix = "",
-        .tie = TIE_BY_KEY,
-        .default_tie_unknown = true,
         .reads_layer_types = true,
         .has_query_scaling = true,
         .max_position_embeddings = 262144,
@@ -59,9 +50,6 @@ static const Architecture ARCHITECTURES[] = {
     },
     {
         .model_type = "mixtral",
-        .tensor_prefix = "",
-        .tie = TIE_BY_KEY,
-        .default_tie_unknown = true,
         .head_dim_is_quotient = true,
         .experts = &MIXTRAL_EXPERTS,
         .vocab_size = 32000,
@@ -71,9 +59,6 @@ static const Architecture ARCHITECTURES[] = {
     },
     {
         .model_type = "smollm3",
-        .tensor_prefix = "",
-        .tie = TIE_BY_KEY,
-        .default_tie_unknown = true,
         .reads_bias_keys = true,
         .reads_layer_types = true,
         .has_unrotated_layers = true,
@@ -82,9 +67,6 @@ static const Architecture ARCHITECTURES[] = {
     },
     {
         .model_type = "qwen2",
-        .tensor_prefix = "",
-        .tie = TIE_BY_KEY,
-        .default_tie_unknown = true,
         .always_qkv_bias = true,
         .head_dim_is_quotient = true,
         .max_position_embeddings = 32768,
@@ -92,18 +74,12 @@ static const Architecture ARCHITECTURES[] = {
     },
     {
         .model_type = "qwen3",
-        .tensor_prefix = "",
-        .tie = TIE_BY_KEY,
-        .default_tie_unknown = true,
         .has_qk_norm = true,
         .head_dim = 128,
         .max_position_embeddings = 32768,
     },
     {
         .model_type = "qwen3_moe",
-        .tensor_prefix = "",
-        .tie = TIE_BY_KEY,
-        .default_tie_unknown = true,
         .has_qk_norm = true,
         .experts = &QWEN_EXPERTS,
         .ignores_rope_scaling = true,
@@ -111,7 +87,6 @@ static const Architecture ARCHITECTURES[] = {
     },
     {
         .model_type = "gemma2",
-        .tensor_prefix = "",
         .activation = ACTIVATION_GELU_TANH,
         .tie = TIE_ALWAYS,
         .score_scale = SCORE_SCALE_QUERY_PRE_ATTN,
@@ -130,7 +105,6 @@ static const Architecture ARCHITECTURES[] = {
     },
     {
         .model_type = "gemma3_text",
-        .tensor_prefix = "",
         .activation = ACTIVATION_GELU_TANH,
         .tie = TIE_BY_TENSORS,
         .score_scale = SCORE_SCALE_QUERY_PRE_ATTN,
@@ -156,36 +130,7 @@ static const Architecture ARCHITECTURES[] = {
         .query_pre_attn_scalar = 256.0,
     },
     {
-        .model_type = "gemma3",
-        .text_key = "text_config",
-        .tensor_prefix = "language_model.",
-        .activation = ACTIVATION_GELU_TANH,
-        .tie = TIE_BY_TENSORS,
-        .score_scale = SCORE_SCALE_QUERY_PRE_ATTN,
-        .embedding_scale = EMBEDDING_SCALE_BFLOAT16,
-        .norm_adds_one = true,
-        .has_post_norms = true,
-        .has_qk_norm = true,
-        .has_sliding_pattern = true,
-        .has_local_rope = true,
-        .reads_layer_types = true,
-        .hidden_size = 1152,
-        .num_hidden_layers = 26,
-        .intermediate_size = 6912,
-        .num_attention_heads = 8,
-        .num_key_value_heads = 4,
-        .head_dim = 256,
-        .vocab_size = 262208,
-        .max_position_embeddings = 131072,
-        .sliding_window = 512,
-        .rms_norm_eps = 1e-6,
-        .rope_theta = 1000000.0,
-        .rope_local_base_freq = 10000.0,
-        .query_pre_attn_scalar = 256.0,
-    },
-    {
         .model_type = "phi3",
-        .tensor_prefix = "",
         .tie = TIE_BY_KEY,
         .has_fused_projections = true,
         .head_dim_is_quotient = true,
@@ -195,18 +140,37 @@ static const Architecture ARCHITECTURES[] = {
     },
 };
 
-/* Multimodal models around a text model that has an entry of its own. */
+/* Multimodal models around a text model that has an entry of its own. Numbers are defaults in place
+ * of the entry's; 0: as there. */
 static const struct Wrapper {
     const char *model_type;
     const char *text_type; /* text_config's model_type; NULL: whatever it says */
     const char *entry;
-    uint32_t max_position_embeddings; /* defaults in place of the entry's; 0: as there */
+    uint32_t num_attention_heads, num_key_value_heads, vocab_size, max_position_embeddings;
     double rope_theta;
 } WRAPPERS[] = {
-    {"mistral3", "mistral", "mistral", 0, 0},
-    {"mistral3", "ministral3", "ministral3", 0, 0},
-    {"qwen3_vl", NULL, "qwen3", 128000, 5000000.0},
-    {"qwen3_vl_moe", NULL, "qwen3_moe", 128000, 5000000.0},
+    {.model_type = "mistral3", .text_type = "mistral", .entry = "mistral"},
+    {.model_type = "mistral3", .text_type = "ministral3", .entry = "ministral3"},
+    {
+        .model_type = "qwen3_vl",
+        .entry = "qwen3",
+        .max_position_embeddings = 128000,
+        .rope_theta = 5000000.0,
+    },
+    {
+        .model_type = "qwen3_vl_moe",
+        .entry = "qwen3_moe",
+        .max_position_embeddings = 128000,
+        .rope_theta = 5000000.0,
+    },
+    {
+        .model_type = "gemma3",
+        .entry = "gemma3_text",
+        .num_attention_heads = 8,
+        .num_key_value_heads = 4,
+        .vocab_size = 262208,
+        .max_position_embeddings = 131072,
+    },
 };
 
 static bool find_entry(Slice model_type, Architecture *out)
@@ -214,10 +178,17 @@ static bool find_entry(Slice model_type, Architecture *out)
     for (size_t i = 0; i < ARRAY_COUNT(ARCHITECTURES); i++) {
         if (slice_equal(slice_of(ARCHITECTURES[i].model_type), model_type)) {
             *out = ARCHITECTURES[i];
+            out->tensor_prefix = "";
             return true;
         }
     }
     return false;
+}
+
+static void set_default(uint32_t value, uint32_t *out)
+{
+    if (value > 0)
+        *out = value;
 }
 
 bool architecture_find(Slice model_type, Slice text_type, Architecture *out)
@@ -233,8 +204,10 @@ bool architecture_find(Slice model_type, Slice text_type, Architecture *out)
         out->model_type = w->model_type;
         out->text_key = "text_config";
         out->tensor_prefix = "language_model.";
-        if (w->max_position_embeddings)
-            out->max_position_embeddings = w->max_position_embeddings;
+        set_default(w->num_attention_heads, &out->num_attention_heads);
+        set_default(w->num_key_value_heads, &out->num_key_value_heads);
+        set_default(w->vocab_size, &out->vocab_size);
+        set_default(w->max_position_embeddings, &out->max_position_embeddings);
         if (w->rope_theta > 0)
             out->rope_theta = w->rope_theta;
         return found;

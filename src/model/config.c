@@ -1,9 +1,9 @@
 /* config.json to ModelConfig, key by key, by the architecture's table entry.
  *
  * Nothing is believed: every number has a range, every quotient must divide, every product of two
- * keys must fit. A message names the key, what was found and what was expected. The wrapper of
- * multimodal Gemma-3 keeps the text model's keys in text_config; a key that is not there has the
- * entry's default. */
+ * keys must fit. A message names the key, what was found and what was expected. Multimodal
+ * models keep the text model's keys in text_config; a key that is not there has the entry's
+ * default. */
 #include "model_parts.h"
 
 #include <math.h>
@@ -354,7 +354,7 @@ static bool read_tie(const JsonValue *root, const JsonValue *text, const Archite
         return false;
     draft->tie = architecture->tie;
     draft->is_tied = tied || architecture->tie == TIE_ALWAYS;
-    if (architecture->tie == TIE_BY_KEY && architecture->default_tie_unknown &&
+    if (architecture->tie == TIE_BY_KEY_OR_TENSORS &&
         !json_get_present(root, "tie_word_embeddings") &&
         !json_get_present(text, "tie_word_embeddings"))
         draft->tie = TIE_BY_TENSORS;

@@ -11,8 +11,9 @@
 
 /* How a separate output head is told from a tied one. */
 typedef enum TieRule {
-    TIE_BY_KEY,     /* tie_word_embeddings; where it is absent, the tensors decide */
-    TIE_BY_TENSORS, /* tied unless lm_head tensors exist */
+    TIE_BY_KEY_OR_TENSORS, /* tie_word_embeddings; where that is absent, the tensors decide */
+    TIE_BY_KEY,            /* where it is absent, the head is separate */
+    TIE_BY_TENSORS,        /* tied unless lm_head tensors exist */
     TIE_ALWAYS
 } TieRule;
 
@@ -38,6 +39,7 @@ typedef struct ExpertNames {
 /* One model_type. Numbers are defaults for absent keys; 0 means that the key is required. */
 typedef struct Architecture {
     const char *model_type;
+    /* Set by architecture_find: */
     const char *text_key;      /* key of the object that holds the text model's keys, or NULL */
     const char *tensor_prefix; /* in front of "model." and "lm_head" */
     Activation activation;
@@ -65,7 +67,6 @@ typedef struct Architecture {
     uint32_t vocab_size, max_position_embeddings, sliding_window;
     double rms_norm_eps, rope_theta, rope_local_base_freq, query_pre_attn_scalar;
     double attn_logit_softcapping, final_logit_softcapping;
-    bool default_tie_unknown; /* tie_word_embeddings absent: the tensors decide, else it is false */
 } Architecture;
 
 typedef struct ModelDraft {
