@@ -6,6 +6,11 @@
 #define OBJECT_NAME "{\"name\": \""
 #define OBJECT_ARGUMENTS "\", \"arguments\": "
 #define FENCE "```"
+/* [{"name": N, "arguments": A}, ...] and what ends it */
+#define OBJECT_LIST(end)                                                                           \
+    .before_calls = TEXT("["), .before_name = TEXT(OBJECT_NAME),                                   \
+    .after_name = TEXT(OBJECT_ARGUMENTS), .after_arguments = TEXT("}"),                            \
+    .between_calls = TEXT(", "), .after_calls = TEXT(end)
 
 typedef struct CallFamily {
     const char *signs[2]; /* the template holds all of them; NULL: fewer */
@@ -21,33 +26,14 @@ static const CallFamily FAMILIES[] = {
       .after_name = TEXT("[ARGS]"),
       .between_calls = TEXT("[TOOL_CALLS]")}},
     /* Mistral: one list of objects */
-    {{"[TOOL_CALLS]", NULL},
-     {.triggers = {{TEXT("[TOOL_CALLS]"), false, 0}},
-      .before_calls = TEXT("["),
-      .before_name = TEXT(OBJECT_NAME),
-      .after_name = TEXT(OBJECT_ARGUMENTS),
-      .after_arguments = TEXT("}"),
-      .between_calls = TEXT(", "),
-      .after_calls = TEXT("]")}},
+    {{"[TOOL_CALLS]", NULL}, {.triggers = {{TEXT("[TOOL_CALLS]"), false, 0}}, OBJECT_LIST("]")}},
     /* Phi-4-mini */
     {{"<|tool_call|>", "<|/tool_call|>"},
      {.triggers = {{TEXT("<|tool_call|>"), false, 0}},
       .stray = TEXT("<|/tool_call|>"),
-      .before_calls = TEXT("["),
-      .before_name = TEXT(OBJECT_NAME),
-      .after_name = TEXT(OBJECT_ARGUMENTS),
-      .after_arguments = TEXT("}"),
-      .between_calls = TEXT(", "),
-      .after_calls = TEXT("]<|/tool_call|>")}},
+      OBJECT_LIST("]<|/tool_call|>")}},
     /* Granite 3 */
-    {{"<|tool_call|>", NULL},
-     {.triggers = {{TEXT("<|tool_call|>"), false, 0}},
-      .before_calls = TEXT("["),
-      .before_name = TEXT(OBJECT_NAME),
-      .after_name = TEXT(OBJECT_ARGUMENTS),
-      .after_arguments = TEXT("}"),
-      .between_calls = TEXT(", "),
-      .after_calls = TEXT("]")}},
+    {{"<|tool_call|>", NULL}, {.triggers = {{TEXT("<|tool_call|>"), false, 0}}, OBJECT_LIST("]")}},
     /* Gemma 4, FunctionGemma: their own notation of objects is held to JSON. */
     {{"<|tool_call>", "<tool_call|>"},
      {.triggers = {{TEXT("<|tool_call>"), false, 0}},
@@ -93,22 +79,12 @@ static const CallFamily FAMILIES[] = {
     {{"<TOOLCALL>", "</TOOLCALL>"},
      {.triggers = {{TEXT("<TOOLCALL>"), false, 0}},
       .stray = TEXT("</TOOLCALL>"),
-      .before_calls = TEXT("["),
-      .before_name = TEXT(OBJECT_NAME),
-      .after_name = TEXT(OBJECT_ARGUMENTS),
-      .after_arguments = TEXT("}"),
-      .between_calls = TEXT(", "),
-      .after_calls = TEXT("]</TOOLCALL>")}},
+      OBJECT_LIST("]</TOOLCALL>")}},
     /* Apriel */
     {{"<tool_calls>[", "</tool_calls>"},
      {.triggers = {{TEXT("<tool_calls>"), false, 0}},
       .stray = TEXT("</tool_calls>"),
-      .before_calls = TEXT("["),
-      .before_name = TEXT(OBJECT_NAME),
-      .after_name = TEXT(OBJECT_ARGUMENTS),
-      .after_arguments = TEXT("}"),
-      .between_calls = TEXT(", "),
-      .after_calls = TEXT("]</tool_calls>")}},
+      OBJECT_LIST("]</tool_calls>")}},
     /* MiniMax-M1 */
     {{"<tool_calls>", "</tool_calls>"},
      {.triggers = {{TEXT("<tool_calls>"), false, 0}},

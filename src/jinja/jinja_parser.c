@@ -312,6 +312,19 @@ static bool parse_function_body(JinjaParser *p, JinjaMacroNode *macro, const cha
 
 /* ---- Statements ---- */
 
+/* Filters, then a block in a scope of its own up to one of `ends`. start_inline: the first filter
+ * has no bar before it. */
+static bool parse_filtered_block(JinjaParser *p, bool start_inline, const char *const *ends,
+                                 JinjaNode *node)
+{
+    if (!jinja_parse_filters(p, NULL, start_inline, &node->as.block.filter) || !check_unknown(p))
+        return false;
+    Frame saved = frame_enter(p, false);
+    bool ok = parse_body(p, ends, &node->as.block.body) && jinja_parser_advance(p);
+    frame_leave(p, saved);
+    return ok;
+}
+
 static bool parse_set(JinjaParser *p, JinjaNode *node)
 {
     JinjaNode *target;
@@ -325,12 +338,7 @@ static bool parse_set(JinjaParser *p, JinjaNode *node)
     static const char *const ends[] = {"endset", NULL};
     node->kind = NODE_SET_BLOCK;
     node->as.block.target = target;
-    if (!jinja_parse_filters(p, NULL, false, &node->as.block.filter) || !check_unknown(p))
-        return false;
-    Frame saved = frame_enter(p, false);
-    bool ok = parse_body(p, ends, &node->as.block.body) && jinja_parser_advance(p);
-    frame_leave(p, saved);
-    return ok;
+    return parse_filtered_block(p, false, ends, node);
 }
 
 static bool parse_for_parts(JinjaParser *p, JinjaForNode *loop)
@@ -437,12 +445,7 @@ static bool parse_filter_block(JinjaParser *p, JinjaNode *node)
 {
     static const char *const ends[] = {"endfilter", NULL};
     node->kind = NODE_FILTER_BLOCK;
-    if (!jinja_parse_filters(p, NULL, true, &node->as.block.filter) || !check_unknown(p))
-        return false;
-    Frame saved = frame_enter(p, false);
-    bool ok = parse_body(p, ends, &node->as.block.body) && jinja_parser_advance(p);
-    frame_leave(p, saved);
-    return ok;
+    return parse_filtered_block(p, true, ends, node);
 }
 
 static bool parse_with(JinjaParser *p, JinjaNode *node)
