@@ -191,12 +191,8 @@ void utf8_append_repaired(Buffer *out, Slice s);
 
 /* ---- Log and clock ---- */
 
-typedef enum LogLevel { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG } LogLevel;
-
-/* One line to stderr, "mlx-serve: " in front. Levels above the threshold (LOG_INFO) are dropped.
- * log_set_level is called before threads start. */
-void log_set_level(LogLevel level);
-void log_write(LogLevel level, const char *format, ...) PRINTF_LIKE(2, 3);
+/* One line to stderr, "mlx-serve: " in front. */
+void log_write(const char *format, ...) PRINTF_LIKE(1, 2);
 
 double clock_monotonic_seconds(void);
 int64_t clock_unix_milliseconds(void);

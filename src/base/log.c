@@ -3,18 +3,8 @@
 #include <stdio.h>
 #include <time.h>
 
-/* Written once before threads start. */
-static LogLevel log_threshold = LOG_INFO;
-
-void log_set_level(LogLevel level)
+void log_write(const char *format, ...)
 {
-    log_threshold = level;
-}
-
-void log_write(LogLevel level, const char *format, ...)
-{
-    if (level > log_threshold)
-        return;
     char line[1024];
     va_list args;
     va_start(args, format);

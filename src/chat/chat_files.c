@@ -92,8 +92,7 @@ static bool read_templates(ChatFiles *files, const char *directory, const JsonVa
     set_source(source, old_file, default_template(json_get_present(old, "chat_template")));
     if (source->text.len == 0 &&
         (json_is(templates, JSON_ARRAY) || json_is(templates, JSON_OBJECT)))
-        log_write(LOG_WARNING,
-                  "%s/tokenizer_config.json: chat_template has no \"default\", the architecture's "
+        log_write("%s/tokenizer_config.json: chat_template has no \"default\", the architecture's "
                   "is used",
                   directory);
     return true;

@@ -112,7 +112,8 @@ static const Option options[] = {
          FOR(PERPLEXITY) | FOR(GRAMMAR),
      AT(json), 0, 0, NULL, "one JSON object a line"},
     {"csv", OPTION_FLAG, FOR(BENCH), AT(csv), 0, 0, NULL, "comma-separated values"},
-    {"verbose", OPTION_FLAG, ~0U, AT(verbose), 0, 0, NULL, "more on stderr"},
+    {"verbose", OPTION_FLAG, FOR(IMPORT), AT(verbose), 0, 0, NULL,
+     "a line for each tensor on stderr"},
 };
 
 typedef struct CommandWord {

@@ -19,7 +19,7 @@ static void report_skipped(const ModelWeights *weights)
     if (weights->n_skipped == 0)
         return;
     bool one = weights->n_skipped == 1;
-    log_write(LOG_INFO, "skipping %zu tensor%s (%.1f MB) that the text model does not use: %.*s%s",
+    log_write("skipping %zu tensor%s (%.1f MB) that the text model does not use: %.*s%s",
               weights->n_skipped, one ? "" : "s", (double)weights->skipped_bytes * 1e-6,
               SLICE_ARG(weights->first_skipped->name), one ? "" : " and others");
 }

@@ -38,7 +38,7 @@ static void *watch_for_stop(void *argument)
     int received;
     if (sigwait(signals, &received) != 0 || received == SIGUSR1)
         return NULL;
-    log_write(LOG_INFO, "stopping: the model was still loading");
+    log_write("stopping: the model was still loading");
     _Exit(EXIT_DONE);
 }
 
@@ -112,8 +112,6 @@ int main(int argc, char **argv)
     Error err = {0};
     if (!arguments_parse(argc, argv, &arguments, &err))
         return report_error(&err);
-    if (arguments.verbose)
-        log_set_level(LOG_DEBUG);
     install_signal_handlers();
     int code = run_command(&arguments);
     if (fflush(stdout) != 0 && code == EXIT_DONE) {

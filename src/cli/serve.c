@@ -87,10 +87,10 @@ static bool serve(const Arguments *arguments, const LoadedModel *loaded, Server 
     server_set_model(server, &model);
     /* In a URL, colons of an IPv6 address stand in brackets. */
     bool is_v6 = strchr(arguments->host, ':') != NULL;
-    log_write(LOG_INFO, "%s at http://%s%s%s:%u/v1 (Ctrl-C stops)", arguments->model,
-              is_v6 ? "[" : "", arguments->host, is_v6 ? "]" : "", (unsigned)server_port(server));
+    log_write("%s at http://%s%s%s:%u/v1 (Ctrl-C stops)", arguments->model, is_v6 ? "[" : "",
+              arguments->host, is_v6 ? "]" : "", (unsigned)server_port(server));
     wait_for_stop(unblocked);
-    log_write(LOG_INFO, "stopping");
+    log_write("stopping");
     server_stop(server, GRACE_SECONDS);
     scheduler_free(scheduler);
     return true;

@@ -247,7 +247,7 @@ static bool build_global(const JsonValue *text, const Architecture *architecture
         if (!scaling_kind(scaling, &kind, err))
             return error_prefix(err, "%s", scaling_key);
         if (kind != ROPE_SCALING_NONE)
-            log_write(LOG_WARNING, "%s of a %s model is not applied, as in mlx_lm", scaling_key,
+            log_write("%s of a %s model is not applied, as in mlx_lm", scaling_key,
                       architecture->model_type);
         source.scaling = NULL;
     }

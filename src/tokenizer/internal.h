@@ -93,8 +93,7 @@ typedef struct PreTokenizer {
 } PreTokenizer;
 
 typedef struct AddedToken {
-    Slice
-        content; /* as searched for; borrowed from the vocabulary or from AddedTokens.normalized */
+    Slice content; /* as searched for; borrowed from the vocabulary or normalized_contents */
     int32_t id;
     uint32_t order; /* of precedence among equal contents */
     bool single_word, lstrip, rstrip, is_normalized, special;

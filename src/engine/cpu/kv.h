@@ -120,7 +120,7 @@ bool kv_cache_count_bytes(const ModelConfig *config, KvType type, size_t max_tok
 /* ERROR_LIMIT for a size out of range, ERROR_MEMORY for one that the limit or the system has no
  * room for now. pool outlives the cache. */
 bool kv_cache_create(KvPool *pool, size_t max_tokens, KvCache *out, Error *err) WARN_UNUSED;
-/* A cache with the first length tokens of from, which keeps them (holds_prefix must be true). */
+/* A cache with the first length tokens of from, which keeps them (kv_cache_holds_prefix). */
 bool kv_cache_fork(KvCache *from, size_t length, size_t max_tokens, KvCache *out,
                    Error *err) WARN_UNUSED;
 void kv_cache_free(KvCache *cache);
