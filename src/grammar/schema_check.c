@@ -279,6 +279,18 @@ void schema_note_ignored(SchemaCompiler *c, Slice keyword)
         c->ignored[c->n_ignored++] = keyword;
 }
 
+/* {"propertyNames": {"type": "string"}}, which generators write for every map: names are strings
+ * anyway, so that there is nothing to enforce. */
+static bool says_nothing(const JsonMember *member)
+{
+    const JsonValue *schema = &member->value;
+    if (!slice_equal(member->key, SLICE("propertyNames")) || schema->kind != JSON_OBJECT ||
+        schema->as.object.count != 1)
+        return false;
+    const JsonValue *type = json_get(schema, SLICE("type"));
+    return type && (schema_types_of(type) & SCHEMA_STRING);
+}
+
 static bool ignore_keyword(SchemaCompiler *c, Slice name, const SchemaPlace *place)
 {
     if (c->is_strict) {
@@ -341,7 +353,7 @@ bool schema_check(SchemaCompiler *c, const JsonValue *schema, const SchemaPlace 
         const JsonMember *member = &schema->as.object.members[i];
         const struct Keyword *keyword = find_keyword(member->key);
         if (!keyword) {
-            if (!ignore_keyword(c, member->key, place))
+            if (!says_nothing(member) && !ignore_keyword(c, member->key, place))
                 return false;
             continue;
         }
