@@ -163,7 +163,9 @@ static const struct Keyword {
     {"const", SCHEMA_VALUE_ANY},
     {"default", SCHEMA_VALUE_ANY},
     {"definitions", SCHEMA_VALUE_NAMED},
+    {"deprecated", SCHEMA_VALUE_ANY},
     {"description", SCHEMA_VALUE_ANY},
+    {"discriminator", SCHEMA_VALUE_ANY},
     {"enum", SCHEMA_VALUE_VALUES},
     {"examples", SCHEMA_VALUE_ANY},
     {"exclusiveMaximum", SCHEMA_VALUE_NUMBER},
@@ -182,9 +184,11 @@ static const struct Keyword {
     {"pattern", SCHEMA_VALUE_STRING},
     {"prefixItems", SCHEMA_VALUE_SCHEMAS},
     {"properties", SCHEMA_VALUE_NAMED},
+    {"readOnly", SCHEMA_VALUE_ANY},
     {"required", SCHEMA_VALUE_NAMES},
     {"title", SCHEMA_VALUE_ANY},
     {"type", SCHEMA_VALUE_TYPE},
+    {"writeOnly", SCHEMA_VALUE_ANY},
 };
 
 static const struct Keyword *find_keyword(Slice name)
