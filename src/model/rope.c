@@ -255,13 +255,15 @@ static bool build_global(const JsonValue *text, const Architecture *architecture
            error_prefix(err, "%s", scaling_key);
 }
 
-/* A scaling that names the length it starts from makes the context that many times longer, where
- * max_position_embeddings does not say so already (Qwen's way of switching yarn on). */
+/* Yarn from a named length makes the context that many times longer, where max_position_embeddings
+ * does not say so already (Qwen's way of switching it on). Not llama3: max_position_embeddings
+ * counts that in, and its factor is no ratio of lengths (Llama-3.2: 131072 tokens, 32 times 8192).
+ */
 static void extend_context(const JsonValue *text, ModelConfig *config)
 {
     static const double MOST = 1 << 30;
     const RopeTable *table = &config->rope[0];
-    if (table->scaling != ROPE_SCALING_YARN && table->scaling != ROPE_SCALING_LLAMA3)
+    if (table->scaling != ROPE_SCALING_YARN)
         return;
     const JsonValue *scaling = json_get_present(text, "rope_scaling");
     if (!scaling)

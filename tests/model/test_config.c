@@ -188,9 +188,9 @@ static void test_context(void **state)
            "", &arena, &c);
     assert_int_equal(c.max_position_embeddings, 131072);
     arena_reset(&arena);
-    /* Llama-3's counts the scaling in; a linear factor says nothing about the start. */
+    /* Llama-3.2's counts the scaling in; a linear factor says nothing about the start. */
     accept("{" LLAMA_SHAPE ",\"max_position_embeddings\":131072,\"rope_scaling\":{\"rope_type\":"
-           "\"llama3\",\"factor\":8.0,\"original_max_position_embeddings\":8192}}",
+           "\"llama3\",\"factor\":32.0,\"original_max_position_embeddings\":8192}}",
            "", &arena, &c);
     assert_int_equal(c.max_position_embeddings, 131072);
     arena_reset(&arena);
