@@ -250,6 +250,46 @@ static void test_long_context_bits(void **state)
     }
 }
 
+/* Rotated keys and queries know how far apart they are and not where, and a layer that slides sees
+ * no further than its window. So where a text repeats, its logits do too, however late: but for the
+ * rounding of sines and cosines. An angle in float32 is off by a thousandth long before the end. */
+static void test_late_positions(void **state)
+{
+    (void)state;
+    enum { PERIOD = 100, FIRST = 199, LATE = 59999 };
+    static const char CONFIG[] =
+        "{\"model_type\":\"gemma3_text\",\"hidden_size\":32,\"num_hidden_layers\":2,"
+        "\"intermediate_size\":32,\"num_attention_heads\":2,\"num_key_value_heads\":1,"
+        "\"head_dim\":16,\"query_pre_attn_scalar\":2,\"vocab_size\":64,\"sliding_window\":24,"
+        "\"max_position_embeddings\":65536,"
+        "\"layer_types\":[\"sliding_attention\",\"sliding_attention\"]}";
+    World w;
+    Error err = {0};
+    EngineOptions options = {.precision = ENGINE_PRECISION_F32, .threads = 2};
+    if (!model_create_random(slice_of(CONFIG), 16, 0, &w.model, &err) ||
+        !engine_open(w.model, &options, &w.engine, &err))
+        fail_msg("%s", err.message);
+    w.vocab = w.model->config.vocab_size;
+    EngineSequence *sequence = create(&w, LATE + 1);
+    float early[64], late[64], largest = 0;
+    int32_t tokens[PERIOD];
+    for (size_t i = 0; i < PERIOD; i++)
+        tokens[i] = token_at(i) % 64;
+    for (size_t at = 0; at <= LATE; at += PERIOD) {
+        EngineRow row = {sequence, tokens, PERIOD, ENGINE_LOGITS_LAST};
+        float *logits = at + PERIOD == FIRST + 1 ? early : late;
+        if (!engine_forward(w.engine, &row, 1, logits, &err))
+            fail_msg("%s", err.message);
+    }
+    for (size_t i = 0; i < w.vocab; i++) {
+        largest = fmaxf(largest, fabsf(early[i]));
+        if (!(fabsf(late[i] - early[i]) <= 1e-5f * largest))
+            fail_msg("logit %zu is %.9g, expected %.9g", i, (double)late[i], (double)early[i]);
+    }
+    engine_sequence_free(w.engine, sequence);
+    close_world(&w);
+}
+
 static void test_no_memory(void **state)
 {
     (void)state;
@@ -332,15 +372,11 @@ static void test_router_without_numbers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_describe),
-        cmocka_unit_test(test_mlx_is_refused),
-        cmocka_unit_test(test_refused_calls),
-        cmocka_unit_test(test_truncate_and_fork),
-        cmocka_unit_test(test_dropped_window),
-        cmocka_unit_test(test_long_context_bits),
-        cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_sequence_memory),
-        cmocka_unit_test(test_router_without_numbers),
+        cmocka_unit_test(test_describe),        cmocka_unit_test(test_mlx_is_refused),
+        cmocka_unit_test(test_refused_calls),   cmocka_unit_test(test_truncate_and_fork),
+        cmocka_unit_test(test_dropped_window),  cmocka_unit_test(test_long_context_bits),
+        cmocka_unit_test(test_late_positions),  cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_sequence_memory), cmocka_unit_test(test_router_without_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
