@@ -290,8 +290,7 @@ static bool check_request(const Scheduler *scheduler, const JobRequest *request,
     return true;
 }
 
-/* Fails with ERROR_BUSY when the queue is full; else the queue has the scheduler's
- * reference. */
+/* Fails with ERROR_BUSY when the queue is full; else the queue has the scheduler's reference. */
 static bool enqueue(Scheduler *scheduler, Job *job, Error *err)
 {
     bool ok = false;

@@ -59,8 +59,8 @@ struct Scheduler {
     size_t max_batch_tokens; /* of the engine's pass */
     pthread_t thread;
 
-    /* mutex guards the queue, stopping and what statistics reads; work is signalled when
-     * they change. */
+    /* mutex guards the queue, stopping and what statistics reads; work is signalled when they
+     * change. */
     pthread_mutex_t mutex;
     pthread_cond_t work;
     Job *queue_head, *queue_tail;
