@@ -9,13 +9,17 @@
  * is left in the ticket it holds, or its exchange fails. Nobody waits for workers that took no
  * part; a section ends when its parts are done, whoever did them.
  *
- * task, context and the numbers of parts and shares are written only between sections. A worker may
- * read them while they change, but then the ticket it read before was of an ended section, with no
+ * What a share's parts are stands beside its ticket and is written only between sections. A worker
+ * may read it while it changes, but then the ticket it read before was of an ended section, with no
  * part left, and it throws them away. That the ticket itself says how many are left is what makes
- * this safe: comparing with n_parts would not be, since a late worker could see the next section's
- * n_parts beside the last one's ticket. They are atomic because such a read and the write are
- * concurrent. The number of the live section stands in a word of its own too, which waiting threads
- * look at; it changes when the tickets are there.
+ * this safe: comparing with a number of parts would not be, since a late worker could see the next
+ * section's beside the last one's ticket. They are atomic because such a read and the write are
+ * concurrent.
+ *
+ * Cores may lie far apart: on processors of several dies a cache line that another core has written
+ * takes 170 ns, a good part of a section of a small model. So a thread waits for, and finds all
+ * about its work in, one line of its own; nobody counts on a common line part by part; and what is
+ * counted goes on from section to section, so that the caller needs no line back to begin one.
  *
  * Waiting is a bounded spin, then sleep on a condition variable. The spin covers the gaps between
  * the sections of a forward pass; it is bounded in time because the machine may be shared, where a
@@ -40,6 +44,10 @@ static const double SPIN_SECONDS = 50e-6;
 
 typedef struct Share {
     _Alignas(64) _Atomic uint64_t ticket; /* section << PART_BITS | parts left */
+    _Atomic(CpuTask) task;
+    _Atomic(void *) context;
+    _Atomic size_t end;               /* of its parts, the last to be handed out */
+    _Atomic size_t n_parts, n_shares; /* of the section */
 } Share;
 
 typedef struct Worker {
@@ -49,18 +57,16 @@ typedef struct Worker {
 } Worker;
 
 struct CpuPool {
-    _Alignas(64) _Atomic uint64_t section; /* the live one's number, or the last one's */
-    _Alignas(64) _Atomic size_t done;      /* parts of the live section that have ended */
-    _Alignas(64) _Atomic(CpuTask) task;
-    _Atomic(void *) context;
-    _Atomic size_t n_parts, n_shares;
-    _Atomic size_t sleepers;
+    _Alignas(64) _Atomic size_t done; /* parts that workers have ended, of all sections */
+    _Alignas(64) size_t done_before;  /* the same, of ended sections: the caller's own */
+    _Atomic uint64_t section;         /* the live one's number, or the last one's */
+    _Alignas(64) _Atomic size_t sleepers;
     _Atomic bool caller_sleeps;
     _Atomic bool stop;
     pthread_mutex_t mutex; /* guards no field: makes announcing and sleeping one step */
     pthread_cond_t work;   /* a section has begun, or stop */
-    pthread_cond_t ended;  /* the live section's last part is done */
-    Share *shares;         /* one for each thread */
+    pthread_cond_t ended;  /* workers have ended what they took of the live section */
+    Share *shares;         /* one for each thread, which waits for its ticket */
     size_t n_workers;      /* threads that were started */
     Worker workers[];
 };
@@ -82,52 +88,59 @@ size_t cpu_pool_share_begin(size_t n_parts, size_t n_shares, size_t share)
     return share * even + (share < rest ? share : rest);
 }
 
-/* Takes and runs parts of one share until none is left in it. */
-static void share_work(CpuPool *pool, size_t share, uint64_t section)
+/* Takes and runs parts of one share until none is left in it. Returns how many. */
+static size_t share_work(Share *share, uint64_t section)
 {
     const uint64_t part_mask = ((uint64_t)1 << PART_BITS) - 1;
-    _Atomic uint64_t *shared = &pool->shares[share].ticket;
-    uint64_t ticket = atomic_load(shared);
+    uint64_t ticket = atomic_load(&share->ticket);
+    size_t taken = 0;
 
-    while (ticket >> PART_BITS == section) {
-        CpuTask task = atomic_load_explicit(&pool->task, memory_order_relaxed);
-        void *context = atomic_load_explicit(&pool->context, memory_order_relaxed);
-        size_t n_parts = atomic_load_explicit(&pool->n_parts, memory_order_relaxed);
-        size_t n_shares = atomic_load_explicit(&pool->n_shares, memory_order_relaxed);
-        size_t left = (size_t)(ticket & part_mask);
-        if (left == 0)
-            return;
-        if (!atomic_compare_exchange_weak(shared, &ticket, ticket - 1))
+    while (ticket >> PART_BITS == section && (ticket & part_mask) > 0) {
+        CpuTask task = atomic_load_explicit(&share->task, memory_order_relaxed);
+        void *context = atomic_load_explicit(&share->context, memory_order_relaxed);
+        size_t end = atomic_load_explicit(&share->end, memory_order_relaxed);
+        size_t n_parts = atomic_load_explicit(&share->n_parts, memory_order_relaxed);
+        if (!atomic_compare_exchange_weak(&share->ticket, &ticket, ticket - 1))
             continue;
-        task(context, cpu_pool_share_begin(n_parts, n_shares, share + 1) - left, n_parts);
-        if (atomic_fetch_add(&pool->done, 1) + 1 == n_parts && atomic_load(&pool->caller_sleeps)) {
-            pthread_mutex_lock(&pool->mutex);
-            pthread_cond_signal(&pool->ended);
-            pthread_mutex_unlock(&pool->mutex);
-        }
-        ticket = atomic_load(shared);
+        task(context, end - (size_t)(ticket & part_mask), n_parts);
+        taken++;
+        ticket = atomic_load(&share->ticket);
+    }
+    return taken;
+}
+
+static void report_done(CpuPool *pool, size_t taken)
+{
+    if (taken == 0)
+        return;
+    atomic_fetch_add(&pool->done, taken);
+    if (atomic_load(&pool->caller_sleeps)) {
+        pthread_mutex_lock(&pool->mutex);
+        pthread_cond_signal(&pool->ended);
+        pthread_mutex_unlock(&pool->mutex);
     }
 }
 
 /* Helps with the section until no part of it is left: with the own share, then with the others. */
-static void pool_work(CpuPool *pool, uint64_t section)
+static void worker_work(CpuPool *pool, uint64_t section)
 {
-    size_t n_shares = atomic_load_explicit(&pool->n_shares, memory_order_relaxed);
-    size_t share = worker_index < n_shares ? worker_index : 0;
+    size_t share = worker_index;
+    size_t n_shares = atomic_load_explicit(&pool->shares[share].n_shares, memory_order_relaxed);
     for (size_t i = 0; i < n_shares; i++) {
-        share_work(pool, share, section);
-        share = share + 1 < n_shares ? share + 1 : 0;
+        share = share < n_shares ? share : 0;
+        report_done(pool, share_work(&pool->shares[share], section));
+        share++;
     }
+}
+
+static uint64_t own_section(const CpuPool *pool)
+{
+    return atomic_load(&pool->shares[worker_index].ticket) >> PART_BITS;
 }
 
 static bool pool_has_news(const CpuPool *pool, uint64_t seen_section)
 {
-    return atomic_load(&pool->section) != seen_section || atomic_load(&pool->stop);
-}
-
-static bool section_has_ended(const CpuPool *pool, size_t n_parts)
-{
-    return atomic_load(&pool->done) == n_parts;
+    return own_section(pool) != seen_section || atomic_load(&pool->stop);
 }
 
 static void worker_wait(CpuPool *pool, uint64_t seen_section)
@@ -143,18 +156,19 @@ static void worker_wait(CpuPool *pool, uint64_t seen_section)
 
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->sleepers, 1);
-    while (!pool_has_news(pool, seen_section))
+    while (atomic_load(&pool->section) == seen_section && !atomic_load(&pool->stop))
         pthread_cond_wait(&pool->work, &pool->mutex);
     atomic_fetch_sub(&pool->sleepers, 1);
     pthread_mutex_unlock(&pool->mutex);
 }
 
-static void caller_wait(CpuPool *pool, size_t n_parts)
+/* Until workers have ended so many parts, of all sections. */
+static void caller_wait(CpuPool *pool, size_t done)
 {
     double deadline = clock_monotonic_seconds() + SPIN_SECONDS;
     do {
         for (int i = 0; i < SPINS_PER_CLOCK_READ; i++) {
-            if (section_has_ended(pool, n_parts))
+            if (atomic_load(&pool->done) == done)
                 return;
             spin_pause();
         }
@@ -163,7 +177,7 @@ static void caller_wait(CpuPool *pool, size_t n_parts)
     pthread_mutex_lock(&pool->mutex);
     /* Exchanged, not stored: QEMU lets a later load overtake Arm's storing instruction. */
     (void)atomic_exchange(&pool->caller_sleeps, true);
-    while (!section_has_ended(pool, n_parts))
+    while (atomic_load(&pool->done) != done)
         pthread_cond_wait(&pool->ended, &pool->mutex);
     atomic_store(&pool->caller_sleeps, false);
     pthread_mutex_unlock(&pool->mutex);
@@ -177,15 +191,25 @@ static void *worker_main(void *argument)
 
     worker_index = worker->index;
     while (!atomic_load(&pool->stop)) {
-        uint64_t section = atomic_load(&pool->section);
+        uint64_t section = own_section(pool);
         if (section == seen_section) {
             worker_wait(pool, seen_section);
             continue;
         }
         seen_section = section;
-        pool_work(pool, section);
+        worker_work(pool, section);
     }
     return NULL;
+}
+
+static void share_init(Share *share)
+{
+    atomic_init(&share->ticket, 0);
+    atomic_init(&share->task, NULL);
+    atomic_init(&share->context, NULL);
+    atomic_init(&share->end, 0);
+    atomic_init(&share->n_parts, 0);
+    atomic_init(&share->n_shares, 0);
 }
 
 bool cpu_pool_create(size_t threads, CpuPool **out, Error *err)
@@ -205,13 +229,10 @@ bool cpu_pool_create(size_t threads, CpuPool **out, Error *err)
         return error_no_memory(err, "worker pool");
     }
     for (size_t i = 0; i < threads; i++)
-        atomic_init(&pool->shares[i].ticket, 0);
-    atomic_init(&pool->section, 0);
+        share_init(&pool->shares[i]);
     atomic_init(&pool->done, 0);
-    atomic_init(&pool->task, NULL);
-    atomic_init(&pool->context, NULL);
-    atomic_init(&pool->n_parts, 0);
-    atomic_init(&pool->n_shares, 0);
+    pool->done_before = 0;
+    atomic_init(&pool->section, 0);
     atomic_init(&pool->sleepers, 0);
     atomic_init(&pool->caller_sleeps, false);
     atomic_init(&pool->stop, false);
@@ -267,24 +288,20 @@ size_t cpu_pool_threads(const CpuPool *pool)
     return pool ? pool->n_workers + 1 : 1;
 }
 
-static void run_section(CpuPool *pool, CpuTask task, void *context, size_t n_parts, size_t n_shares)
+/* Shares past n_shares are empty: their threads begin elsewhere. */
+static uint64_t publish(CpuPool *pool, CpuTask task, void *context, size_t n_parts, size_t n_shares)
 {
-    if (!pool || pool->n_workers == 0 || n_parts <= 1) {
-        for (size_t part = 0; part < n_parts; part++)
-            task(context, part, n_parts);
-        return;
-    }
-    assert(n_parts < (size_t)1 << PART_BITS);
-    atomic_store_explicit(&pool->task, task, memory_order_relaxed);
-    atomic_store_explicit(&pool->context, context, memory_order_relaxed);
-    atomic_store_explicit(&pool->n_parts, n_parts, memory_order_relaxed);
-    atomic_store_explicit(&pool->n_shares, n_shares, memory_order_relaxed);
-    atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
     uint64_t section = atomic_load_explicit(&pool->section, memory_order_relaxed) + 1;
-    for (size_t i = 0; i < n_shares; i++) {
-        size_t begin = cpu_pool_share_begin(n_parts, n_shares, i);
-        size_t end = cpu_pool_share_begin(n_parts, n_shares, i + 1);
-        atomic_store_explicit(&pool->shares[i].ticket, section << PART_BITS | (end - begin),
+    for (size_t i = pool->n_workers + 1; i-- > 0;) {
+        Share *share = &pool->shares[i];
+        size_t begin = i < n_shares ? cpu_pool_share_begin(n_parts, n_shares, i) : 0;
+        size_t end = i < n_shares ? cpu_pool_share_begin(n_parts, n_shares, i + 1) : 0;
+        atomic_store_explicit(&share->task, task, memory_order_relaxed);
+        atomic_store_explicit(&share->context, context, memory_order_relaxed);
+        atomic_store_explicit(&share->end, end, memory_order_relaxed);
+        atomic_store_explicit(&share->n_parts, n_parts, memory_order_relaxed);
+        atomic_store_explicit(&share->n_shares, n_shares, memory_order_relaxed);
+        atomic_store_explicit(&share->ticket, section << PART_BITS | (end - begin),
                               memory_order_release);
     }
     atomic_store(&pool->section, section);
@@ -293,8 +310,23 @@ static void run_section(CpuPool *pool, CpuTask task, void *context, size_t n_par
         pthread_cond_broadcast(&pool->work);
         pthread_mutex_unlock(&pool->mutex);
     }
-    pool_work(pool, section);
-    caller_wait(pool, n_parts);
+    return section;
+}
+
+static void run_section(CpuPool *pool, CpuTask task, void *context, size_t n_parts, size_t n_shares)
+{
+    if (!pool || pool->n_workers == 0 || n_parts <= 1) {
+        for (size_t part = 0; part < n_parts; part++)
+            task(context, part, n_parts);
+        return;
+    }
+    assert(n_parts < (size_t)1 << PART_BITS);
+    uint64_t section = publish(pool, task, context, n_parts, n_shares);
+    size_t taken = 0;
+    for (size_t i = 0; i < n_shares; i++)
+        taken += share_work(&pool->shares[i], section);
+    pool->done_before += n_parts - taken;
+    caller_wait(pool, pool->done_before);
 }
 
 void cpu_pool_run(CpuPool *pool, CpuTask task, void *context, size_t n_parts)
