@@ -3,6 +3,7 @@
 #include "cpu/pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -137,8 +138,8 @@ static void test_sections_of_changing_size(void **state)
     cpu_pool_free(pool);
 }
 
-/* Two parts that each wait for the other need two threads at the same time: the sleeper must wake.
- */
+/* Parts that wait for each other need as many threads at the same time: sleepers must wake, and
+ * who is awake before others are told must not go without a part. */
 typedef struct Meeting {
     _Atomic int arrived;
     _Atomic bool gave_up;
@@ -148,10 +149,10 @@ static void meet(void *context, size_t part, size_t n_parts)
 {
     Meeting *meeting = context;
     (void)part;
-    (void)n_parts;
     atomic_fetch_add(&meeting->arrived, 1);
     double deadline = clock_monotonic_seconds() + 20;
-    while (atomic_load(&meeting->arrived) < 2) {
+    while (atomic_load(&meeting->arrived) < (int)n_parts) {
+        sched_yield();
         if (clock_monotonic_seconds() > deadline) {
             atomic_store(&meeting->gave_up, true);
             return;
@@ -159,20 +160,29 @@ static void meet(void *context, size_t part, size_t n_parts)
     }
 }
 
-static void test_sleepers_wake(void **state)
+static void meet_often(size_t threads, int times, long nap_ns)
 {
-    (void)state;
     CpuPool *pool;
     Error err;
-    assert_true(cpu_pool_create(2, &pool, &err));
-    for (int i = 0; i < 50; i++) {
-        struct timespec nap = {0, (i % 5) * 50000}; /* around the end of the spin and beyond */
-        nanosleep(&nap, NULL);
+    assert_true(cpu_pool_create(threads, &pool, &err));
+    for (int i = 0; i < times; i++) {
+        struct timespec nap = {0, i % 5 * nap_ns};
+        if (nap_ns > 0)
+            nanosleep(&nap, NULL);
         Meeting meeting = {0};
-        cpu_pool_run(pool, meet, &meeting, 2);
+        cpu_pool_run(pool, meet, &meeting, threads);
         assert_false(atomic_load(&meeting.gave_up));
     }
     cpu_pool_free(pool);
+}
+
+static void test_all_threads_come(void **state)
+{
+    (void)state;
+    for (size_t threads = 2; threads <= THREADS; threads++) {
+        meet_often(threads, 100, 50000); /* around the end of the spin and beyond */
+        meet_often(threads, 5000, 0);
+    }
 }
 
 /* Parts that wait for each other, one for each thread: nobody can take two. */
@@ -294,7 +304,7 @@ int main(void)
         cmocka_unit_test(test_every_part_runs_once),
         cmocka_unit_test(test_many_short_sections),
         cmocka_unit_test(test_sections_of_changing_size),
-        cmocka_unit_test(test_sleepers_wake),
+        cmocka_unit_test(test_all_threads_come),
         cmocka_unit_test(test_threads_begin_with_their_share),
         cmocka_unit_test(test_shares_cover_the_parts),
         cmocka_unit_test(test_caller_sleeps),

@@ -24,9 +24,9 @@
  * Waiting is a bounded spin, then sleep on a condition variable. The spin covers the gaps between
  * the sections of a forward pass; it is bounded in time because the machine may be shared, where a
  * spinning thread keeps a core from somebody who has work. A thread about to sleep announces itself
- * (sleepers, caller_sleeps) and then looks once more at what it waits for; its waker first changes
- * that, then looks for announcements. Both sides are sequentially consistent, so one of them sees
- * the other. */
+ * (sleepers, caller_waits_for) and then looks once more at what it waits for; its waker first
+ * changes that, then looks for announcements. Both sides are sequentially consistent, so one of
+ * them sees the other. */
 #include "pool.h"
 
 #include <assert.h>
@@ -41,6 +41,8 @@ enum {
 
 /* A section gap of a forward pass is a few microseconds; waking a sleeper costs about 50. */
 static const double SPIN_SECONDS = 50e-6;
+
+static const size_t NOT_ASLEEP = SIZE_MAX;
 
 typedef struct Share {
     _Alignas(64) _Atomic uint64_t ticket; /* section << PART_BITS | parts left */
@@ -61,11 +63,11 @@ struct CpuPool {
     _Alignas(64) size_t done_before;  /* the same, of ended sections: the caller's own */
     _Atomic uint64_t section;         /* the live one's number, or the last one's */
     _Alignas(64) _Atomic size_t sleepers;
-    _Atomic bool caller_sleeps;
+    _Atomic size_t caller_waits_for; /* so many done, asleep; NOT_ASLEEP otherwise */
     _Atomic bool stop;
     pthread_mutex_t mutex; /* guards no field: makes announcing and sleeping one step */
     pthread_cond_t work;   /* a section has begun, or stop */
-    pthread_cond_t ended;  /* workers have ended what they took of the live section */
+    pthread_cond_t ended;  /* what the caller waits for is done */
     Share *shares;         /* one for each thread, which waits for its ticket */
     size_t n_workers;      /* threads that were started */
     Worker workers[];
@@ -113,8 +115,8 @@ static void report_done(CpuPool *pool, size_t taken)
 {
     if (taken == 0)
         return;
-    atomic_fetch_add(&pool->done, taken);
-    if (atomic_load(&pool->caller_sleeps)) {
+    size_t done = atomic_fetch_add(&pool->done, taken) + taken;
+    if (done == atomic_load(&pool->caller_waits_for)) {
         pthread_mutex_lock(&pool->mutex);
         pthread_cond_signal(&pool->ended);
         pthread_mutex_unlock(&pool->mutex);
@@ -176,10 +178,10 @@ static void caller_wait(CpuPool *pool, size_t done)
 
     pthread_mutex_lock(&pool->mutex);
     /* Exchanged, not stored: QEMU lets a later load overtake Arm's storing instruction. */
-    (void)atomic_exchange(&pool->caller_sleeps, true);
+    (void)atomic_exchange(&pool->caller_waits_for, done);
     while (atomic_load(&pool->done) != done)
         pthread_cond_wait(&pool->ended, &pool->mutex);
-    atomic_store(&pool->caller_sleeps, false);
+    atomic_store(&pool->caller_waits_for, NOT_ASLEEP);
     pthread_mutex_unlock(&pool->mutex);
 }
 
@@ -234,7 +236,7 @@ bool cpu_pool_create(size_t threads, CpuPool **out, Error *err)
     pool->done_before = 0;
     atomic_init(&pool->section, 0);
     atomic_init(&pool->sleepers, 0);
-    atomic_init(&pool->caller_sleeps, false);
+    atomic_init(&pool->caller_waits_for, NOT_ASLEEP);
     atomic_init(&pool->stop, false);
     pool->n_workers = 0;
     if (pthread_mutex_init(&pool->mutex, NULL) != 0)
@@ -288,11 +290,12 @@ size_t cpu_pool_threads(const CpuPool *pool)
     return pool ? pool->n_workers + 1 : 1;
 }
 
-/* Shares past n_shares are empty: their threads begin elsewhere. */
+/* Shares past n_shares are empty: their threads begin with the first, so that one has to be there
+ * before they are told. */
 static uint64_t publish(CpuPool *pool, CpuTask task, void *context, size_t n_parts, size_t n_shares)
 {
     uint64_t section = atomic_load_explicit(&pool->section, memory_order_relaxed) + 1;
-    for (size_t i = pool->n_workers + 1; i-- > 0;) {
+    for (size_t i = 0; i <= pool->n_workers; i++) {
         Share *share = &pool->shares[i];
         size_t begin = i < n_shares ? cpu_pool_share_begin(n_parts, n_shares, i) : 0;
         size_t end = i < n_shares ? cpu_pool_share_begin(n_parts, n_shares, i + 1) : 0;
