@@ -9,12 +9,15 @@
  * is left in the ticket it holds, or its exchange fails. Nobody waits for workers that took no
  * part; a section ends when its parts are done, whoever did them.
  *
- * What a share's parts are stands beside its ticket and is written only between sections. A worker
- * may read it while it changes, but then the ticket it read before was of an ended section, with no
- * part left, and it throws them away. That the ticket itself says how many are left is what makes
- * this safe: comparing with a number of parts would not be, since a late worker could see the next
- * section's beside the last one's ticket. They are atomic because such a read and the write are
- * concurrent.
+ * Beside its ticket a share has fields that say what its parts are, written only between sections.
+ * A worker may read them while they change, but then the ticket it read before was of an ended
+ * section, with no part left, and it throws them away. That the ticket itself says how many are
+ * left is what makes this safe: comparing with a number of parts would not be, since a late worker
+ * could see the next section's beside the last one's ticket. They are atomic because such a read
+ * and the write are concurrent.
+ *
+ * A busy server runs 2^40 sections in half a year, so their numbers wrap; they begin shortly before
+ * that point, so that every process has passed it.
  *
  * Cores may lie far apart: on processors of several dies a cache line that another core has written
  * takes 170 ns, a good part of a section of a small model. So a thread waits for, and finds all
@@ -42,6 +45,9 @@ enum {
 /* A section gap of a forward pass is a few microseconds; waking a sleeper costs about 50. */
 static const double SPIN_SECONDS = 50e-6;
 
+static const uint64_t PART_MASK = ((uint64_t)1 << PART_BITS) - 1;
+static const uint64_t SECTION_MASK = UINT64_MAX >> PART_BITS;
+static const uint64_t FIRST_SECTION = (UINT64_MAX >> PART_BITS) - 100;
 static const size_t NOT_ASLEEP = SIZE_MAX;
 
 typedef struct Share {
@@ -60,8 +66,8 @@ typedef struct Worker {
 
 struct CpuPool {
     _Alignas(64) _Atomic size_t done; /* parts that workers have ended, of all sections */
-    _Alignas(64) size_t done_before;  /* the same, of ended sections: the caller's own */
-    _Atomic uint64_t section;         /* the live one's number, or the last one's */
+    _Alignas(64) size_t done_at_end; /* what done is when the section has ended: the caller's own */
+    _Atomic uint64_t section;        /* the live one's number, or the last one's */
     _Alignas(64) _Atomic size_t sleepers;
     _Atomic size_t caller_waits_for; /* so many done, asleep; NOT_ASLEEP otherwise */
     _Atomic bool stop;
@@ -93,18 +99,17 @@ size_t cpu_pool_share_begin(size_t n_parts, size_t n_shares, size_t share)
 /* Takes and runs parts of one share until none is left in it. Returns how many. */
 static size_t share_work(Share *share, uint64_t section)
 {
-    const uint64_t part_mask = ((uint64_t)1 << PART_BITS) - 1;
     uint64_t ticket = atomic_load(&share->ticket);
     size_t taken = 0;
 
-    while (ticket >> PART_BITS == section && (ticket & part_mask) > 0) {
+    while (ticket >> PART_BITS == section && (ticket & PART_MASK) > 0) {
         CpuTask task = atomic_load_explicit(&share->task, memory_order_relaxed);
         void *context = atomic_load_explicit(&share->context, memory_order_relaxed);
         size_t end = atomic_load_explicit(&share->end, memory_order_relaxed);
         size_t n_parts = atomic_load_explicit(&share->n_parts, memory_order_relaxed);
         if (!atomic_compare_exchange_weak(&share->ticket, &ticket, ticket - 1))
             continue;
-        task(context, end - (size_t)(ticket & part_mask), n_parts);
+        task(context, end - (size_t)(ticket & PART_MASK), n_parts);
         taken++;
         ticket = atomic_load(&share->ticket);
     }
@@ -189,7 +194,7 @@ static void *worker_main(void *argument)
 {
     Worker *worker = argument;
     CpuPool *pool = worker->pool;
-    uint64_t seen_section = 0;
+    uint64_t seen_section = FIRST_SECTION;
 
     worker_index = worker->index;
     while (!atomic_load(&pool->stop)) {
@@ -206,7 +211,7 @@ static void *worker_main(void *argument)
 
 static void share_init(Share *share)
 {
-    atomic_init(&share->ticket, 0);
+    atomic_init(&share->ticket, FIRST_SECTION << PART_BITS);
     atomic_init(&share->task, NULL);
     atomic_init(&share->context, NULL);
     atomic_init(&share->end, 0);
@@ -233,8 +238,8 @@ bool cpu_pool_create(size_t threads, CpuPool **out, Error *err)
     for (size_t i = 0; i < threads; i++)
         share_init(&pool->shares[i]);
     atomic_init(&pool->done, 0);
-    pool->done_before = 0;
-    atomic_init(&pool->section, 0);
+    pool->done_at_end = 0;
+    atomic_init(&pool->section, FIRST_SECTION);
     atomic_init(&pool->sleepers, 0);
     atomic_init(&pool->caller_waits_for, NOT_ASLEEP);
     atomic_init(&pool->stop, false);
@@ -295,10 +300,10 @@ size_t cpu_pool_threads(const CpuPool *pool)
 static uint64_t publish(CpuPool *pool, CpuTask task, void *context, size_t n_parts, size_t n_shares)
 {
     uint64_t section = atomic_load_explicit(&pool->section, memory_order_relaxed) + 1;
-    for (size_t i = 0; i <= pool->n_workers; i++) {
+    section &= SECTION_MASK;
+    for (size_t i = 0, begin = 0, end; i <= pool->n_workers; i++, begin = end) {
         Share *share = &pool->shares[i];
-        size_t begin = i < n_shares ? cpu_pool_share_begin(n_parts, n_shares, i) : 0;
-        size_t end = i < n_shares ? cpu_pool_share_begin(n_parts, n_shares, i + 1) : 0;
+        end = i < n_shares ? cpu_pool_share_begin(n_parts, n_shares, i + 1) : begin;
         atomic_store_explicit(&share->task, task, memory_order_relaxed);
         atomic_store_explicit(&share->context, context, memory_order_relaxed);
         atomic_store_explicit(&share->end, end, memory_order_relaxed);
@@ -328,8 +333,8 @@ static void run_section(CpuPool *pool, CpuTask task, void *context, size_t n_par
     size_t taken = 0;
     for (size_t i = 0; i < n_shares; i++)
         taken += share_work(&pool->shares[i], section);
-    pool->done_before += n_parts - taken;
-    caller_wait(pool, pool->done_before);
+    pool->done_at_end += n_parts - taken;
+    caller_wait(pool, pool->done_at_end);
 }
 
 void cpu_pool_run(CpuPool *pool, CpuTask task, void *context, size_t n_parts)
