@@ -44,6 +44,15 @@ static bool has_avx512(void)
            __builtin_cpu_supports("avx512vnni");
 }
 
+/* AMD's processors have four units for vectors, of which two multiply; Intel's with AVX-512 have
+ * two for everything. */
+static bool is_zen(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(0, &eax, &ebx, &ecx, &edx) && ebx == signature_AMD_ebx &&
+           ecx == signature_AMD_ecx && edx == signature_AMD_edx;
+}
+
 /* Tiles enlarge what the system saves of a thread by 8 KiB, so Linux wants to be asked, once a
  * process and before the threads that will use them start. */
 static bool has_amx(void)
@@ -68,6 +77,8 @@ static bool detect(InstructionSet set)
         return has_avx2() && has_avxvnni();
     case INSTRUCTIONS_AVX512:
         return has_avx2() && has_avx512();
+    case INSTRUCTIONS_ZEN4:
+        return has_avx2() && has_avx512() && is_zen();
     case INSTRUCTIONS_AMX:
         return has_avx2() && has_avx512() && has_amx();
     default:
@@ -147,6 +158,7 @@ const char *instruction_set_name(InstructionSet set)
         "avx2",
         "avxvnni",
         "avx512",
+        "zen4",
         "amx",
 #elif CPU_HAS_ARM_KERNELS
         "neon",

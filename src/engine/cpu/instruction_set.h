@@ -2,7 +2,7 @@
  *
  * One table of kernels a set. Results differ between sets by rounding only; within one they do not
  * depend on how many tokens a product has. AVX2 and AVX-VNNI give the same bits, so do
- * AVX-512 and AMX, and so do the three sets for Arm. */
+ * AVX-512, Zen 4 and AMX, and so do the three sets for Arm. */
 #ifndef ENGINE_CPU_INSTRUCTION_SET_H
 #define ENGINE_CPU_INSTRUCTION_SET_H
 
@@ -28,6 +28,7 @@ typedef enum InstructionSet {
     INSTRUCTIONS_AVX2,    /* with FMA and F16C */
     INSTRUCTIONS_AVXVNNI, /* AVX2 with its own form of VNNI; machines with AVX-512 may lack it */
     INSTRUCTIONS_AVX512,  /* F, BW, VL, DQ and VNNI */
+    INSTRUCTIONS_ZEN4,    /* the same where vectors are added beside being multiplied */
     INSTRUCTIONS_AMX,     /* AVX-512 with 8-bit tiles, which the system must allow */
 #elif CPU_HAS_ARM_KERNELS
     INSTRUCTIONS_NEON,    /* every 64-bit Arm processor */
@@ -38,7 +39,7 @@ typedef enum InstructionSet {
     INSTRUCTIONS_BEST = INSTRUCTION_SETS - 1
 } InstructionSet;
 
-/* "plain", "avx2", "avxvnni", "avx512", "amx", "neon", "dotprod", "i8mm" */
+/* "plain", "avx2", "avxvnni", "avx512", "zen4", "amx", "neon", "dotprod", "i8mm" */
 const char *instruction_set_name(InstructionSet set);
 /* Whether a set can be used here. MLX_SERVE_INSTRUCTIONS=NAME in the environment hides the sets
  * after NAME, for measuring and tests; a name that is unknown or not available is as if it were not

@@ -89,6 +89,8 @@ typedef struct KernelTable {
     const char *name;
     QuantizeBlock quantize_block, quantize_block_int16;
     QuantizeBlock quantize_block_int12; /* optional: where pairs of inputs make products cheaper */
+    /* Optional: instead of quantize_block for products, codes within WINOGRAD_CODE_MAX. */
+    QuantizeBlock quantize_block_narrow;
     /* Optional: how products of words_from tokens and more want activations of 16 bits instead of
      * in planes. The same codes, each an int16_t, inputs 0, 2, 1 and 3 of each 4. */
     QuantizeBlock quantize_block_words;
@@ -99,7 +101,7 @@ typedef struct KernelTable {
 
 extern const KernelTable kernels_plain;
 #if CPU_HAS_X86_KERNELS
-extern const KernelTable kernels_avx2, kernels_avxvnni, kernels_avx512, kernels_amx;
+extern const KernelTable kernels_avx2, kernels_avxvnni, kernels_avx512, kernels_zen4, kernels_amx;
 #elif CPU_HAS_ARM_KERNELS
 extern const KernelTable kernels_neon, kernels_dotprod, kernels_i8mm;
 #endif
@@ -190,13 +192,19 @@ enum {
     ACTIVATION_SLACK_BYTES = ACTIVATION_SLACK_TOKENS * 2 * ACTIVATION_BLOCK
 };
 
-/* Largest 16-bit code: both planes at 127. */
-enum { ACTIVATION_INT16_MAX = 127 * ACTIVATION_PLANE_STEP + 127 };
+/* Largest 16-bit code: the first plane stays a byte, and a weight's code added to it a word. */
+enum { ACTIVATION_INT16_MAX = 127 * ACTIVATION_PLANE_STEP };
 
-/* Of pairs: the most steps of 16 in a code, for which w = (steps - u) / 16 stays a byte, and the
- * bytes of a block. */
+/* Winograd's products of bytes: qa + 120 + b is an unsigned byte and qb - 8 + a a signed one for
+ * weights of 4 bits and codes within WINOGRAD_CODE_MAX. A pair's b is its a's next but three, as
+ * for ACTIVATIONS_INT12, and a token's rest the negated sum of a b + 120 a - 8 b over the pairs,
+ * with codes of the first plane. */
+enum { WINOGRAD_FIRST = 120, WINOGRAD_SECOND = 8, WINOGRAD_CODE_MAX = 120 };
+
+/* Of pairs: the most steps of 16 in a code, for which w = (steps - u) / 16 stays within
+ * WINOGRAD_CODE_MAX, and the bytes of a block. */
 enum {
-    ACTIVATION_INT12_STEPS = 127 * ACTIVATION_PAIR_STEP - 128,
+    ACTIVATION_INT12_STEPS = WINOGRAD_CODE_MAX * ACTIVATION_PAIR_STEP - 128,
     ACTIVATION_INT12_BYTES = ACTIVATION_BLOCK + ACTIVATION_BLOCK / 2
 };
 

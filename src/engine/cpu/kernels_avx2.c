@@ -37,7 +37,7 @@ static FORCE_INLINE void quantize_values(const float *x, float limit, __m256i q[
         float value = finite ? 0 : NAN;
         for (int i = 0; i < QUANTIZE_VECTORS; i++)
             q[i] = _mm256_setzero_si256();
-        *out = (ActivationScale){value, value, {value, value}};
+        *out = (ActivationScale){.scale = value, .offset = value, .half_offsets = {value, value}};
         return;
     }
     const __m256 inverse = _mm256_set1_ps(limit / peak);

@@ -1,5 +1,5 @@
-/* AVX-512: quantising activations, and the tables of this instruction set and of AMX, which differ
- * in the quantised products of many tokens only: both compute the same bits. */
+/* AVX-512: quantising activations, and the tables of this instruction set, of Zen 4 and of AMX,
+ * which differ in the quantised products of many tokens only: all compute the same bits. */
 #include "kernels_avx512.h"
 
 #include <math.h>
@@ -26,7 +26,7 @@ static FORCE_INLINE bool set_scale(const float *x, float limit, __m512 v[QUANTIZ
     memcpy(&peak, &top, 4);
     bool finite = top < 0x7f800000;
     float value = finite ? 0 : NAN;
-    *out = (ActivationScale){value, value, {value, value}};
+    *out = (ActivationScale){.scale = value, .offset = value, .half_offsets = {value, value}};
     if (!finite || peak < ACTIVATION_ZERO_BELOW)
         return false;
     *inverse = limit / peak;
@@ -62,6 +62,22 @@ static FORCE_INLINE void quantize_values(const float *x, float limit, __m512i q[
     set_offsets(sums, out);
 }
 
+/* Of half a block: its pairs' first inputs and their second ones. */
+static FORCE_INLINE int32_t pair_rest(__m512i a, __m512i b)
+{
+    const __m512i terms =
+        _mm512_mullo_epi32(a, _mm512_add_epi32(b, _mm512_set1_epi32(WINOGRAD_FIRST)));
+    return _mm512_reduce_add_epi32(
+        _mm512_sub_epi32(_mm512_mullo_epi32(b, _mm512_set1_epi32(WINOGRAD_SECOND)), terms));
+}
+
+static FORCE_INLINE void set_pair_rests(const int32_t rests[2], ActivationScale *out)
+{
+    out->pair_rest = (int32_t)((uint32_t)rests[0] + (uint32_t)rests[1]);
+    out->half_pair_rests[0] = rests[0];
+    out->half_pair_rests[1] = rests[1];
+}
+
 static FORCE_INLINE void store_codes(const __m512i q[QUANTIZE_VECTORS], int8_t *codes)
 {
     UNROLL
@@ -76,6 +92,19 @@ static void quantize_block(const float *x, int8_t *codes, ActivationScale *scale
     store_codes(q, codes);
 }
 
+static void quantize_block_narrow(const float *x, int8_t *codes, ActivationScale *scale)
+{
+    __m512i q[QUANTIZE_VECTORS];
+    int32_t rests[2];
+    quantize_values(x, WINOGRAD_CODE_MAX, q, scale);
+    store_codes(q, codes);
+    UNROLL
+    for (int half = 0; half < 2; half++)
+        rests[half] = pair_rest(_mm512_shuffle_i32x4(q[2 * half], q[2 * half + 1], 0x88),
+                                _mm512_shuffle_i32x4(q[2 * half], q[2 * half + 1], 0xdd));
+    set_pair_rests(rests, scale);
+}
+
 static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale *scale)
 {
     __m512i q[QUANTIZE_VECTORS], high[QUANTIZE_VECTORS];
@@ -87,6 +116,27 @@ static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale 
     store_codes(q, codes + ACTIVATION_BLOCK); /* the low byte is what is left: -128 .. 127 */
 }
 
+/* As words; pairs are neighbours, and their first inputs come first of each 4. */
+static void quantize_block_words(const float *x, int8_t *codes, ActivationScale *scale)
+{
+    const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+    __m512i q[QUANTIZE_VECTORS];
+    int32_t rests[2];
+    quantize_values(x, (float)ACTIVATION_INT16_MAX, q, scale);
+    UNROLL
+    for (int i = 0; i < QUANTIZE_VECTORS; i++) {
+        __m256i words =
+            _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(q[i]), _mm256_broadcastsi128_si256(order));
+        _mm256_storeu_si256((__m256i *)(void *)(codes + 32 * i), words);
+        q[i] = _mm512_mullo_epi32(q[i], _mm512_srli_epi64(q[i], 32)); /* even lanes: a b */
+    }
+    UNROLL
+    for (int half = 0; half < 2; half++)
+        rests[half] = (int32_t)(0u - (uint32_t)_mm512_mask_reduce_add_epi32(
+                                         0x5555, _mm512_add_epi32(q[2 * half], q[2 * half + 1])));
+    set_pair_rests(rests, scale);
+}
+
 /* The low bits of each lane, signed. */
 static FORCE_INLINE __m512i low_bits(__m512i v, unsigned bits)
 {
@@ -94,9 +144,10 @@ static FORCE_INLINE __m512i low_bits(__m512i v, unsigned bits)
 }
 
 /* Half a block, as kernels_plain.c says it: the first inputs of pairs and the second ones, fours of
- * them in the order of the block. Returns the sum of their codes, lane by lane. */
+ * them in the order of the block. Returns the sum of their codes, lane by lane. *rest: the pairs'
+ * own. */
 static FORCE_INLINE __m512i quantize_pairs(__m512 first, __m512 second, float inverse, int8_t *own,
-                                           int8_t *shared)
+                                           int8_t *shared, int32_t *rest)
 {
     enum { STEP = ACTIVATION_PAIR_STEP, STEP_BITS = 4 };
     const __m512 to_steps = _mm512_set1_ps(inverse / STEP);
@@ -113,6 +164,7 @@ static FORCE_INLINE __m512i quantize_pairs(__m512 first, __m512 second, float in
     _mm_storeu_si128((__m128i *)(void *)own, _mm_unpacklo_epi32(v_bytes, w_bytes));
     _mm_storeu_si128((__m128i *)(void *)(own + 16), _mm_unpackhi_epi32(v_bytes, w_bytes));
     _mm_storeu_si128((__m128i *)(void *)shared, _mm512_cvtepi32_epi8(u));
+    *rest = pair_rest(v, w);
     return _mm512_add_epi32(code, _mm512_slli_epi32(steps, STEP_BITS));
 }
 
@@ -121,6 +173,7 @@ static void quantize_block_int12(const float *x, int8_t *codes, ActivationScale 
     enum { LIMIT = ACTIVATION_INT12_STEPS * ACTIVATION_PAIR_STEP };
     __m512 v[QUANTIZE_VECTORS];
     __m512i sums[2];
+    int32_t rests[2];
     float inverse;
     if (!set_scale(x, LIMIT, v, scale, &inverse)) {
         memset(codes, 0, ACTIVATION_INT12_BYTES);
@@ -128,11 +181,13 @@ static void quantize_block_int12(const float *x, int8_t *codes, ActivationScale 
     }
     UNROLL
     for (int half = 0; half < 2; half++)
-        sums[half] = quantize_pairs(_mm512_shuffle_f32x4(v[2 * half], v[2 * half + 1], 0x88),
-                                    _mm512_shuffle_f32x4(v[2 * half], v[2 * half + 1], 0xdd),
-                                    inverse, codes + half * WEIGHT_BLOCK,
-                                    codes + ACTIVATION_BLOCK + half * (WEIGHT_BLOCK / 2));
+        sums[half] =
+            quantize_pairs(_mm512_shuffle_f32x4(v[2 * half], v[2 * half + 1], 0x88),
+                           _mm512_shuffle_f32x4(v[2 * half], v[2 * half + 1], 0xdd), inverse,
+                           codes + half * WEIGHT_BLOCK,
+                           codes + ACTIVATION_BLOCK + half * (WEIGHT_BLOCK / 2), &rests[half]);
     set_offsets(sums, scale);
+    set_pair_rests(rests, scale);
 }
 
 void avx512_multiply_codes(const KernelJob *job)
@@ -145,13 +200,15 @@ void avx512_multiply_codes(const KernelJob *job)
         avx512_multiply_int8(job);
 }
 
-#define TABLE(set, multiply_codes)                                                                 \
+#define TABLE(set, multiply_codes, ...)                                                            \
     {                                                                                              \
         .name = set, .quantize_block = quantize_block,                                             \
         .quantize_block_int16 = quantize_block_int16,                                              \
         .quantize_block_int12 = quantize_block_int12,                                              \
-        .multiply = {multiply_codes,        multiply_codes,        multiply_codes,                 \
-                     avx512_multiply_dense, avx512_multiply_dense, avx512_multiply_dense},         \
+        .quantize_block_narrow = quantize_block_narrow,                                            \
+        __VA_ARGS__.multiply = {multiply_codes,        multiply_codes,                             \
+                                multiply_codes,        avx512_multiply_dense,                      \
+                                avx512_multiply_dense, avx512_multiply_dense},                     \
         .multiply_f32 = {                                                                          \
             avx512_multiply_f32,                                                                   \
             avx512_multiply_f32,                                                                   \
@@ -162,5 +219,8 @@ void avx512_multiply_codes(const KernelJob *job)
         }                                                                                          \
     }
 
-const KernelTable kernels_avx512 = TABLE("avx512", avx512_multiply_codes);
-const KernelTable kernels_amx = TABLE("amx", amx_multiply_quantized);
+const KernelTable kernels_avx512 = TABLE("avx512", avx512_multiply_codes, );
+const KernelTable kernels_zen4 =
+    TABLE("zen4", avx512_multiply_winograd, .quantize_block_words = quantize_block_words,
+          .words_from = WINOGRAD_WORDS_FROM, );
+const KernelTable kernels_amx = TABLE("amx", amx_multiply_quantized, );

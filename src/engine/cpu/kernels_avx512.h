@@ -8,10 +8,14 @@
 #include <immintrin.h>
 #include <string.h>
 
-enum { FLOATS_PER_SCALE = sizeof(ActivationScale) / 4 };
+enum {
+    FLOATS_PER_SCALE = sizeof(ActivationScale) / 4,
+    WINOGRAD_WORDS_FROM = 9 /* tokens: codes of 16 bits are words */
+};
 
 void amx_multiply_quantized(const KernelJob *job);
-void avx512_multiply_codes(const KernelJob *job); /* quantised formats */
+void avx512_multiply_winograd(const KernelJob *job); /* quantised formats; many tokens itself */
+void avx512_multiply_codes(const KernelJob *job);    /* quantised formats */
 void avx512_multiply_int8(const KernelJob *job);  /* ... with activations of one precision */
 void avx512_multiply_int12(const KernelJob *job);
 void avx512_multiply_int16(const KernelJob *job);

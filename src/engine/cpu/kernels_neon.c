@@ -40,7 +40,7 @@ static FORCE_INLINE void quantize_values(const float *x, float limit, int32x4_t 
         UNROLL
         for (int i = 0; i < QUANTIZE_VECTORS; i++)
             q[i] = vdupq_n_s32(0);
-        *out = (ActivationScale){value, value, {value, value}};
+        *out = (ActivationScale){.scale = value, .offset = value, .half_offsets = {value, value}};
         return;
     }
     const float inverse = limit / peak;

@@ -226,7 +226,7 @@ static bool set_scale(const float *x, int32_t limit, ActivationScale *out, float
         largest = magnitude > largest ? magnitude : largest;
     }
     float value = finite ? 0 : NAN;
-    *out = (ActivationScale){value, value, {value, value}};
+    *out = (ActivationScale){.scale = value, .offset = value, .half_offsets = {value, value}};
     if (!finite || largest < ACTIVATION_ZERO_BELOW)
         return false;
     *inverse = (float)limit / largest;
@@ -272,6 +272,26 @@ static int32_t high_plane(int32_t code)
     return (code + STEP / 2 + STEP * STEP / 2) / STEP - STEP / 2;
 }
 
+/* codes: of the first plane. */
+static void set_pair_rests(const int8_t codes[ACTIVATION_BLOCK], ActivationScale *out)
+{
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i += i % 4 == 3 ? 5 : 1) {
+        int32_t a = codes[i], b = codes[i + 4];
+        int32_t rest = WINOGRAD_SECOND * b - a * (b + WINOGRAD_FIRST);
+        out->half_pair_rests[i / WEIGHT_BLOCK] += rest;
+        out->pair_rest += rest;
+    }
+}
+
+static void quantize_block_narrow(const float *x, int8_t *codes, ActivationScale *scale)
+{
+    int32_t whole[ACTIVATION_BLOCK];
+    quantize_values(x, WINOGRAD_CODE_MAX, whole, scale);
+    for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
+        codes[i] = (int8_t)whole[i];
+    set_pair_rests(codes, scale);
+}
+
 static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale *scale)
 {
     int32_t whole[ACTIVATION_BLOCK];
@@ -305,6 +325,7 @@ static void quantize_block_int12(const float *x, int8_t *codes, ActivationScale 
         codes[ACTIVATION_BLOCK + pair] = (int8_t)shared;
     }
     set_offsets(whole, scale);
+    set_pair_rests(codes, scale);
 }
 
 const KernelTable kernels_plain = {
@@ -312,6 +333,7 @@ const KernelTable kernels_plain = {
     .quantize_block = quantize_block,
     .quantize_block_int16 = quantize_block_int16,
     .quantize_block_int12 = quantize_block_int12,
+    .quantize_block_narrow = quantize_block_narrow,
     .multiply = {multiply_codes, multiply_codes, multiply_codes, multiply_f32, multiply_f32,
                  multiply_f32},
     .multiply_f32 = {multiply_f32, multiply_f32, multiply_f32, multiply_f32, multiply_f32,

@@ -131,6 +131,7 @@ static const LimitLoops *select_loops(void)
         [INSTRUCTIONS_AVX2] = &limit_loops_avx2,
         [INSTRUCTIONS_AVXVNNI] = &limit_loops_avxvnni,
         [INSTRUCTIONS_AVX512] = &limit_loops_avx512,
+        [INSTRUCTIONS_ZEN4] = &limit_loops_avx512,
         [INSTRUCTIONS_AMX] = &limit_loops_amx,
 #elif CPU_HAS_ARM_KERNELS
         [INSTRUCTIONS_NEON] = &limit_loops_neon,

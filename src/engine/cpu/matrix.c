@@ -32,6 +32,7 @@ InstructionSet cpu_kernels_select(InstructionSet set)
         [INSTRUCTIONS_AVX2] = &kernels_avx2,
         [INSTRUCTIONS_AVXVNNI] = &kernels_avxvnni,
         [INSTRUCTIONS_AVX512] = &kernels_avx512,
+        [INSTRUCTIONS_ZEN4] = &kernels_zen4,
         [INSTRUCTIONS_AMX] = &kernels_amx,
 #elif CPU_HAS_ARM_KERNELS
         [INSTRUCTIONS_NEON] = &kernels_neon,
@@ -129,7 +130,8 @@ static QuantizeBlock block_quantizer(const Activations *activations)
 {
     const KernelTable *kernels = cpu_kernels();
     if (activations->precision == ACTIVATIONS_INT8)
-        return kernels->quantize_block;
+        return kernels->quantize_block_narrow ? kernels->quantize_block_narrow
+                                              : kernels->quantize_block;
     if (activations->precision == ACTIVATIONS_INT12)
         return kernels->quantize_block_int12;
     bool words = kernels->quantize_block_words && activations->n_tokens >= kernels->words_from;

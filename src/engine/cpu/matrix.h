@@ -28,9 +28,9 @@ enum { ACTIVATION_BLOCK = 64 };
  * instead of four, one of them with p as it lies in memory:
  *     qa * (code of a) + qb * (code of b) = 256 (qa v + qb w) + p u. */
 typedef enum ActivationPrecision {
-    ACTIVATIONS_INT8,  /* codes of +-127 */
+    ACTIVATIONS_INT8,  /* codes of +-127, or of +-120 where KernelTable says so */
     ACTIVATIONS_INT12, /* pairs as above; INT16 for instruction sets and weights without a gain */
-    ACTIVATIONS_INT16, /* codes of +-32639 as 256 * high + low, low in [-128, 127] */
+    ACTIVATIONS_INT16, /* codes of +-32512 as 256 * high + low, low in [-128, 127] */
     ACTIVATIONS_F32    /* float32 products, nothing is quantised */
 } ActivationPrecision;
 
@@ -73,6 +73,9 @@ typedef struct ActivationScale {
     float scale;           /* of the whole code; NaN when an input is not finite */
     float offset;          /* scale * (sum of codes): what a group's bias is multiplied by */
     float half_offsets[2]; /* the same of inputs 0 .. 31 and 32 .. 63 */
+    /* What Winograd's products need to be added for the codes alone (kernels.h); 0 in tables
+     * without them. */
+    int32_t pair_rest, half_pair_rests[2];
 } ActivationScale;
 
 /* What a code of the first plane counts when there are two, and what the second counts for the

@@ -140,6 +140,7 @@ const CpuOps *cpu_ops(InstructionSet set)
         [INSTRUCTIONS_AVX2] = &ops_avx2,
         [INSTRUCTIONS_AVXVNNI] = &ops_avx2,
         [INSTRUCTIONS_AVX512] = &ops_avx512,
+        [INSTRUCTIONS_ZEN4] = &ops_avx512,
         [INSTRUCTIONS_AMX] = &ops_avx512,
 #elif CPU_HAS_ARM_KERNELS
         [INSTRUCTIONS_NEON] = &ops_neon,
