@@ -10,7 +10,7 @@
 
 enum {
     FLOATS_PER_SCALE = sizeof(ActivationScale) / 4,
-    WINOGRAD_WORDS_FROM = 9 /* tokens: codes of 16 bits are words */
+    WINOGRAD_WORDS_FROM = 15 /* tokens: codes of 16 bits are words */
 };
 
 void amx_multiply_quantized(const KernelJob *job);

@@ -27,8 +27,8 @@ enum {
     GROUP_BLOCKS_MAX = 4,
     PREFETCH_BYTES = 4096,
     /* From how many tokens on this is faster. */
-    FROM_TOKENS_INT12 = 9,
-    FROM_TOKENS_INT8 = 24,
+    FROM_TOKENS_INT12 = 15,
+    FROM_TOKENS_INT8 = 20,
 };
 
 /* A chunk of a weight tile. A span is a run of `terms` vectors. */
@@ -248,10 +248,12 @@ static FORCE_INLINE void multiply_tile(const KernelJob *job, size_t tile, size_t
         size_t left = m->n_blocks - block, t = 0;
         prepare_chunk(m, tile, block, left < chunk_blocks ? left : chunk_blocks, ahead, kind,
                       &chunk);
-        for (; t + TOKENS / 2 < width; t += TOKENS)
-            add_chunk(job, &chunk, block, token + t, TOKENS, kind, acc + t);
+        for (; t + 6 < width; t += 8)
+            add_chunk(job, &chunk, block, token + t, 8, kind, acc + t);
+        for (; t + 2 < width; t += 4)
+            add_chunk(job, &chunk, block, token + t, 4, kind, acc + t);
         if (t < width)
-            add_chunk(job, &chunk, block, token + t, TOKENS / 2, kind, acc + t);
+            add_chunk(job, &chunk, block, token + t, 2, kind, acc + t);
     }
     for (size_t t = 0; t < width; t++)
         store_tile(job, tile, token + t, acc[t]);
