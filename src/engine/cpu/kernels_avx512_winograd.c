@@ -25,7 +25,6 @@ enum {
     CHUNK_VECTORS = 96,
     CHUNK_SPANS = CHUNK_VECTORS * 8 / WEIGHT_BLOCK, /* at most */
     GROUP_BLOCKS_MAX = 4,
-    PREFETCH_BYTES = 4096,
     /* From how many tokens on this is faster. */
     FROM_TOKENS_INT12 = 15,
     FROM_TOKENS_INT8 = 20,
@@ -111,9 +110,9 @@ static FORCE_INLINE __m512i prepare_span(const uint8_t *packed, PackedFormat for
     return _mm512_sub_epi32(_mm512_setzero_si512(), rows);
 }
 
-/* Blocks [first, first + count) of a tile; asks for the memory `ahead` bytes behind them. */
+/* Blocks [first, first + count) of a tile; asks for those of the next one. */
 static FORCE_INLINE void prepare_chunk(const PackedMatrix *m, size_t tile, size_t first,
-                                       size_t count, size_t ahead, KernelKind kind, Chunk *chunk)
+                                       size_t count, KernelKind kind, Chunk *chunk)
 {
     const size_t scale_bytes = TILE_ROWS * scale_type_bytes(m->scale_type);
     const size_t span_bytes = (size_t)kind.span_blocks * block_bytes(m->format);
@@ -132,7 +131,7 @@ static FORCE_INLINE void prepare_chunk(const PackedMatrix *m, size_t tile, size_
                 prepare_span(packed, m->format, kind, chunk->terms + span * n_vectors);
         }
         for (size_t line = 0; line < m->group_bytes; line += 64)
-            _mm_prefetch((const char *)group + ahead + line, _MM_HINT_T1);
+            _mm_prefetch((const char *)group + m->tile_bytes + line, _MM_HINT_T1);
     }
     chunk->n_spans = span;
 }
@@ -141,8 +140,7 @@ static FORCE_INLINE void prepare_chunk(const PackedMatrix *m, size_t tile, size_
 
 /* The span of tokens' inputs that meets one of weights. */
 typedef struct TokenSpan {
-    const int8_t *codes,
-        *shared; /* of the first token: its span's, and of bytes that pairs share */
+    const int8_t *codes, *shared; /* of the first token; of bytes that pairs share */
     const ActivationScale *scale; /* of its block */
     const int32_t *rest;          /* in *scale: its span's */
     const float *offset;
@@ -175,9 +173,9 @@ static FORCE_INLINE void multiply_span(const Chunk *chunk, size_t span, TokenSpa
         else
             high[t] = _mm512_add_epi32(high[t], chunk->rows[span]);
     }
-    UNROLL /* the end of a loop of 8 is not foreseen, which took a fifth of the time */
-        for (size_t v = 0; v < n_vectors; v++)
-    {
+    /* Unrolled, since the end of so short a loop is not foreseen: a fifth of the time. */
+    UNROLL
+    for (size_t v = 0; v < n_vectors; v++) {
         const __m512i first = terms[v][0], second = terms[v][1];
         const __m512i packed =
             kind.has_pairs ? _mm512_loadu_si512(chunk->packed[span] + v * VECTOR_BYTES) : first;
@@ -231,9 +229,8 @@ static FORCE_INLINE void add_chunk(const KernelJob *job, const Chunk *chunk, siz
 
 /* A tile with tokens [token, token + width), which are all in one token tile. What lies behind the
  * last of them is read (ACTIVATION_SLACK_TOKENS), multiplied and dropped. */
-static FORCE_INLINE void multiply_tile(const KernelJob *job, size_t tile, size_t ahead,
-                                       size_t token, size_t width, size_t chunk_blocks,
-                                       KernelKind kind)
+static FORCE_INLINE void multiply_tile(const KernelJob *job, size_t tile, size_t token,
+                                       size_t width, size_t chunk_blocks, KernelKind kind)
 {
     const PackedMatrix *m = job->matrix;
     __m512 acc[ACTIVATION_TILE];
@@ -246,8 +243,7 @@ static FORCE_INLINE void multiply_tile(const KernelJob *job, size_t tile, size_t
     }
     for (size_t block = 0; block < m->n_blocks; block += chunk_blocks) {
         size_t left = m->n_blocks - block, t = 0;
-        prepare_chunk(m, tile, block, left < chunk_blocks ? left : chunk_blocks, ahead, kind,
-                      &chunk);
+        prepare_chunk(m, tile, block, left < chunk_blocks ? left : chunk_blocks, kind, &chunk);
         for (; t + 6 < width; t += 8)
             add_chunk(job, &chunk, block, token + t, 8, kind, acc + t);
         for (; t + 2 < width; t += 4)
@@ -274,8 +270,7 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
     for (size_t token = 0; token < job->x->n_tokens; token += ACTIVATION_TILE) {
         size_t left = job->x->n_tokens - token;
         for (size_t i = 0; i < job->n_tiles; i++)
-            multiply_tile(job, job->first_tile + i,
-                          i + 1 < job->n_tiles ? job->matrix->tile_bytes : PREFETCH_BYTES, token,
+            multiply_tile(job, job->first_tile + i, token,
                           left < ACTIVATION_TILE ? left : ACTIVATION_TILE, chunk_blocks, kind);
     }
 }
