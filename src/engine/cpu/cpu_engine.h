@@ -49,8 +49,10 @@ typedef struct CpuScratch {
     uint32_t *members;   /* [B] tokens that chose an expert */
     float *member_share; /* [B] */
     Activations activations;
-    Activations fine_activations; /* of 12 or 16 bits where the others have 8: the head's error
-                                   * goes straight into the logits, a router's picks experts */
+    /* Of 12 or 16 bits where the others have 8, for the head, whose error goes straight into the
+     * logits, and, in models with experts, for all that a router's input is made of but the experts
+     * themselves: near a tie a small error picks another expert. */
+    Activations fine_activations;
     AttentionScratch *attention;
 } CpuScratch;
 
@@ -125,7 +127,7 @@ size_t cpu_parts_left(const CpuEngine *engine, const CpuPass *pass);
 typedef void (*CpuRowTask)(void *context, size_t first, size_t end);
 void cpu_run_rows(const CpuEngine *engine, size_t n_rows, CpuRowTask task, void *context);
 
-/* experts.c: the sparse MLP of a layer: from normed to block_out. */
+/* experts.c: the sparse MLP of a layer: from normed, also in the fine activations, to block_out. */
 void cpu_experts_forward(CpuEngine *engine, const CpuLayer *layer);
 
 #endif

@@ -119,12 +119,7 @@ void cpu_experts_forward(CpuEngine *engine, const CpuLayer *layer)
 {
     ExpertJob job = {.engine = engine, .s = &engine->scratch, .config = &engine->model->config};
     const MatrixProduct router = {layer->router, NULL, job.s->router, job.config->num_experts};
-    Activations *input = cpu_fine_activations(engine);
-    size_t hidden = job.config->hidden_size;
-    if (input != &job.s->activations)
-        activations_prepare(input, layer->router, job.s->normed, engine->pass->n_tokens, hidden,
-                            hidden, engine->pool);
-    matrix_multiply(input, &router, 1, engine->pool);
+    matrix_multiply(cpu_fine_activations(engine), &router, 1, engine->pool);
     cpu_run_rows(engine, engine->pass->n_tokens, route_rows, &job);
     for (uint32_t expert = 0; expert < job.config->num_experts; expert++)
         run_expert(&job, layer, expert);

@@ -32,6 +32,7 @@ typedef struct RowJob {
     const float *pending_norm; /* applied to block_out before it is added, or NULL */
     bool has_pending;          /* block_out has still to be added to x */
     const float *norm;
+    Activations *input; /* of the block's next products */
 } RowJob;
 
 typedef struct RowRanges {
@@ -131,7 +132,7 @@ static void norm_rows(void *context, size_t first, size_t end)
         add_pending(job, t);
         job->engine->ops->rms_norm(job->pass->x + t * hidden, job->norm, hidden,
                                    job->config->rms_norm_eps, s->normed + t * hidden);
-        activations_quantize_row(&s->activations, t);
+        activations_quantize_row(job->input, t);
     }
 }
 
@@ -145,7 +146,7 @@ static void finish_rows(void *context, size_t first, size_t end)
         add_pending(job, t);
         job->engine->ops->rms_norm(job->pass->x + t * hidden, job->norm, hidden,
                                    job->config->rms_norm_eps, s->normed + i * hidden);
-        activations_quantize_row(cpu_fine_activations(job->engine), i);
+        activations_quantize_row(job->input, i);
     }
 }
 
@@ -311,7 +312,7 @@ static void quantize_rows(void *context, size_t first, size_t end)
 {
     const RowJob *job = context;
     for (size_t t = first; t < end; t++)
-        activations_quantize_row(&job->s->activations, t);
+        activations_quantize_row(job->input, t);
 }
 
 static void activate_rows(void *context, size_t first, size_t end)
@@ -326,7 +327,7 @@ static void activate_rows(void *context, size_t first, size_t end)
             ops->silu_multiply(gate, s->up + t * inner, inner);
         else
             ops->gelu_tanh_multiply(gate, s->up + t * inner, inner);
-        activations_quantize_row(&s->activations, t);
+        activations_quantize_row(job->input, t);
     }
 }
 
@@ -338,7 +339,7 @@ static void open_block(RowJob *job, const float *norm, const PackedMatrix *matri
     CpuScratch *s = job->s;
     size_t hidden = job->config->hidden_size;
     job->norm = norm;
-    activations_begin(&s->activations, matrix, s->normed, job->pass->n_tokens, hidden, hidden);
+    activations_begin(job->input, matrix, s->normed, job->pass->n_tokens, hidden, hidden);
     cpu_run_rows(job->engine, job->pass->n_tokens, norm_rows, job);
 }
 
@@ -359,21 +360,22 @@ static void attention_block(RowJob *job)
     size_t kv_cols = (size_t)c->num_key_value_heads * c->head_dim;
     size_t n = job->pass->n_tokens;
 
+    job->input = c->num_experts > 0 ? cpu_fine_activations(engine) : &s->activations;
     open_block(job, w->input_norm, layer->q);
     const MatrixProduct inputs[] = {{layer->q, w->q_bias, s->q, q_cols},
                                     {layer->k, w->k_bias, s->k, kv_cols},
                                     {layer->v, w->v_bias, s->v, kv_cols}};
-    matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
+    matrix_multiply(job->input, inputs, ARRAY_COUNT(inputs), engine->pool);
     const AttentionSource source = {make_heads, ask_for_heads, job};
     bool takes_source = attention_takes_source(s->attention, job->layer);
     if (!takes_source)
         cpu_run_rows(engine, n, position_rows, job);
     attention_run(s->attention, engine->ops, job->layer, s->q, q_cols, s->attended, q_cols,
                   takes_source ? &source : NULL, engine->pool);
-    activations_begin(&s->activations, layer->o, s->attended, n, q_cols, q_cols);
+    activations_begin(job->input, layer->o, s->attended, n, q_cols, q_cols);
     cpu_run_rows(engine, n, quantize_rows, job);
     const MatrixProduct output = {layer->o, w->o_bias, s->block_out, c->hidden_size};
-    matrix_multiply(&s->activations, &output, 1, engine->pool);
+    matrix_multiply(job->input, &output, 1, engine->pool);
     close_block(job, w->post_attention_norm);
 }
 
@@ -386,18 +388,19 @@ static void mlp_block(RowJob *job)
     size_t inner = job->config->intermediate_size, n = job->pass->n_tokens;
 
     const bool is_sparse = job->config->layers[job->layer].is_sparse;
+    job->input = is_sparse ? cpu_fine_activations(engine) : &s->activations;
     open_block(job, w->pre_mlp_norm, is_sparse ? layer->router : layer->gate);
     if (is_sparse) {
         cpu_experts_forward(engine, layer);
     } else {
         const MatrixProduct inputs[] = {{layer->gate, w->gate_bias, s->gate, inner},
                                         {layer->up, w->up_bias, s->up, inner}};
-        matrix_multiply(&s->activations, inputs, ARRAY_COUNT(inputs), engine->pool);
-        activations_begin(&s->activations, layer->down, s->gate, n, inner, inner);
+        matrix_multiply(job->input, inputs, ARRAY_COUNT(inputs), engine->pool);
+        activations_begin(job->input, layer->down, s->gate, n, inner, inner);
         cpu_run_rows(engine, n, activate_rows, job);
         const MatrixProduct output = {layer->down, w->down_bias, s->block_out,
                                       job->config->hidden_size};
-        matrix_multiply(&s->activations, &output, 1, engine->pool);
+        matrix_multiply(job->input, &output, 1, engine->pool);
     }
     close_block(job, w->post_mlp_norm);
 }
@@ -427,12 +430,12 @@ static void head_block(RowJob *job, float *logits)
     CpuScratch *s = job->s;
     const ModelConfig *c = job->config;
     size_t n = job->pass->n_wanted, hidden = c->hidden_size;
-    Activations *input = cpu_fine_activations(engine);
+    job->input = cpu_fine_activations(engine);
     job->norm = engine->model->weights.final_norm;
-    activations_begin(input, engine->head, s->normed, n, hidden, hidden);
+    activations_begin(job->input, engine->head, s->normed, n, hidden, hidden);
     cpu_run_rows(engine, n, finish_rows, job);
     const MatrixProduct head = {engine->head, NULL, logits, c->vocab_size};
-    matrix_multiply(input, &head, 1, engine->pool);
+    matrix_multiply(job->input, &head, 1, engine->pool);
     if (c->final_logit_softcapping > 0.0f) {
         CapJob cap = {engine->ops, logits, n * c->vocab_size, c->final_logit_softcapping};
         cpu_pool_run(engine->pool, cap_part, &cap,

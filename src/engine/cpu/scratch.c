@@ -129,7 +129,8 @@ bool cpu_scratch_create(CpuEngine *engine, Error *err)
     s->bytes += activations_bytes(&s->activations);
     if (engine->precision != ACTIVATIONS_INT8)
         return true;
-    if (!activations_create(rows, c->hidden_size, ACTIVATIONS_INT12, &s->fine_activations, err))
+    if (!activations_create(rows, c->num_experts > 0 ? cols : c->hidden_size, ACTIVATIONS_INT12,
+                            &s->fine_activations, err))
         return false;
     s->bytes += activations_bytes(&s->fine_activations);
     return true;
