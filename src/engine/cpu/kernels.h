@@ -89,8 +89,6 @@ typedef struct KernelTable {
     const char *name;
     QuantizeBlock quantize_block, quantize_block_int16;
     QuantizeBlock quantize_block_int12; /* optional: where pairs of inputs make products cheaper */
-    /* Optional: instead of quantize_block for products, codes within WINOGRAD_CODE_MAX. */
-    QuantizeBlock quantize_block_narrow;
     /* Optional: how products of words_from tokens and more want activations of 16 bits instead of
      * in planes. The same codes, each an int16_t, inputs 0, 2, 1 and 3 of each 4. */
     QuantizeBlock quantize_block_words;

@@ -92,19 +92,6 @@ static void quantize_block(const float *x, int8_t *codes, ActivationScale *scale
     store_codes(q, codes);
 }
 
-static void quantize_block_narrow(const float *x, int8_t *codes, ActivationScale *scale)
-{
-    __m512i q[QUANTIZE_VECTORS];
-    int32_t rests[2];
-    quantize_values(x, WINOGRAD_CODE_MAX, q, scale);
-    store_codes(q, codes);
-    UNROLL
-    for (int half = 0; half < 2; half++)
-        rests[half] = pair_rest(_mm512_shuffle_i32x4(q[2 * half], q[2 * half + 1], 0x88),
-                                _mm512_shuffle_i32x4(q[2 * half], q[2 * half + 1], 0xdd));
-    set_pair_rests(rests, scale);
-}
-
 static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale *scale)
 {
     __m512i q[QUANTIZE_VECTORS], high[QUANTIZE_VECTORS];
@@ -205,7 +192,6 @@ void avx512_multiply_codes(const KernelJob *job)
         .name = set, .quantize_block = quantize_block,                                             \
         .quantize_block_int16 = quantize_block_int16,                                              \
         .quantize_block_int12 = quantize_block_int12,                                              \
-        .quantize_block_narrow = quantize_block_narrow,                                            \
         __VA_ARGS__.multiply = {multiply_codes,        multiply_codes,                             \
                                 multiply_codes,        avx512_multiply_dense,                      \
                                 avx512_multiply_dense, avx512_multiply_dense},                     \
@@ -222,5 +208,5 @@ void avx512_multiply_codes(const KernelJob *job)
 const KernelTable kernels_avx512 = TABLE("avx512", avx512_multiply_codes, );
 const KernelTable kernels_zen4 =
     TABLE("zen4", avx512_multiply_winograd, .quantize_block_words = quantize_block_words,
-          .words_from = WINOGRAD_WORDS_FROM, );
+          .words_from = WINOGRAD_FROM_TOKENS, );
 const KernelTable kernels_amx = TABLE("amx", amx_multiply_quantized, );

@@ -10,7 +10,7 @@
 
 enum {
     FLOATS_PER_SCALE = sizeof(ActivationScale) / 4,
-    WINOGRAD_WORDS_FROM = 15 /* tokens: codes of 16 bits are words */
+    WINOGRAD_FROM_TOKENS = 15 /* where it is faster; codes of 16 bits are words then */
 };
 
 void amx_multiply_quantized(const KernelJob *job);

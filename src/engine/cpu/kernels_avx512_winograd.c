@@ -7,27 +7,27 @@
  * Winograd, "A new algorithm for inner product", IEEE Trans. Computers C-17, 1968). What is too
  * much is kept for the row in Chunk, for the token in ActivationScale's pair_rest. It is integer
  * arithmetic throughout, so the bits are those of the other kernels.
- *   bytes  4-bit weights; codes of the first plane within WINOGRAD_CODE_MAX:
- *          (qa + 120 + b) (qb - 8 + a), of which one is unsigned and the other signed
+ *   pairs  4-bit weights, 12-bit codes: for those of the first plane, which are within
+ *          WINOGRAD_CODE_MAX, (qa + 120 + b) (qb - 8 + a), of which one is an unsigned byte and the
+ *          other a signed one
  *   words  16-bit codes, weights of every format: (qa + b) (qb + a)
+ * Codes of 8 bits would have to be coarser, +-120 instead of +-127: SmolLM2's perplexity then
+ * leaves that of float32 by up to 0.55%.
  *
  * A Zen 4 multiplies one vector a cycle and adds two, in four units of which two multiply. 8 inputs
- * of 16 rows take a product and two additions as bytes, 1.5 cycles where two products take 2; with
- * the product of the second plane that pairs share 2 instead of 3; as words 3 instead of 4.
- * Processors that multiply and add in the same two units gain nothing.
+ * of 16 rows take two products and two additions as pairs, 2 cycles where three products take 3; as
+ * words two and four, 3 where four products take 4. Processors that multiply and add in the same
+ * two units gain nothing.
  *
  * A chunk of a weight tile is prepared in the first-level cache and meets up to ACTIVATION_TILE
  * tokens there, 8 at a time; unpacking for each 8 of them anew would take a sixth of the time. */
 #include "kernels_avx512.h"
 
 enum {
-    TOKENS = 8, /* at a time: 8 or 16 sums and 8 accumulators */
+    TOKENS = 8, /* at a time: with pairs 16 sums, 8 accumulators */
     CHUNK_VECTORS = 96,
     CHUNK_SPANS = CHUNK_VECTORS * 8 / WEIGHT_BLOCK, /* at most */
     GROUP_BLOCKS_MAX = 4,
-    /* From how many tokens on this is faster. */
-    FROM_TOKENS_INT12 = 15,
-    FROM_TOKENS_INT8 = 20,
 };
 
 /* A chunk of a weight tile. A span is a run of `terms` vectors. */
@@ -39,31 +39,26 @@ typedef struct Chunk {
     __m512i terms[CHUNK_VECTORS][2]; /* what b and a are added to, for 2 or 4 of each */
 } Chunk;
 
-/* Tokens' codes are words rather than bytes. */
-static FORCE_INLINE bool are_words(KernelKind kind)
-{
-    return kind.planes == 2 && !kind.has_pairs;
-}
-
+/* Of a block: kinds without pairs have words. */
 static FORCE_INLINE size_t block_vectors(KernelKind kind)
 {
-    return WEIGHT_BLOCK / (are_words(kind) ? 4 : 8);
+    return WEIGHT_BLOCK / (kind.has_pairs ? 8 : 4);
 }
 
 static FORCE_INLINE __m512i add_terms(__m512i term, __m512i codes, KernelKind kind)
 {
     __m512i sum; /* in assembly for the reason of add_products */
-    if (are_words(kind))
-        __asm__("vpaddw %2, %1, %0" : "=v"(sum) : "v"(term), "v"(codes));
-    else
+    if (kind.has_pairs)
         __asm__("vpaddb %2, %1, %0" : "=v"(sum) : "v"(term), "v"(codes));
+    else
+        __asm__("vpaddw %2, %1, %0" : "=v"(sum) : "v"(term), "v"(codes));
     return sum;
 }
 
 static FORCE_INLINE __m512i multiply_terms(__m512i sum, __m512i first, __m512i second,
                                            KernelKind kind)
 {
-    if (!are_words(kind))
+    if (kind.has_pairs)
         return add_products(sum, first, second);
     __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(first), "v"(second));
     return sum;
@@ -71,7 +66,7 @@ static FORCE_INLINE __m512i multiply_terms(__m512i sum, __m512i first, __m512i s
 
 /* ---- Weights ---- */
 
-static FORCE_INLINE void byte_terms(const uint8_t *packed, size_t v, __m512i terms[2])
+static FORCE_INLINE void pair_terms(const uint8_t *packed, size_t v, __m512i terms[2])
 {
     const __m512i mask = _mm512_set1_epi8(15);
     const __m512i codes = _mm512_loadu_si512(packed + v * VECTOR_BYTES);
@@ -95,8 +90,8 @@ static FORCE_INLINE __m512i prepare_span(const uint8_t *packed, PackedFormat for
 {
     __m512i rows = _mm512_setzero_si512();
     for (size_t v = 0; v < (size_t)kind.span_blocks * block_vectors(kind); v++) {
-        if (!are_words(kind))
-            byte_terms(packed, v, terms[v]);
+        if (kind.has_pairs)
+            pair_terms(packed, v, terms[v]);
         else if (format == PACKED_NIBBLES)
             word_terms(packed, v, PACKED_NIBBLES, terms[v]);
         else if (format == PACKED_FP4)
@@ -149,7 +144,7 @@ typedef struct TokenSpan {
 static FORCE_INLINE TokenSpan token_span(const int8_t *codes, const ActivationScale *scale,
                                          size_t half, KernelKind kind)
 {
-    const size_t half_bytes = are_words(kind) ? 2 * WEIGHT_BLOCK : WEIGHT_BLOCK;
+    const size_t half_bytes = kind.has_pairs ? WEIGHT_BLOCK : 2 * WEIGHT_BLOCK;
     const bool is_half = kind.span_blocks == 1;
     return (TokenSpan){codes + half * half_bytes,
                        codes + ACTIVATION_BLOCK + half * (WEIGHT_BLOCK / 2), scale,
@@ -277,14 +272,13 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 
 void avx512_multiply_winograd(const KernelJob *job)
 {
-    const Activations *x = job->x;
-    const bool are_nibbles = job->matrix->format == PACKED_NIBBLES;
-    if (x->precision == ACTIVATIONS_INT16 && x->n_tokens >= WINOGRAD_WORDS_FROM)
+    const ActivationPrecision precision = job->x->precision;
+    if (job->x->n_tokens < WINOGRAD_FROM_TOKENS)
+        avx512_multiply_codes(job);
+    else if (precision == ACTIVATIONS_INT16)
         KERNEL_BY_SPAN(multiply_kind, job, PACKED_BYTES, 8, 2, false);
-    else if (x->precision == ACTIVATIONS_INT12 && x->n_tokens >= FROM_TOKENS_INT12 && are_nibbles)
+    else if (precision == ACTIVATIONS_INT12 && job->matrix->format == PACKED_NIBBLES)
         KERNEL_BY_SPAN(multiply_kind, job, PACKED_NIBBLES, 4, 2, true);
-    else if (x->precision == ACTIVATIONS_INT8 && x->n_tokens >= FROM_TOKENS_INT8 && are_nibbles)
-        KERNEL_BY_SPAN(multiply_kind, job, PACKED_NIBBLES, 4, 1, false);
     else
         avx512_multiply_codes(job);
 }

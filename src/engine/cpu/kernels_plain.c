@@ -283,15 +283,6 @@ static void set_pair_rests(const int8_t codes[ACTIVATION_BLOCK], ActivationScale
     }
 }
 
-static void quantize_block_narrow(const float *x, int8_t *codes, ActivationScale *scale)
-{
-    int32_t whole[ACTIVATION_BLOCK];
-    quantize_values(x, WINOGRAD_CODE_MAX, whole, scale);
-    for (size_t i = 0; i < ACTIVATION_BLOCK; i++)
-        codes[i] = (int8_t)whole[i];
-    set_pair_rests(codes, scale);
-}
-
 static void quantize_block_int16(const float *x, int8_t *codes, ActivationScale *scale)
 {
     int32_t whole[ACTIVATION_BLOCK];
@@ -333,7 +324,6 @@ const KernelTable kernels_plain = {
     .quantize_block = quantize_block,
     .quantize_block_int16 = quantize_block_int16,
     .quantize_block_int12 = quantize_block_int12,
-    .quantize_block_narrow = quantize_block_narrow,
     .multiply = {multiply_codes, multiply_codes, multiply_codes, multiply_f32, multiply_f32,
                  multiply_f32},
     .multiply_f32 = {multiply_f32, multiply_f32, multiply_f32, multiply_f32, multiply_f32,

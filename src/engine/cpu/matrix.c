@@ -130,8 +130,7 @@ static QuantizeBlock block_quantizer(const Activations *activations)
 {
     const KernelTable *kernels = cpu_kernels();
     if (activations->precision == ACTIVATIONS_INT8)
-        return kernels->quantize_block_narrow ? kernels->quantize_block_narrow
-                                              : kernels->quantize_block;
+        return kernels->quantize_block;
     if (activations->precision == ACTIVATIONS_INT12)
         return kernels->quantize_block_int12;
     bool words = kernels->quantize_block_words && activations->n_tokens >= kernels->words_from;

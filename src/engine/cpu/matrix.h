@@ -28,7 +28,7 @@ enum { ACTIVATION_BLOCK = 64 };
  * instead of four, one of them with p as it lies in memory:
  *     qa * (code of a) + qb * (code of b) = 256 (qa v + qb w) + p u. */
 typedef enum ActivationPrecision {
-    ACTIVATIONS_INT8,  /* codes of +-127, or of +-120 where KernelTable says so */
+    ACTIVATIONS_INT8,  /* codes of +-127 */
     ACTIVATIONS_INT12, /* pairs as above; INT16 for instruction sets and weights without a gain */
     ACTIVATIONS_INT16, /* codes of +-32512 as 256 * high + low, low in [-128, 127] */
     ACTIVATIONS_F32    /* float32 products, nothing is quantised */
