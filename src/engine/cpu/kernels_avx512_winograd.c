@@ -28,6 +28,8 @@ enum {
     CHUNK_VECTORS = 96,
     CHUNK_SPANS = CHUNK_VECTORS * 8 / WEIGHT_BLOCK, /* at most */
     GROUP_BLOCKS_MAX = 4,
+    TOKENS_TOGETHER = 2 * ACTIVATION_TILE,
+    ROW_TILES = 4,
 };
 
 /* A chunk of a weight tile. A span is a run of `terms` vectors. */
@@ -222,32 +224,34 @@ static FORCE_INLINE void add_chunk(const KernelJob *job, const Chunk *chunk, siz
 
 /* ---- Tiles ---- */
 
-/* A tile with tokens [token, token + width), which are all in one token tile. What lies behind the
- * last of them is read (ACTIVATION_SLACK_TOKENS), multiplied and dropped. */
-static FORCE_INLINE void multiply_tile(const KernelJob *job, size_t tile, size_t token,
-                                       size_t width, size_t chunk_blocks, KernelKind kind)
+/* `tiles` tiles with tokens [token, token + width), token being the first of a token tile. What
+ * lies behind the last of them is read (ACTIVATION_SLACK_TOKENS), multiplied and dropped. */
+static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t first_tile, size_t tiles,
+                                        size_t token, size_t width, size_t chunk_blocks,
+                                        KernelKind kind)
 {
     const PackedMatrix *m = job->matrix;
-    __m512 acc[ACTIVATION_TILE];
+    __m512 acc[ROW_TILES][TOKENS_TOGETHER];
     Chunk chunk;
 
-    for (size_t t = 0; t < width; t += TOKENS) {
-        UNROLL
-        for (size_t i = 0; i < TOKENS; i++)
-            acc[t + i] = _mm512_setzero_ps();
-    }
+    memset(acc, 0, tiles * sizeof(acc[0]));
     for (size_t block = 0; block < m->n_blocks; block += chunk_blocks) {
-        size_t left = m->n_blocks - block, t = 0;
-        prepare_chunk(m, tile, block, left < chunk_blocks ? left : chunk_blocks, kind, &chunk);
-        for (; t + 6 < width; t += 8)
-            add_chunk(job, &chunk, block, token + t, 8, kind, acc + t);
-        for (; t + 2 < width; t += 4)
-            add_chunk(job, &chunk, block, token + t, 4, kind, acc + t);
-        if (t < width)
-            add_chunk(job, &chunk, block, token + t, 2, kind, acc + t);
+        size_t left = m->n_blocks - block, count = left < chunk_blocks ? left : chunk_blocks;
+        for (size_t i = 0; i < tiles; i++) {
+            size_t t = 0;
+            prepare_chunk(m, first_tile + i, block, count, kind, &chunk);
+            for (; t + 6 < width; t += 8)
+                add_chunk(job, &chunk, block, token + t, 8, kind, acc[i] + t);
+            for (; t + 2 < width; t += 4)
+                add_chunk(job, &chunk, block, token + t, 4, kind, acc[i] + t);
+            if (t < width)
+                add_chunk(job, &chunk, block, token + t, 2, kind, acc[i] + t);
+        }
     }
-    for (size_t t = 0; t < width; t++)
-        store_tile(job, tile, token + t, acc[t]);
+    for (size_t i = 0; i < tiles; i++) {
+        for (size_t t = 0; t < width; t++)
+            store_tile(job, first_tile + i, token + t, acc[i][t]);
+    }
 }
 
 /* How many blocks of a tile make a chunk, so that all are of about the same size. */
@@ -261,12 +265,14 @@ static FORCE_INLINE size_t chunk_size(const PackedMatrix *m, KernelKind kind)
 
 static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 {
-    const size_t chunk_blocks = chunk_size(job->matrix, kind);
-    for (size_t token = 0; token < job->x->n_tokens; token += ACTIVATION_TILE) {
-        size_t left = job->x->n_tokens - token;
-        for (size_t i = 0; i < job->n_tiles; i++)
-            multiply_tile(job, job->first_tile + i, token,
-                          left < ACTIVATION_TILE ? left : ACTIVATION_TILE, chunk_blocks, kind);
+    const size_t chunk_blocks = chunk_size(job->matrix, kind), n_tokens = job->x->n_tokens;
+    for (size_t token = 0; token < n_tokens; token += TOKENS_TOGETHER) {
+        size_t left = n_tokens - token;
+        for (size_t done = 0; done < job->n_tiles; done += ROW_TILES) {
+            size_t tiles = job->n_tiles - done < ROW_TILES ? job->n_tiles - done : ROW_TILES;
+            multiply_tiles(job, job->first_tile + done, tiles, token,
+                           left < TOKENS_TOGETHER ? left : TOKENS_TOGETHER, chunk_blocks, kind);
+        }
     }
 }
 

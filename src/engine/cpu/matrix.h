@@ -73,8 +73,8 @@ typedef struct ActivationScale {
     float scale;           /* of the whole code; NaN when an input is not finite */
     float offset;          /* scale * (sum of codes): what a group's bias is multiplied by */
     float half_offsets[2]; /* the same of inputs 0 .. 31 and 32 .. 63 */
-    /* What Winograd's products need to be added for the codes alone (kernels.h); 0 in tables
-     * without them. */
+    /* What Winograd's products need to be added for the codes alone (kernels.h). Set for codes that
+     * can meet them: of 12 bits, and words. */
     int32_t pair_rest, half_pair_rests[2];
 } ActivationScale;
 
