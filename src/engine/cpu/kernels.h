@@ -194,9 +194,8 @@ enum {
 enum { ACTIVATION_INT16_MAX = 127 * ACTIVATION_PLANE_STEP };
 
 /* Winograd's products of bytes: qa + 120 + b is an unsigned byte and qb - 8 + a a signed one for
- * weights of 4 bits and codes within WINOGRAD_CODE_MAX. A pair's b is its a's next but three, as
- * for ACTIVATIONS_INT12, and a token's rest the negated sum of a b + 120 a - 8 b over the pairs,
- * with codes of the first plane. */
+ * weights of 4 bits and codes within WINOGRAD_CODE_MAX. Pairs are those of ACTIVATIONS_INT12; a
+ * token's rest is the negated sum of a b + 120 a - 8 b over them, of codes of the first plane. */
 enum { WINOGRAD_FIRST = 120, WINOGRAD_SECOND = 8, WINOGRAD_CODE_MAX = 120 };
 
 /* Of pairs: the most steps of 16 in a code, for which w = (steps - u) / 16 stays within

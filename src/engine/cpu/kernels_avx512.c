@@ -187,26 +187,16 @@ void avx512_multiply_codes(const KernelJob *job)
         avx512_multiply_int8(job);
 }
 
-#define TABLE(set, multiply_codes, ...)                                                            \
-    {                                                                                              \
-        .name = set, .quantize_block = quantize_block,                                             \
-        .quantize_block_int16 = quantize_block_int16,                                              \
-        .quantize_block_int12 = quantize_block_int12,                                              \
-        __VA_ARGS__.multiply = {multiply_codes,        multiply_codes,                             \
-                                multiply_codes,        avx512_multiply_dense,                      \
-                                avx512_multiply_dense, avx512_multiply_dense},                     \
-        .multiply_f32 = {                                                                          \
-            avx512_multiply_f32,                                                                   \
-            avx512_multiply_f32,                                                                   \
-            avx512_multiply_f32,                                                                   \
-            avx512_multiply_dense,                                                                 \
-            avx512_multiply_dense,                                                                 \
-            avx512_multiply_dense                                                                  \
-        }                                                                                          \
-    }
+#define TABLE_OF(set, multiply_codes)                                                              \
+    .name = set, .quantize_block = quantize_block, .quantize_block_int16 = quantize_block_int16,   \
+    .quantize_block_int12 = quantize_block_int12,                                                  \
+    .multiply = {multiply_codes,        multiply_codes,        multiply_codes,                     \
+                 avx512_multiply_dense, avx512_multiply_dense, avx512_multiply_dense},             \
+    .multiply_f32 = {avx512_multiply_f32,   avx512_multiply_f32,   avx512_multiply_f32,            \
+                     avx512_multiply_dense, avx512_multiply_dense, avx512_multiply_dense}
 
-const KernelTable kernels_avx512 = TABLE("avx512", avx512_multiply_codes, );
-const KernelTable kernels_zen4 =
-    TABLE("zen4", avx512_multiply_winograd, .quantize_block_words = quantize_block_words,
-          .words_from = WINOGRAD_FROM_TOKENS, );
-const KernelTable kernels_amx = TABLE("amx", amx_multiply_quantized, );
+const KernelTable kernels_avx512 = {TABLE_OF("avx512", avx512_multiply_codes)};
+const KernelTable kernels_amx = {TABLE_OF("amx", amx_multiply_quantized)};
+const KernelTable kernels_zen4 = {TABLE_OF("zen4", avx512_multiply_winograd),
+                                  .quantize_block_words = quantize_block_words,
+                                  .words_from = WINOGRAD_FROM_TOKENS};

@@ -19,17 +19,17 @@
  * words two and four, 3 where four products take 4. Processors that multiply and add in the same
  * two units gain nothing.
  *
- * A chunk of a weight tile is prepared in the first-level cache and meets up to ACTIVATION_TILE
+ * A chunk of a weight tile is prepared in the first-level cache and meets up to TOKENS_TOGETHER
  * tokens there, 8 at a time; unpacking for each 8 of them anew would take a sixth of the time. */
 #include "kernels_avx512.h"
 
 enum {
-    TOKENS = 8, /* at a time: with pairs 16 sums, 8 accumulators */
-    CHUNK_VECTORS = 96,
+    TOKENS = 8,         /* at a time: with pairs 16 sums, 8 accumulators */
+    CHUNK_VECTORS = 96, /* 12 KiB of terms */
     CHUNK_SPANS = CHUNK_VECTORS * 8 / WEIGHT_BLOCK, /* at most */
     GROUP_BLOCKS_MAX = 4,
-    TOKENS_TOGETHER = 2 * ACTIVATION_TILE,
-    ROW_TILES = 4,
+    TOKENS_TOGETHER = 2 * ACTIVATION_TILE, /* whose codes of a chunk stay in the second-level */
+    ROW_TILES = 4,                         /* cache while this many tiles meet them */
 };
 
 /* A chunk of a weight tile. A span is a run of `terms` vectors. */
@@ -240,6 +240,7 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t first_tile,
         for (size_t i = 0; i < tiles; i++) {
             size_t t = 0;
             prepare_chunk(m, first_tile + i, block, count, kind, &chunk);
+            /* In pieces of 8, 4 and 2, the last of which may be one too large. */
             for (; t + 6 < width; t += 8)
                 add_chunk(job, &chunk, block, token + t, 8, kind, acc[i] + t);
             for (; t + 2 < width; t += 4)
