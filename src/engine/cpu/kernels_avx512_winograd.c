@@ -234,7 +234,10 @@ static FORCE_INLINE void multiply_tiles(const KernelJob *job, size_t first_tile,
     __m512 acc[ROW_TILES][TOKENS_TOGETHER];
     Chunk chunk;
 
-    memset(acc, 0, tiles * sizeof(acc[0]));
+    for (size_t i = 0; i < tiles; i++) {
+        for (size_t t = 0; t < width + width % 2; t++)
+            acc[i][t] = _mm512_setzero_ps();
+    }
     for (size_t block = 0; block < m->n_blocks; block += chunk_blocks) {
         size_t left = m->n_blocks - block, count = left < chunk_blocks ? left : chunk_blocks;
         for (size_t i = 0; i < tiles; i++) {
