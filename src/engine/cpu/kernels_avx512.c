@@ -115,12 +115,12 @@ static void quantize_block_words(const float *x, int8_t *codes, ActivationScale 
         __m256i words =
             _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(q[i]), _mm256_broadcastsi128_si256(order));
         _mm256_storeu_si256((__m256i *)(void *)(codes + 32 * i), words);
-        q[i] = _mm512_mullo_epi32(q[i], _mm512_srli_epi64(q[i], 32)); /* even lanes: a b */
+        q[i] = _mm512_mul_epi32(q[i], _mm512_srli_epi64(q[i], 32)); /* a b, in 64 bits */
     }
     UNROLL
-    for (int half = 0; half < 2; half++)
-        rests[half] = (int32_t)(0u - (uint32_t)_mm512_mask_reduce_add_epi32(
-                                         0x5555, _mm512_add_epi32(q[2 * half], q[2 * half + 1])));
+    for (int half = 0; half < 2; half++) /* modulo 2^32, as products are added */
+        rests[half] = (int32_t)(uint32_t)-_mm512_reduce_add_epi64(
+            _mm512_add_epi64(q[2 * half], q[2 * half + 1]));
     set_pair_rests(rests, scale);
 }
 
