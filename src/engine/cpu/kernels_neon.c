@@ -50,8 +50,9 @@ static FORCE_INLINE void quantize_values(const float *x, float limit, int32x4_t 
     int32_t first = sum_vectors(q, QUANTIZE_VECTORS / 2);
     int32_t second = sum_vectors(q + QUANTIZE_VECTORS / 2, QUANTIZE_VECTORS / 2);
     float scale = peak / limit;
-    *out = (ActivationScale){
-        scale, scale * (float)(first + second), {scale * (float)first, scale * (float)second}};
+    *out = (ActivationScale){.scale = scale,
+                             .offset = scale * (float)(first + second),
+                             .half_offsets = {scale * (float)first, scale * (float)second}};
 }
 
 /* The low bytes. */
