@@ -45,13 +45,13 @@ static float *float_array(size_t count)
 /* What a product may be off by. Float32 products: each of the n = cols terms is rounded when
  * multiplied (not with FMA) and when added, at most 32 + n / 32 additions deep, so the error is at
  * most (34 + n / 32) * 2^-24 * sum |w x|, plus the dequantisation's rounding, 2 * 2^-24. Quantised
- * products round an activation by half a step, max|x| / 254 of its block; that is added to
- * the bound. */
+ * products round an activation by half a step, max|x| / 254 of its block; that is added to the
+ * bound. */
 typedef struct Reference {
     double value, bound;
 } Reference;
 
-/* Steps from zero to a precision's largest code, 0 for float32. INT12 may have more. */
+/* Steps from zero to a precision's largest code; 0 for float32. INT12 may have more. */
 static double code_limit(ActivationPrecision precision)
 {
     switch (precision) {
@@ -506,7 +506,7 @@ static void check_words(const KernelTable *kernels, const float *values, size_t 
                 rests[i / 32] -= (uint32_t)code * (uint32_t)words[i / 4 * 4 + order[i % 4] + 2];
         }
         assert_memory_equal(&scale, &words_scale, offsetof(ActivationScale, pair_rest));
-        if (kernels->quantize_block_int12) {
+        if (kernels->quantize_block_int12) { /* a family with Winograd's products */
             assert_int_equal((uint32_t)words_scale.pair_rest, rests[0] + rests[1]);
             assert_int_equal((uint32_t)words_scale.half_pair_rests[0], rests[0]);
             assert_int_equal((uint32_t)words_scale.half_pair_rests[1], rests[1]);
@@ -545,7 +545,7 @@ static void test_quantization_is_the_same_everywhere(void **state)
 /* Inputs that are not finite give NaN results of their token, and leave the others alone. */
 static void test_not_finite_inputs(void **state)
 {
-    enum { ROWS = 17, COLS = 128, TOKENS = 12 };
+    enum { ROWS = 17, COLS = 128, TOKENS = 18 };
     Sample sample;
     SampleSpec spec = {QUANT_AFFINE, 4, 32, DTYPE_F16};
     select_or_skip(state_set(state));
@@ -575,7 +575,7 @@ static void test_not_finite_inputs(void **state)
 /* The largest sums that a code width allows: 16-bit sums must not saturate. */
 static void test_extremes_do_not_saturate(void **state)
 {
-    enum { ROWS = 8, COLS = 128, TOKENS = 10 };
+    enum { ROWS = 8, COLS = 128, TOKENS = 18 };
     select_or_skip(state_set(state));
     for (size_t s = 0; s < 3 * SAMPLE_SPECS; s++) {
         SampleSpec spec = sample_specs[s / 3];

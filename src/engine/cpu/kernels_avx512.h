@@ -16,7 +16,7 @@ enum {
 void amx_multiply_quantized(const KernelJob *job);
 void avx512_multiply_winograd(const KernelJob *job); /* quantised formats; many tokens itself */
 void avx512_multiply_codes(const KernelJob *job);    /* quantised formats */
-void avx512_multiply_int8(const KernelJob *job);  /* ... with activations of one precision */
+void avx512_multiply_int8(const KernelJob *job);     /* ... with activations of one precision */
 void avx512_multiply_int12(const KernelJob *job);
 void avx512_multiply_int16(const KernelJob *job);
 void avx512_multiply_dense(const KernelJob *job); /* dense formats */

@@ -283,11 +283,10 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 void avx512_multiply_winograd(const KernelJob *job)
 {
     const ActivationPrecision precision = job->x->precision;
-    if (job->x->n_tokens < WINOGRAD_FROM_TOKENS)
-        avx512_multiply_codes(job);
-    else if (precision == ACTIVATIONS_INT16)
+    const bool are_many = job->x->n_tokens >= WINOGRAD_FROM_TOKENS;
+    if (are_many && precision == ACTIVATIONS_INT16) /* whatever the format */
         KERNEL_BY_SPAN(multiply_kind, job, PACKED_BYTES, 8, 2, false);
-    else if (precision == ACTIVATIONS_INT12 && job->matrix->format == PACKED_NIBBLES)
+    else if (are_many && precision == ACTIVATIONS_INT12 && job->matrix->format == PACKED_NIBBLES)
         KERNEL_BY_SPAN(multiply_kind, job, PACKED_NIBBLES, 4, 2, true);
     else
         avx512_multiply_codes(job);
