@@ -1,4 +1,4 @@
-/* The attention kernel in AVX2, FMA and F16C.
+/* The attention kernel for float32 in AVX2 and FMA, and the softmax of all.
  *
  * A block of 64 keys is taken by groups of up to 6 queries. For each group:
  *
@@ -12,45 +12,17 @@
  * by are all 16.
  *
  * Each sum has one order, down the dimensions or along the keys, however the queries are grouped,
- * and a hidden key adds an exact zero: grouping is free to change with the shape of the batch. With
- * many queries fp16 keys and values are widened once to the thread's scratch; with few they are
- * widened in the loop. */
+ * and a hidden key adds an exact zero: grouping is free to change with the shape of the batch. */
 #include "attention_codes.h"
 
 #include "avx2_math.h"
 #include "hints.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
-enum {
-    LANES = 8,
-    GROUP_QUERIES = 6,
-    BLOCK_TILES = KV_BLOCK / LANES,
-    DIRECT_QUERIES = 6, /* at most so many queries read fp16 in the loop */
-    LINE_BYTES = 64,
-};
-
-/* A run of memory that will be read next. */
-typedef struct Ahead {
-    const uint8_t *base;
-    size_t lines; /* of 64 bytes; 0: nothing to ask for */
-} Ahead;
-
-/* Asks for one line: called often enough, with rising numbers, this spreads over a loop. */
-static FORCE_INLINE void prefetch_line(Ahead ahead, size_t line)
-{
-    if (line < ahead.lines)
-        _mm_prefetch((const char *)ahead.base + line * LINE_BYTES, _MM_HINT_T1);
-}
-
-static FORCE_INLINE __m256 load(const void *base, size_t index, bool is_half)
-{
-    if (is_half)
-        return _mm256_cvtph_ps(
-            _mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)base + index)));
-    return _mm256_loadu_ps((const float *)base + index);
-}
+enum { LANES = 8, GROUP_QUERIES = CODE_GROUP_QUERIES, BLOCK_TILES = KV_BLOCK / LANES };
 
 /* Where dimension d of 8 keys lies, from an even tile on: two tiles of 8 share one of kv.h. */
 static FORCE_INLINE size_t key_offset(int tile, size_t d, size_t head_dim)
@@ -61,11 +33,10 @@ static FORCE_INLINE size_t key_offset(int tile, size_t d, size_t head_dim)
 /* scores[i][tiles of 8 keys] = queries[i] . keys, for key tiles [first, end) of the block; end
  * - first is rounded up to n_tiles: the lanes beyond are masked later. */
 static FORCE_INLINE void score_tiles(const float *queries, size_t stride, size_t head_dim,
-                                     const void *keys, bool is_half, size_t first, size_t end,
-                                     Ahead ahead, float (*scores)[KV_BLOCK], const int n_queries,
+                                     const float *keys, size_t first, size_t end,
+                                     float (*scores)[KV_BLOCK], const int n_queries,
                                      const int n_tiles)
 {
-    size_t line = 0;
     for (size_t tile = first; tile < end; tile += (size_t)n_tiles) {
         __m256 sums[GROUP_QUERIES][4];
         UNROLL for (int i = 0; i < n_queries; i++)
@@ -78,8 +49,6 @@ static FORCE_INLINE void score_tiles(const float *queries, size_t stride, size_t
         size_t base = tile * head_dim * LANES;
         for (size_t d = 0; d < head_dim; d++) {
             __m256 held[4];
-            if (is_half)
-                prefetch_line(ahead, line++);
             if (n_queries < n_tiles) {
                 UNROLL for (int i = 0; i < n_queries; i++)
                 {
@@ -87,7 +56,7 @@ static FORCE_INLINE void score_tiles(const float *queries, size_t stride, size_t
                 }
                 UNROLL for (int t = 0; t < n_tiles; t++)
                 {
-                    __m256 key = load(keys, base + key_offset(t, d, head_dim), is_half);
+                    __m256 key = _mm256_loadu_ps(keys + base + key_offset(t, d, head_dim));
                     UNROLL for (int i = 0; i < n_queries; i++)
                     {
                         sums[i][t] = _mm256_fmadd_ps(held[i], key, sums[i][t]);
@@ -97,7 +66,7 @@ static FORCE_INLINE void score_tiles(const float *queries, size_t stride, size_t
             }
             UNROLL for (int t = 0; t < n_tiles; t++)
             {
-                held[t] = load(keys, base + key_offset(t, d, head_dim), is_half);
+                held[t] = _mm256_loadu_ps(keys + base + key_offset(t, d, head_dim));
             }
             UNROLL for (int i = 0; i < n_queries; i++)
             {
@@ -119,11 +88,10 @@ static FORCE_INLINE void score_tiles(const float *queries, size_t stride, size_t
 /* output[i][d ..] = output * correction + weights . values, n_vectors vectors of dimensions from d
  * on. */
 static FORCE_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const float *corrections,
-                                       const void *values, size_t stride, bool is_half,
-                                       size_t first, size_t end, size_t d, Ahead ahead,
-                                       float *output, const int n_queries, const int n_vectors)
+                                       const float *values, size_t stride, size_t first, size_t end,
+                                       size_t d, float *output, const int n_queries,
+                                       const int n_vectors)
 {
-    size_t line = d / ((size_t)n_vectors * LANES) * KV_BLOCK;
     __m256 sums[GROUP_QUERIES][4];
     UNROLL for (int i = 0; i < n_queries; i++)
     {
@@ -136,8 +104,6 @@ static FORCE_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const f
     }
     for (size_t key = first; key < end; key++) {
         __m256 held[4];
-        if (is_half)
-            prefetch_line(ahead, line + key);
         if (n_queries < n_vectors) {
             UNROLL for (int i = 0; i < n_queries; i++)
             {
@@ -145,7 +111,7 @@ static FORCE_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const f
             }
             UNROLL for (int v = 0; v < n_vectors; v++)
             {
-                __m256 value = load(values, key * stride + d + (size_t)v * LANES, is_half);
+                __m256 value = _mm256_loadu_ps(values + key * stride + d + (size_t)v * LANES);
                 UNROLL for (int i = 0; i < n_queries; i++)
                 {
                     sums[i][v] = _mm256_fmadd_ps(held[i], value, sums[i][v]);
@@ -155,7 +121,7 @@ static FORCE_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const f
         }
         UNROLL for (int v = 0; v < n_vectors; v++)
         {
-            held[v] = load(values, key * stride + d + (size_t)v * LANES, is_half);
+            held[v] = _mm256_loadu_ps(values + key * stride + d + (size_t)v * LANES);
         }
         UNROLL for (int i = 0; i < n_queries; i++)
         {
@@ -173,61 +139,79 @@ static FORCE_INLINE void weigh_vectors(const float (*weights)[KV_BLOCK], const f
     }
 }
 
-static float soften_query(float scores[KV_BLOCK], KeyRange range, float soft_cap, float *max,
-                          float *sum)
+/* Caps the scores of a query and hides what it does not see; the largest. */
+static FORCE_INLINE float hide_scores(float scores[KV_BLOCK], KeyRange seen, float soft_cap)
 {
+    const bool sees_all = seen.first == 0 && seen.end >= KV_BLOCK;
     const __m256 hidden = _mm256_set1_ps(-INFINITY);
+    const __m256i low = _mm256_set1_epi32((int)seen.first - 1);
+    const __m256i high = _mm256_set1_epi32((int)seen.end);
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i low = _mm256_set1_epi32((int)range.first - 1);
-    const __m256i high = _mm256_set1_epi32((int)range.end);
-    __m256 s[BLOCK_TILES], most = hidden;
-    UNROLL for (int t = 0; t < BLOCK_TILES; t++)
-    {
-        s[t] = _mm256_loadu_ps(scores + t * LANES);
+    __m256 most = hidden;
+    for (int t = 0; t < BLOCK_TILES; t++) {
+        __m256 s = _mm256_loadu_ps(scores + t * LANES);
         if (soft_cap > 0.0f)
-            s[t] = _mm256_mul_ps(_mm256_set1_ps(soft_cap),
-                                 avx2_tanh(_mm256_mul_ps(s[t], _mm256_set1_ps(1.0f / soft_cap))));
-        __m256i seen =
-            _mm256_and_si256(_mm256_cmpgt_epi32(lane, low), _mm256_cmpgt_epi32(high, lane));
-        s[t] = _mm256_blendv_ps(hidden, s[t], _mm256_castsi256_ps(seen));
-        most = _mm256_max_ps(most, s[t]);
-        lane = _mm256_add_epi32(lane, _mm256_set1_epi32(LANES));
+            s = _mm256_mul_ps(_mm256_set1_ps(soft_cap),
+                              avx2_tanh(_mm256_mul_ps(s, _mm256_set1_ps(1.0f / soft_cap))));
+        if (!sees_all) {
+            __m256i shown =
+                _mm256_and_si256(_mm256_cmpgt_epi32(lane, low), _mm256_cmpgt_epi32(high, lane));
+            s = _mm256_blendv_ps(hidden, s, _mm256_castsi256_ps(shown));
+            lane = _mm256_add_epi32(lane, _mm256_set1_epi32(LANES));
+        }
+        if (!sees_all || soft_cap > 0.0f)
+            _mm256_storeu_ps(scores + t * LANES, s);
+        most = _mm256_max_ps(most, s);
     }
-    float found = avx2_max(most);
-    float fresh = found > *max ? found : *max;
-    if (fresh == -INFINITY) {
-        memset(scores, 0, KV_BLOCK * sizeof *scores);
-        return 1.0f;
-    }
-    const __m256 origin = _mm256_set1_ps(fresh);
+    return avx2_max(most);
+}
+
+static const float LOG2_E = 1.44269504f;
+
+/* Makes weights of a query's scores, by their largest so far; the sum. */
+static FORCE_INLINE float weigh_scores(float scores[KV_BLOCK], float largest)
+{
+    /* Where no key was seen yet, any finite origin leaves the weights at 0. */
+    const __m256 origin = _mm256_set1_ps(largest == -INFINITY ? 0.0f : largest);
     __m256 total = _mm256_setzero_ps();
-    UNROLL for (int t = 0; t < BLOCK_TILES; t++)
-    {
-        __m256 weight = avx2_exp(_mm256_sub_ps(s[t], origin));
+    UNROLL
+    for (int t = 0; t < BLOCK_TILES; t++) {
+        __m256 below = _mm256_sub_ps(_mm256_loadu_ps(scores + t * LANES), origin);
+        __m256 weight = avx2_exp2_negative(_mm256_mul_ps(below, _mm256_set1_ps(LOG2_E)));
         _mm256_storeu_ps(scores + t * LANES, weight);
         total = _mm256_add_ps(total, weight);
     }
-    float correction = _mm256_cvtss_f32(avx2_exp(_mm256_sub_ps(_mm256_set1_ps(*max), origin)));
-    *sum = fmaf(*sum, correction, avx2_sum(total));
-    *max = fresh;
-    return correction;
+    return avx2_sum(total);
 }
 
+/* The steps of the queries stand side by side: each alone is a chain of waits. */
 void attention_soften_avx2(float (*scores)[KV_BLOCK], const KeyRange *seen, size_t n,
                            float soft_cap, float *maxima, float *sums, float *corrections)
 {
+    float fresh[GROUP_QUERIES], total[GROUP_QUERIES];
+    assert(n <= GROUP_QUERIES);
+    for (size_t i = 0; i < n; i++) {
+        float found = hide_scores(scores[i], seen[i], soft_cap);
+        fresh[i] = found > maxima[i] ? found : maxima[i];
+    }
     for (size_t i = 0; i < n; i++)
-        corrections[i] = soften_query(scores[i], seen[i], soft_cap, &maxima[i], &sums[i]);
+        total[i] = weigh_scores(scores[i], fresh[i]);
+    for (size_t i = 0; i < n; i++) {
+        corrections[i] = 1.0f;
+        if (maxima[i] != fresh[i]) {
+            __m256 change = _mm256_set1_ps((maxima[i] - fresh[i]) * LOG2_E);
+            corrections[i] = _mm256_cvtss_f32(avx2_exp2_negative(change));
+        }
+        sums[i] = fmaf(sums[i], corrections[i], total[i]);
+        maxima[i] = fresh[i];
+    }
 }
 
 /* One block of keys for the scores and values of up to GROUP_QUERIES queries. */
 typedef struct Block {
     size_t position;   /* of its first key */
     size_t first, end; /* keys of the block that some query of the tile sees */
-    const void *keys, *values;
-    bool is_half;
-    Ahead values_ahead; /* the block's own, while its keys are read */
-    Ahead keys_ahead;   /* of the next block, while the values are */
+    const float *keys, *values;
 } Block;
 
 #define FOR_QUERY_COUNT(n, call)                                                                   \
@@ -256,47 +240,33 @@ static void score_group(const AttentionTile *t, const Block *b, const float *que
                         size_t end, float (*scores)[KV_BLOCK])
 {
     size_t first_tile = b->first / LANES / 4 * 4, end_tile = (end + LANES - 1) / LANES;
-#define SCORE_HALF(n_queries, n_tiles)                                                             \
-    score_tiles(queries, t->padded_dim, t->head_dim, b->keys, true, first_tile, end_tile,          \
-                b->values_ahead, scores, n_queries, n_tiles)
-#define SCORE_FLOAT(n_queries, n_tiles)                                                            \
-    score_tiles(queries, t->padded_dim, t->head_dim, b->keys, false, first_tile, end_tile,         \
-                b->values_ahead, scores, n_queries, n_tiles)
-    if (b->is_half)
-        FOR_QUERY_COUNT(n, SCORE_HALF)
-    else
-        FOR_QUERY_COUNT(n, SCORE_FLOAT)
-#undef SCORE_HALF
-#undef SCORE_FLOAT
+#define SCORE_TILES(n_queries, n_tiles)                                                            \
+    score_tiles(queries, t->padded_dim, t->head_dim, b->keys, first_tile, end_tile, scores,        \
+                n_queries, n_tiles)
+    FOR_QUERY_COUNT(n, SCORE_TILES)
+#undef SCORE_TILES
 }
 
 static FORCE_INLINE void weigh_rows(const AttentionTile *t, const Block *b, size_t end,
                                     const float (*weights)[KV_BLOCK], const float *corrections,
-                                    float *output, bool is_half, const int n_queries,
-                                    const int n_vectors)
+                                    float *output, const int n_queries, const int n_vectors)
 {
     size_t d = 0, width = (size_t)n_vectors * LANES;
     for (; d + width <= t->padded_dim; d += width)
-        weigh_vectors(weights, corrections, b->values, t->padded_dim, is_half, b->first, end, d,
-                      b->keys_ahead, output, n_queries, n_vectors);
+        weigh_vectors(weights, corrections, b->values, t->padded_dim, b->first, end, d, output,
+                      n_queries, n_vectors);
     for (; d < t->padded_dim; d += LANES)
-        weigh_vectors(weights, corrections, b->values, t->padded_dim, is_half, b->first, end, d,
-                      b->keys_ahead, output, n_queries, 1);
+        weigh_vectors(weights, corrections, b->values, t->padded_dim, b->first, end, d, output,
+                      n_queries, 1);
 }
 
 static void weigh_group(const AttentionTile *t, const Block *b, size_t n, size_t end,
                         const float (*weights)[KV_BLOCK], const float *corrections, float *output)
 {
-#define WEIGH_HALF(n_queries, n_vectors)                                                           \
-    weigh_rows(t, b, end, weights, corrections, output, true, n_queries, n_vectors)
-#define WEIGH_FLOAT(n_queries, n_vectors)                                                          \
-    weigh_rows(t, b, end, weights, corrections, output, false, n_queries, n_vectors)
-    if (b->is_half)
-        FOR_QUERY_COUNT(n, WEIGH_HALF)
-    else
-        FOR_QUERY_COUNT(n, WEIGH_FLOAT)
-#undef WEIGH_HALF
-#undef WEIGH_FLOAT
+#define WEIGH_ROWS(n_queries, n_vectors)                                                           \
+    weigh_rows(t, b, end, weights, corrections, output, n_queries, n_vectors)
+    FOR_QUERY_COUNT(n, WEIGH_ROWS)
+#undef WEIGH_ROWS
 }
 
 /* Queries [at, at + n) of the tile over one block. */
@@ -318,33 +288,9 @@ static void group_block(const AttentionTile *t, const Block *b, size_t at, size_
                 t->output + at * t->padded_dim);
 }
 
-/* Widens what the block's queries will read to the thread's scratch. */
-static void widen_block(const AttentionTile *t, Block *b)
-{
-    const uint16_t *keys = b->keys, *values = b->values;
-    size_t from = b->first / LANES / 4 * 4 * LANES * t->head_dim;
-    size_t to = (b->end + 4 * LANES - 1) / (4 * LANES) * (4 * LANES) * t->head_dim;
-    for (size_t i = from; i < to; i += LANES)
-        _mm256_storeu_ps(t->key_block + i, load(keys, i, true));
-    for (size_t i = b->first * t->padded_dim; i < b->end * t->padded_dim; i += LANES)
-        _mm256_storeu_ps(t->value_block + i, load(values, i, true));
-    b->keys = t->key_block;
-    b->values = t->value_block;
-    b->is_half = false;
-}
-
-/* Few queries wait for memory: a block's keys and its values are short runs at far places, so the
- * next run is asked for while this one is worked on. */
-static void look_ahead(const AttentionTile *t, size_t index, Block *b)
-{
-    b->values_ahead = (Ahead){b->values, b->end * t->padded_dim * sizeof(uint16_t) / LINE_BYTES};
-    const void *next = b->position + KV_BLOCK < t->end_key ? t->keys[index + 1] : t->next_keys;
-    if (next)
-        b->keys_ahead = (Ahead){next, KV_BLOCK * t->head_dim * sizeof(uint16_t) / LINE_BYTES};
-}
-
 void attention_segment_avx2(const AttentionTile *t)
 {
+    assert(!t->is_half);
     attention_begin(t);
     for (size_t at = t->first_key / KV_BLOCK * KV_BLOCK; at < t->end_key; at += KV_BLOCK) {
         size_t index = attention_block_index(at);
@@ -354,12 +300,7 @@ void attention_segment_avx2(const AttentionTile *t)
             .end = t->end_key - at < KV_BLOCK ? t->end_key - at : KV_BLOCK,
             .keys = t->keys[index],
             .values = t->values[index],
-            .is_half = t->is_half,
         };
-        if (t->is_half && t->n_queries > DIRECT_QUERIES)
-            widen_block(t, &block);
-        else if (t->is_half)
-            look_ahead(t, index, &block);
         for (size_t i = 0; i < t->n_queries; i += GROUP_QUERIES) {
             size_t left = t->n_queries - i;
             group_block(t, &block, i, left < GROUP_QUERIES ? left : GROUP_QUERIES);

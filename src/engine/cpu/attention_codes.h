@@ -68,7 +68,7 @@ typedef struct CodeLoops {
 
 extern const CodeLoops int8_loops_plain, int16_loops_plain;
 #if CPU_HAS_X86_KERNELS
-extern const CodeLoops int8_loops_avx2, int8_loops_avx512, int16_loops_avx512;
+extern const CodeLoops int8_loops_avx2, int16_loops_avx2, int8_loops_avx512, int16_loops_avx512;
 /* Shared with the kernels for numbers: scores aligned to the set's vectors. */
 void attention_soften_avx2(float (*scores)[KV_BLOCK], const KeyRange *seen, size_t n,
                            float soft_cap, float *maxima, float *sums, float *corrections);

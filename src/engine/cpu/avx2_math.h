@@ -1,8 +1,12 @@
-/* Private to the AVX2 files of engine/cpu: vector functions that they share. */
+/* Private to the AVX2 files of engine/cpu: what they do with vectors alike. */
 #ifndef ENGINE_CPU_AVX2_MATH_H
 #define ENGINE_CPU_AVX2_MATH_H
 
 #include <immintrin.h>
+
+/* Pins a sum to a register at this point. Left alone, the compiler turns a chain of additions into
+ * a tree, which needs more registers than there are and spills most of them. */
+#define PIN(vector) __asm__("" : "+x"(vector))
 
 /* exp(x) to about 1e-7 relative. x = n ln 2 + r, |r| <= ln 2 / 2; exp(r) by a degree-6 polynomial
  * (1 + r + r^2 p(r), p fitted to 3e-9), times 2^n through the exponent bits. Below -87.3 the result
@@ -25,6 +29,24 @@ static inline __m256 avx2_exp(__m256 x)
     __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
     result = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(result), exponent));
     return _mm256_andnot_ps(_mm256_cmp_ps(x, low, _CMP_LT_OQ), result);
+}
+
+/* 2^x for x <= 0, to about 1e-7 relative: x = n + r, |r| <= 1/2, and a degree-6 polynomial. Exactly 1
+ * at 0, and exactly 0 from -127 down: there 2^n takes the whole exponent from a 1. NaN stays NaN. */
+static inline __m256 avx2_exp2_negative(__m256 x)
+{
+    __m256 clamped = _mm256_max_ps(_mm256_set1_ps(-127.0f), x);
+    __m256 n = _mm256_round_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_sub_ps(clamped, n);
+    __m256 p = _mm256_set1_ps(0.000154531634f);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.00133908633f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.00961808302f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.0555035695f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.240226507f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.693147182f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+    __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
 }
 
 /* tanh(x) = 1 - 2 / (exp(2 x) + 1), to about 1e-7 absolute. */

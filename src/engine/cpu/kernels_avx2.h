@@ -8,14 +8,10 @@
 #ifndef ENGINE_CPU_KERNELS_AVX2_H
 #define ENGINE_CPU_KERNELS_AVX2_H
 
+#include "avx2_math.h"
 #include "kernels.h"
 
-#include <immintrin.h>
 #include <string.h>
-
-/* Pins a sum to a register at this point. Left alone, the compiler turns a chain of additions into
- * a tree, which needs more registers than there are and spills most of them. */
-#define PIN(vector) __asm__("" : "+x"(vector))
 
 /* Fewer tokens than this stream past the weights; the measured cross-over. From it on activations
  * of 16 bits are words. */

@@ -1,11 +1,10 @@
-/* The operations in AVX2 with FMA and F16C. Tails shorter than a vector go through a padded copy,
+/* The operations in AVX2 with FMA. Tails shorter than a vector go through a padded copy,
  * so that a value's bits do not depend on where in a row it stands. */
 #include "ops.h"
 
 #include "attention_codes.h"
 
 #include "avx2_math.h"
-#include "transpose.h"
 
 #include <math.h>
 #include <string.h>
@@ -144,40 +143,45 @@ static void rotate_avx2(float *x, const float *cosines, const float *sines, size
     }
 }
 
-static inline __m128i to_half(__m256 x)
+/* The vector at x + i of a row of n, zeros behind its end. */
+static inline __m256 load_padded(const float *x, size_t n, size_t i)
 {
-    const __m256 largest = _mm256_set1_ps(65504.0f);
-    x = _mm256_min_ps(largest, _mm256_max_ps(_mm256_sub_ps(_mm256_setzero_ps(), largest), x));
-    return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+    float tail[LANES] = {0};
+    if (n - i >= LANES)
+        return _mm256_loadu_ps(x + i);
+    memcpy(tail, x + i, (n - i) * sizeof *tail);
+    return _mm256_loadu_ps(tail);
 }
 
-static void store_half_avx2(const float *x, size_t n, uint16_t *out, size_t stride)
+static float code_scale_avx2(const float *x, size_t n, float norm_max, float code_max)
 {
-    uint16_t halves[LANES];
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 squares = _mm256_setzero_ps(), most = _mm256_setzero_ps();
     for (size_t i = 0; i < n; i += LANES) {
-        size_t count = n - i < LANES ? n - i : LANES;
-        float values[LANES] = {0};
-        memcpy(values, x + i, count * sizeof *values);
-        __m128i packed = to_half(_mm256_loadu_ps(values));
-        if (stride == 1 && count == LANES) {
-            _mm_storeu_si128((__m128i *)(void *)(out + i), packed);
-            continue;
-        }
-        _mm_storeu_si128((__m128i *)(void *)halves, packed);
-        for (size_t j = 0; j < count; j++)
-            out[(i + j) * stride] = halves[j];
+        __m256 v = load_padded(x, n, i);
+        squares = _mm256_fmadd_ps(v, v, squares);
+        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, v));
     }
+    return code_scale_of((double)avx2_sum(squares), avx2_max(most), n, norm_max, code_max);
 }
 
-static FORCE_INLINE Halves to_halves(const void *floats)
+static void to_codes_avx2(const float *x, size_t n, float inverse, int16_t *codes)
 {
-    return (Halves)to_half(_mm256_loadu_ps(floats));
-}
-
-static void store_half_rows_avx2(const float *x, size_t row_stride, size_t n_rows, size_t n,
-                                 uint16_t *out, size_t stride)
-{
-    store_transposed(x, row_stride, n_rows, n, out, stride, to_halves, store_half_avx2);
+    if (inverse == 0.0f) {
+        memset(codes, 0, n * sizeof *codes);
+        return;
+    }
+    for (size_t i = 0; i < n; i += LANES) {
+        __m256 v = _mm256_mul_ps(load_padded(x, n, i), _mm256_set1_ps(inverse));
+        __m256i wide = _mm256_cvtps_epi32(v);
+        __m128i narrow =
+            _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+        size_t count = n - i < LANES ? n - i : LANES;
+        if (count == LANES)
+            _mm_storeu_si128((__m128i *)(void *)(codes + i), narrow);
+        else
+            memcpy(codes + i, &narrow, count * sizeof *codes);
+    }
 }
 
 const CpuOps ops_avx2 = {
@@ -190,11 +194,10 @@ const CpuOps ops_avx2 = {
     .gelu_tanh_multiply = gelu_tanh_multiply_avx2,
     .soft_cap = soft_cap_avx2,
     .rotate = rotate_avx2,
-    .code_scale = code_scale_plain,
-    .to_codes = to_codes_plain,
-    .kv16 = KV_F16,
-    .store_half = store_half_avx2,
-    .store_half_rows = store_half_rows_avx2,
+    .code_scale = code_scale_avx2,
+    .to_codes = to_codes_avx2,
+    .kv16 = KV_INT16,
     .attention_segment = attention_segment_avx2,
     .int8_loops = &int8_loops_avx2,
+    .int16_loops = &int16_loops_avx2,
 };
