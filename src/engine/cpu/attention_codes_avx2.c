@@ -4,7 +4,11 @@
  * Integer sums are exact, so nothing depends on how queries are grouped.
  *
  * 4 to 6 queries meet 2 vectors at a time, fewer meet 4: up to 12 sums in registers, beside them
- * the vectors, a broadcast and a product. */
+ * the vectors, a broadcast and a product.
+ *
+ * A block is read in several passes, and each skips what the others read: memory is asked for in
+ * its own order, the values while keys are read and the next block's keys while values are, and in
+ * the first pass once more shortly before it is needed. */
 #include "attention_codes.h"
 
 #include "avx2_math.h"
@@ -14,7 +18,7 @@
 #include <string.h>
 
 /* GROUP_BYTES: KV_BLOCK times the codes that a product adds up. */
-enum { LANES = 8, VECTORS = 4, VECTOR_BYTES = 32, GROUP_BYTES = KV_BLOCK * 4 };
+enum { LANES = 8, VECTORS = 4, VECTOR_BYTES = 32, GROUP_BYTES = KV_BLOCK * 4, AGAIN_BYTES = 2048 };
 
 /* Vectors that n queries take together. */
 static FORCE_INLINE int vectors_beside(const int n)
@@ -28,6 +32,23 @@ static FORCE_INLINE __m256i broadcast_pair(const int16_t *codes)
     int32_t pair;
     memcpy(&pair, codes, sizeof pair);
     return _mm256_set1_epi32(pair);
+}
+
+/* A block's keys or values: n_steps groups of codes that a product adds up. */
+typedef struct Run {
+    const uint8_t *own, *next; /* next: what is read after them; NULL: nothing is to be asked for */
+    size_t n_steps, step_bytes;
+} Run;
+
+/* While n_vectors of a step are multiplied. */
+static FORCE_INLINE void look_ahead(const Run *run, size_t step, size_t pass, const int n_vectors)
+{
+    const size_t bytes = (size_t)n_vectors * VECTOR_BYTES, at = step * run->step_bytes;
+    if (!run->next)
+        return;
+    attention_ask_for(run->next + (pass * run->n_steps + step) * bytes, bytes);
+    if (pass == 0 && at + AGAIN_BYTES < run->n_steps * run->step_bytes)
+        attention_ask_for(run->own + at + AGAIN_BYTES, run->step_bytes);
 }
 
 /* The part-th pair of each lane of a vector. */
@@ -118,15 +139,16 @@ static FORCE_INLINE void score_vectors(const CodeBlock *b, const int16_t *codes,
 {
     const size_t together = codes_together(type), dims = code_row_dims(type, b->padded_dim);
     const size_t rows = (b->padded_dim + dims - 1) / dims, stride = rows * dims;
+    const Run keys = {b->key_codes, b->next ? b->value_codes : NULL, b->padded_dim / together,
+                      GROUP_BYTES};
     __m256i sums[CODE_GROUP_QUERIES][VECTORS];
     clear_sums(sums, n, n_vectors);
     size_t d = row * dims, end = b->padded_dim - d < dims ? b->padded_dim : d + dims;
     for (; d < end; d += together) {
         const size_t at = d / together * GROUP_BYTES;
-        const size_t from = at + first * VECTOR_BYTES;
-        if (b->next)
-            attention_ask_for(b->next + from, (size_t)n_vectors * VECTOR_BYTES);
-        multiply_group(b->key_codes + from, codes + d, stride, sums, type, n, n_vectors);
+        look_ahead(&keys, d / together, first / (size_t)n_vectors, n_vectors);
+        multiply_group(b->key_codes + at + first * VECTOR_BYTES, codes + d, stride, sums, type, n,
+                       n_vectors);
     }
     UNROLL
     for (int i = 0; i < n; i++) {
@@ -223,12 +245,12 @@ static FORCE_INLINE void weigh_vectors(const CodeBlock *b, const Weights *weight
                                        const KvType type, const int n, const int n_vectors)
 {
     const size_t together = codes_together(type), row_bytes = b->padded_dim * 4;
+    const Run values = {b->value_codes, b->next, KV_BLOCK / together, row_bytes};
     __m256i sums[CODE_GROUP_QUERIES][VECTORS];
     clear_sums(sums, n, n_vectors);
     for (size_t key = 0; key < b->n_keys; key += together) {
         const size_t at = key / together * row_bytes + d * 4;
-        if (b->next)
-            attention_ask_for(b->next + b->value_offset + at, (size_t)n_vectors * VECTOR_BYTES);
+        look_ahead(&values, key / together, d / ((size_t)n_vectors * LANES), n_vectors);
         multiply_group(b->value_codes + at, weights->codes + key, sizeof *weights / sizeof(int16_t),
                        sums, type, n, n_vectors);
     }
