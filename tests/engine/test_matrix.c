@@ -218,11 +218,12 @@ static void test_packed_rows_read_back_exactly(void **state)
 static void multiply_plain(const PackedMatrix *m, Activations *x, float *y)
 {
     const MatrixProduct product = {m, NULL, y, packed_matrix_rows(m)};
-    bool words = x->precision == ACTIVATIONS_INT16 && cpu_kernels()->quantize_block_words &&
-                 x->n_tokens >= cpu_kernels()->words_from;
     cpu_kernels_select(INSTRUCTIONS_PLAIN);
-    for (size_t t = 0; words && t < x->n_tokens; t++)
-        activations_quantize_row(x, t);
+    if (x->are_words) {
+        x->are_words = false;
+        for (size_t t = 0; t < x->n_tokens; t++)
+            activations_quantize_row(x, t);
+    }
     matrix_multiply(x, &product, 1, NULL);
 }
 

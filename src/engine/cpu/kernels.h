@@ -90,9 +90,10 @@ typedef struct KernelTable {
     QuantizeBlock quantize_block, quantize_block_int16;
     QuantizeBlock quantize_block_int12; /* optional: where pairs of inputs make products cheaper */
     /* Optional: how products of words_from tokens and more want activations of 16 bits instead of
-     * in planes. The same codes, each an int16_t, inputs 0, 2, 1 and 3 of each 4. */
+     * in planes, with weights of 8 bits those of words_from_bytes. The same codes, each an int16_t,
+     * inputs 0, 2, 1 and 3 of each 4. */
     QuantizeBlock quantize_block_words;
-    size_t words_from;
+    size_t words_from, words_from_bytes;
     MatrixKernel multiply[PACKED_FORMATS];     /* codes of any precision; dense formats: values */
     MatrixKernel multiply_f32[PACKED_FORMATS]; /* float32 values for every format */
 } KernelTable;

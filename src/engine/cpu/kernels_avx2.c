@@ -112,12 +112,12 @@ void avx2_store_part(const KernelJob *job, size_t first_row, size_t token, __m25
         y[r] = job->bias ? values[r] + job->bias[first_row + r] : values[r];
 }
 
-#define AVX2_TABLE(set)                                                                            \
+#define AVX2_TABLE(set, first_words_of_bytes)                                                      \
     static void set##_multiply_quantized(const KernelJob *job)                                     \
     {                                                                                              \
         if (job->x->n_tokens == 0)                                                                 \
             return;                                                                                \
-        if (job->x->n_tokens < AVX2_MANY_TOKENS)                                                   \
+        if (job->x->n_tokens < AVX2_MANY_TOKENS && !job->x->are_words)                             \
             set##_multiply_few(job);                                                               \
         else                                                                                       \
             set##_multiply_many(job);                                                              \
@@ -128,10 +128,11 @@ void avx2_store_part(const KernelJob *job, size_t first_row, size_t token, __m25
         .quantize_block_int16 = quantize_block_int16,                                              \
         .quantize_block_words = quantize_block_words,                                              \
         .words_from = AVX2_MANY_TOKENS,                                                            \
+        .words_from_bytes = first_words_of_bytes,                                                  \
         .multiply = {set##_multiply_quantized, set##_multiply_quantized, set##_multiply_quantized, \
                      avx2_multiply_dense, avx2_multiply_dense, avx2_multiply_dense},               \
         .multiply_f32 = {avx2_multiply_f32, avx2_multiply_f32, avx2_multiply_f32,                  \
                          avx2_multiply_dense, avx2_multiply_dense, avx2_multiply_dense}}
 
-AVX2_TABLE(avx2);
-AVX2_TABLE(avxvnni);
+AVX2_TABLE(avx2, 1);
+AVX2_TABLE(avxvnni, AVX2_MANY_TOKENS);

@@ -197,6 +197,6 @@ void avx512_multiply_codes(const KernelJob *job)
 
 const KernelTable kernels_avx512 = {TABLE_OF("avx512", avx512_multiply_codes)};
 const KernelTable kernels_amx = {TABLE_OF("amx", amx_multiply_quantized)};
-const KernelTable kernels_zen4 = {TABLE_OF("zen4", avx512_multiply_winograd),
-                                  .quantize_block_words = quantize_block_words,
-                                  .words_from = WINOGRAD_FROM_TOKENS};
+const KernelTable kernels_zen4 = {
+    TABLE_OF("zen4", avx512_multiply_winograd), .quantize_block_words = quantize_block_words,
+    .words_from = WINOGRAD_FROM_TOKENS, .words_from_bytes = WINOGRAD_FROM_TOKENS};

@@ -282,11 +282,11 @@ static FORCE_INLINE void multiply_kind(const KernelJob *job, KernelKind kind)
 
 void avx512_multiply_winograd(const KernelJob *job)
 {
-    const ActivationPrecision precision = job->x->precision;
-    const bool are_many = job->x->n_tokens >= WINOGRAD_FROM_TOKENS;
-    if (are_many && precision == ACTIVATIONS_INT16) /* whatever the format */
+    const bool are_pairs =
+        job->x->precision == ACTIVATIONS_INT12 && job->matrix->format == PACKED_NIBBLES;
+    if (job->x->are_words) /* whatever the format */
         KERNEL_BY_SPAN(multiply_kind, job, PACKED_BYTES, 8, 2, false);
-    else if (are_many && precision == ACTIVATIONS_INT12 && job->matrix->format == PACKED_NIBBLES)
+    else if (are_pairs && job->x->n_tokens >= WINOGRAD_FROM_TOKENS)
         KERNEL_BY_SPAN(multiply_kind, job, PACKED_NIBBLES, 4, 2, true);
     else
         avx512_multiply_codes(job);

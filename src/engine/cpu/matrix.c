@@ -111,6 +111,15 @@ static bool has_gain_from_pairs(const PackedMatrix *matrix)
     return cpu_kernels()->quantize_block_int12 && (!matrix || matrix->format == PACKED_NIBBLES);
 }
 
+/* Whether codes of 16 bits are words for products of a matrix with n_tokens. */
+static bool wants_words(const PackedMatrix *matrix, size_t n_tokens)
+{
+    const KernelTable *kernels = cpu_kernels();
+    bool is_bytes = matrix && matrix->format == PACKED_BYTES && matrix->code_bits == 8;
+    return kernels->quantize_block_words &&
+           n_tokens >= (is_bytes ? kernels->words_from_bytes : kernels->words_from);
+}
+
 void activations_begin(Activations *activations, const PackedMatrix *matrix, const float *x,
                        size_t n_tokens, size_t cols, size_t x_stride)
 {
@@ -119,6 +128,8 @@ void activations_begin(Activations *activations, const PackedMatrix *matrix, con
     if (activations->wanted == ACTIVATIONS_INT12)
         set_precision(activations,
                       has_gain_from_pairs(matrix) ? ACTIVATIONS_INT12 : ACTIVATIONS_INT16);
+    activations->are_words =
+        activations->precision == ACTIVATIONS_INT16 && wants_words(matrix, n_tokens);
     activations->values = x;
     activations->value_stride = x_stride;
     activations->n_tokens = n_tokens;
@@ -133,8 +144,7 @@ static QuantizeBlock block_quantizer(const Activations *activations)
         return kernels->quantize_block;
     if (activations->precision == ACTIVATIONS_INT12)
         return kernels->quantize_block_int12;
-    bool words = kernels->quantize_block_words && activations->n_tokens >= kernels->words_from;
-    return words ? kernels->quantize_block_words : kernels->quantize_block_int16;
+    return activations->are_words ? kernels->quantize_block_words : kernels->quantize_block_int16;
 }
 
 void activations_quantize_row(Activations *activations, size_t token)

@@ -94,6 +94,7 @@ typedef struct Activations {
     size_t n_blocks;                       /* of a token: cols / ACTIVATION_BLOCK, rounded up */
     ActivationPrecision wanted, precision; /* as created; as it is */
     size_t planes;                         /* of codes: 1 or 2; 0 for float32 products */
+    bool are_words;                        /* codes of 16 bits, not in planes */
     size_t block_bytes;                    /* of a block's codes; a plane that pairs share has 32 */
     const float *values; /* [n_tokens, value_stride] float32, borrowed from the last prepare */
     size_t value_stride;
@@ -119,7 +120,7 @@ static inline ActivationScale *activation_scale(const Activations *x, size_t tok
  * -127 .. 127 in the first plane, -128 .. 127 in the second; whole codes are 0 beyond the last
  * column. A second
  * plane of pairs has a byte for each input that is the first of one, in their order. Where
- * KernelTable says so, codes of many tokens are words instead of two planes. */
+ * KernelTable says so, codes are words instead of two planes. */
 static inline int8_t *activation_codes(const Activations *x, size_t token, size_t block)
 {
     return x->codes + activation_index(x, token, block) * x->block_bytes;
@@ -131,7 +132,8 @@ size_t activations_bytes(const Activations *activations); /* of memory, at capac
 void activations_free(Activations *activations);
 /* Takes rows x [n_tokens, x_stride] (cols used of each) as the input: borrows x, and quantises it
  * unless products are float32. In parallel over tokens when that pays. matrix: what decides whether
- * INT12 has a gain, NULL for any that has; products with others come out right as well. */
+ * INT12 has a gain and 16 bits are words, NULL for any; products with others come out right as
+ * well. */
 void activations_prepare(Activations *activations, const PackedMatrix *matrix, const float *x,
                          size_t n_tokens, size_t cols, size_t x_stride, CpuPool *pool);
 /* Quantises one row into `token`'s place; for callers that fuse it behind a norm in their own
