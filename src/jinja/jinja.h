@@ -16,6 +16,7 @@
 enum {
     JINJA_SOURCE_BYTES_MAX = 1 << 20,
     JINJA_NESTING_MAX = 200,            /* of blocks and expressions in the source */
+    JINJA_KEYWORDS_MAX = 1000,          /* of a call in the source: each is compared with all */
     JINJA_CALL_DEPTH_MAX = 100,         /* of macros and recursive loops at run time */
     JINJA_DEPTH_MAX = 1200,             /* of nodes being evaluated; fits a stack of 512 KiB */
     JINJA_STEPS_MAX = 20 * 1000 * 1000, /* evaluated nodes of one rendering */

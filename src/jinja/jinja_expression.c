@@ -238,6 +238,9 @@ static bool parse_attribute(JinjaParser *p, JinjaNode *object, JinjaNode **out)
 
 static bool parse_keyword(JinjaParser *p, JinjaCallNodes *call)
 {
+    if (call->keyword_count >= JINJA_KEYWORDS_MAX)
+        return jinja_parser_fail(p, p->token.line, "call has more than %d keyword arguments",
+                                 JINJA_KEYWORDS_MAX);
     if (!jinja_parser_grow(p, (void **)&call->keywords, call->keyword_count,
                            &call->keyword_capacity, sizeof(*call->keywords)))
         return false;

@@ -70,6 +70,7 @@ static const struct {
      "{% set l = [1] %}{% for x in l %}{% set _ = l.append(x) %}{% endfor %}", "exceeds"},
     {"many variables in a scope", NULL, "exceeds"},
     {"many parameters", NULL, "exceeds"},
+    {"many keywords", NULL, "more than 1000 keyword arguments"},
     /* Growth. */
     {"doubling a string",
      "{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = n.s ~ n.s %}{% endfor "
@@ -207,21 +208,21 @@ static void check(Slice source, const char *name, const char *message)
 /* Sources that are too long to write down. */
 static void build_source(const char *name, Buffer *out)
 {
-    enum { NAMES = 30000 };
-    bool parameters = strcmp(name, "many parameters") == 0;
-    buffer_append_text(out, parameters ? "{% macro m(" : "{% for x in range(100000) %}");
-    for (int i = 0; i < NAMES; i++) {
-        if (parameters)
+    const bool is_scope = strcmp(name, "many variables in a scope") == 0;
+    const int names = strcmp(name, "many parameters") == 0 ? JINJA_KEYWORDS_MAX : 30000;
+    buffer_append_text(out, is_scope ? "{% for x in range(100000) %}" : "{% macro m(");
+    for (int i = 0; i < names; i++) {
+        if (!is_scope)
             buffer_append_format(out, "%sp%d", i > 0 ? "," : "", i);
         else
             buffer_append_format(out, "{%% set v%d = 1 %%}", i);
     }
-    if (!parameters) {
+    if (is_scope) {
         buffer_append_text(out, "{% endfor %}");
         return;
     }
     buffer_append_text(out, ") %}{% endmacro %}{% for x in range(100000) %}{{ m(");
-    for (int i = NAMES - 1; i >= 0; i--)
+    for (int i = names - 1; i >= 0; i--)
         buffer_append_format(out, "p%d=1%s", i, i > 0 ? "," : "");
     buffer_append_text(out, ") }}{% endfor %}");
 }
