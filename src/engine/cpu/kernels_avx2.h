@@ -14,7 +14,7 @@
 #include <string.h>
 
 /* Fewer tokens than this stream past the weights; the measured cross-over. From it on activations
- * of 16 bits are words, and with AVX2 before where weights have 8 bits: four products of nibbles
+ * of 16 bits are words, and with AVX2 from 2 where weights have 8 bits: four products of nibbles
  * would take the place of two of words. */
 enum { AVX2_MANY_TOKENS = 4 };
 
