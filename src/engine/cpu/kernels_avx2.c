@@ -134,5 +134,5 @@ void avx2_store_part(const KernelJob *job, size_t first_row, size_t token, __m25
         .multiply_f32 = {avx2_multiply_f32, avx2_multiply_f32, avx2_multiply_f32,                  \
                          avx2_multiply_dense, avx2_multiply_dense, avx2_multiply_dense}}
 
-AVX2_TABLE(avx2, 2);
+AVX2_TABLE(avx2, AVX2_MANY_TOKENS_OF_BYTES);
 AVX2_TABLE(avxvnni, AVX2_MANY_TOKENS);

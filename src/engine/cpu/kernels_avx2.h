@@ -14,9 +14,9 @@
 #include <string.h>
 
 /* Fewer tokens than this stream past the weights; the measured cross-over. From it on activations
- * of 16 bits are words, and with AVX2 from 2 where weights have 8 bits: four products of nibbles
- * would take the place of two of words. */
-enum { AVX2_MANY_TOKENS = 4 };
+ * of 16 bits are words, and with AVX2 from the second where weights have 8 bits: four products
+ * of nibbles would take the place of two of words. */
+enum { AVX2_MANY_TOKENS = 4, AVX2_MANY_TOKENS_OF_BYTES = 2 };
 
 void avx2_multiply_few(const KernelJob *job); /* quantised formats */
 void avx2_multiply_many(const KernelJob *job);
